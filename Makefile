@@ -1,0 +1,108 @@
+# Realm's build. `make help` lists the targets; docs/building.md explains the parts.
+#
+# Objects of a folder of src/ stand in $(BUILD)/obj/<folder>/. A unit test links only the folders below its own in the
+# include table of docs/architecture.md (the LINK_ lists), so a forbidden dependency fails to link as well as to lint.
+
+BUILD   ?= build
+PREFIX  ?= /usr/local
+CC      ?= gcc
+AR      ?= ar
+OPT     ?= -O2
+CLANG   ?= clang-19
+WASM_LD ?= wasm-ld-19
+
+VERSION := 0.1.0
+CACHE   := $(if $(XDG_CACHE_HOME),$(XDG_CACHE_HOME),$(HOME)/.cache)/realm
+
+WARN    := -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wstrict-prototypes -Wmissing-prototypes -Wvla \
+           $(if $(CI),-Werror)
+CFLAGS  ?= $(OPT) -g
+ALL_CFLAGS = -std=c17 -D_GNU_SOURCE -DREALM_VERSION='"$(VERSION)"' -DREALM_PREFIX='"$(PREFIX)"' -fPIC \
+           -fvisibility=hidden -fno-math-errno -ffp-contract=off -fstack-protector-strong -pthread $(WARN) $(CFLAGS) \
+           -Isrc -Iinclude -I$(BUILD)/gen -MMD -MP
+LIBS    := -lcrypto -ljansson -lyaml -lsqlite3 -lpcre2-8 -lutf8proc
+SYSLIBS := -lm -ldl -pthread
+
+# --- the Rust parts (Wasmtime, llguidance, minijinja), built once per lock hash into the cache --------------------
+DEPS_DIR := $(shell tools/deps-dir)
+DEPS_LIB := $(DEPS_DIR)/librealm_deps.a
+DEPS_INC := -isystem $(DEPS_DIR)/include
+
+# --- sources ------------------------------------------------------------------------------------------------------
+FOLDERS := $(sort $(notdir $(patsubst %/,%,$(wildcard src/*/))))
+srcs_of  = $(shell find src/$(1) -name '*.c' 2>/dev/null | LC_ALL=C sort)
+objs_of  = $(patsubst src/%.c,$(BUILD)/obj/%.o,$(call srcs_of,$(1)))
+
+# What a test of a folder links: the folder and everything it may include, transitively.
+LINK_base      := base
+LINK_crypto    := base crypto
+LINK_quant     := base quant
+LINK_gguf      := base quant gguf
+LINK_data      := base data
+LINK_store     := base crypto store
+LINK_template  := base data template
+LINK_tokenizer := base quant gguf tokenizer
+LINK_compute   := base quant compute
+LINK_model     := base quant gguf compute model
+LINK_engine    := base crypto quant gguf tokenizer compute model engine
+LINK_sandbox   := base crypto sandbox
+LINK_tenant    := base crypto quant gguf data store template tokenizer compute model engine sandbox tenant
+LINK_net       := base net
+LINK_api       := $(LINK_tenant) net api
+LINK_embed     := $(LINK_tenant) embed
+
+LIB_FOLDERS := $(LINK_embed)
+LIB_OBJS    := $(foreach f,$(LIB_FOLDERS),$(call objs_of,$(f)))
+BIN_OBJS    := $(foreach f,net api cli,$(call objs_of,$(f)))
+
+.PHONY: all help
+all: $(BUILD)/realm $(BUILD)/librealm.a $(BUILD)/librealm.so $(BUILD)/realm.pc guests
+
+help:
+	@sed -n 's/^## //p' Makefile
+
+## make            build the program, the libraries and the guest programs
+## make serve      install what is missing, build, fetch the default model, serve it
+## make demo       two tenants, two programs, one model: what is the capital of France?
+## make test       every test (make check: the fast ones alone)
+## make asan       unit and parser tests under the address and undefined-behaviour sanitizers
+## make bench      speed, memory and sandbox cost on this machine
+## make format     clang-format over the C sources
+## make install    DESTDIR= PREFIX=
+## make clean      remove build/
+
+# Kernels: one file per instruction set, with its own flags. Nothing else may use instructions above the baseline.
+$(BUILD)/obj/compute/cpu/x86/%_avx2.o:   ISA := -mavx2 -mfma -mf16c -mbmi2
+$(BUILD)/obj/compute/cpu/x86/%_avx512.o: ISA := -mavx2 -mfma -mf16c -mbmi2 -mavx512f -mavx512bw -mavx512dq -mavx512vl -mprefer-vector-width=512
+$(BUILD)/obj/compute/cpu/x86/%_vnni.o:   ISA := -mavx2 -mfma -mf16c -mbmi2 -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni -mprefer-vector-width=512
+$(BUILD)/obj/compute/%.o: CFLAGS += -O3
+$(BUILD)/obj/sandbox/%.o $(BUILD)/obj/template/%.o: private INC := $(DEPS_INC)
+$(BUILD)/obj/sandbox/%.o $(BUILD)/obj/template/%.o: | $(DEPS_LIB)
+
+$(BUILD)/obj/%.o: src/%.c
+	@mkdir -p $(@D)
+	$(CC) $(ALL_CFLAGS) $(INC) $(ISA) -c $< -o $@
+
+$(BUILD)/librealm.a: $(LIB_OBJS)
+	@rm -f $@
+	$(AR) rcs $@ $^
+
+$(BUILD)/realm: $(BIN_OBJS) $(BUILD)/librealm.a $(DEPS_LIB)
+	$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $(BIN_OBJS) $(BUILD)/librealm.a $(DEPS_LIB) $(LIBS) $(SYSLIBS) -Wl,--gc-sections
+
+$(BUILD)/librealm.so: $(BUILD)/librealm.a $(DEPS_LIB) tools/librealm.map
+	$(CC) $(CFLAGS) $(LDFLAGS) -shared -Wl,-soname,librealm.so.0 -Wl,--version-script=tools/librealm.map -o $@ \
+	    -Wl,--whole-archive $(BUILD)/librealm.a -Wl,--no-whole-archive $(DEPS_LIB) $(LIBS) $(SYSLIBS) -Wl,--gc-sections
+	ln -sf librealm.so $(BUILD)/librealm.so.0
+
+$(BUILD)/realm.pc: tools/realm.pc.in Makefile
+	@mkdir -p $(@D)
+	sed -e 's|@PREFIX@|$(PREFIX)|' -e 's|@VERSION@|$(VERSION)|' -e 's|@LIBS@|$(LIBS) $(SYSLIBS)|' $< > $@
+
+$(DEPS_LIB): deps/Cargo.lock deps/Cargo.toml
+	tools/build-deps
+
+-include $(shell find $(BUILD)/obj -name '*.d' 2>/dev/null)
+include mk/guest.mk
+include mk/test.mk
+include mk/run.mk

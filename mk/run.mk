@@ -1,0 +1,7 @@
+# Running, installing, cleaning.
+.PHONY: format clean
+format:
+	clang-format-19 -i $$(git ls-files '*.c' '*.h')
+
+clean:
+	rm -rf $(BUILD)

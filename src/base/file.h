@@ -1,0 +1,32 @@
+/* base/file.h - files as Realm needs them: mapped, read whole, replaced atomically. Any thread. */
+#ifndef REALM_BASE_FILE_H
+#define REALM_BASE_FILE_H
+
+#include "base/base.h"
+
+typedef struct realm_mapping {
+    const unsigned char *data; /* NULL when empty */
+    size_t size;
+} realm_mapping;
+
+/* Maps a regular file read-only. Directories, FIFOs, devices and sockets are refused (REALM_E_INVALID) without
+ * blocking on them; REALM_E_NOT_FOUND, REALM_E_DENIED and REALM_E_IO otherwise. The file must not be truncated while
+ * mapped. */
+REALM_WARN_UNUSED realm_status realm_mapping_open(realm_mapping *m, const char *path, realm_error *err);
+void realm_mapping_close(realm_mapping *m);
+
+/* Reads a whole regular file of at most max_bytes (REALM_E_LIMIT past it). *data is NUL-terminated, freed with
+ * realm_free. */
+REALM_WARN_UNUSED realm_status realm_file_read(const char *path, size_t max_bytes, char **data, size_t *len,
+                                               realm_error *err);
+/* Writes a temporary file beside `path`, syncs it and renames it over `path`: readers see the old or the new content,
+ * never a part. `mode` are the permission bits. */
+REALM_WARN_UNUSED realm_status realm_file_replace(const char *path, const void *data, size_t len, unsigned mode,
+                                                  realm_error *err);
+/* mkdir -p with mode 0700 for folders that it makes. */
+REALM_WARN_UNUSED realm_status realm_dir_make(const char *path, realm_error *err);
+
+/* Joins with one '/', result freed with realm_free; NULL when memory is out. */
+char *realm_path_join(const char *dir, const char *name);
+
+#endif

@@ -1,0 +1,70 @@
+/* base/thread.h - threads, ranked mutexes, conditions and a bounded queue between threads.
+ *
+ * Lock ranks: a thread may take a mutex only if its rank is greater than that of every mutex it holds. Builds with
+ * REALM_DEBUG check this and abort on a violation (a programming error). The ranks of all locks stand in one list here
+ * so that the order can be read in one place.
+ */
+#ifndef REALM_BASE_THREAD_H
+#define REALM_BASE_THREAD_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include "base/base.h"
+
+typedef enum realm_lock_rank {
+    REALM_RANK_API = 10,     /* tables of the protocol adapters */
+    REALM_RANK_RUNTIME = 20, /* tenant table, program table */
+    REALM_RANK_TENANT = 30,  /* one tenant's limits and counters */
+    REALM_RANK_REQUEST = 40, /* one request's output ring */
+    REALM_RANK_SANDBOX = 50, /* ready queue of the sandbox workers */
+    REALM_RANK_ENGINE = 60,  /* one generation's event ring */
+    REALM_RANK_STORE = 70,   /* the store's connection */
+    REALM_RANK_QUEUE = 80,   /* realm_queue */
+    REALM_RANK_LEAF = 90     /* anything that calls nothing while held */
+} realm_lock_rank;
+
+typedef struct realm_mutex {
+    pthread_mutex_t m;
+    int rank;
+} realm_mutex;
+
+void realm_mutex_init(realm_mutex *mu, realm_lock_rank rank);
+void realm_mutex_destroy(realm_mutex *mu);
+void realm_mutex_lock(realm_mutex *mu);
+void realm_mutex_unlock(realm_mutex *mu);
+
+typedef struct realm_cond {
+    pthread_cond_t c; /* on the monotonic clock */
+} realm_cond;
+
+void realm_cond_init(realm_cond *c);
+void realm_cond_destroy(realm_cond *c);
+/* As pthread_cond_wait; the rank stays held. */
+void realm_cond_wait(realm_cond *c, realm_mutex *mu);
+/* Waits until the monotonic deadline; false when it passed. */
+bool realm_cond_wait_until(realm_cond *c, realm_mutex *mu, uint64_t deadline_ns);
+void realm_cond_signal(realm_cond *c);
+void realm_cond_broadcast(realm_cond *c);
+
+/* Starts a joinable thread with all signals blocked, named for debuggers (15 bytes at most). */
+REALM_WARN_UNUSED realm_status realm_thread_start(pthread_t *t, const char *name, void *(*fn)(void *), void *arg,
+                                                  realm_error *err);
+
+/* Bounded queue of pointers, many producers, many consumers, first in first out. Any thread. */
+typedef struct realm_queue realm_queue;
+REALM_WARN_UNUSED realm_status realm_queue_open(realm_queue **q, size_t capacity, realm_error *err);
+void realm_queue_close(realm_queue *q); /* the caller has drained it; NULL-safe */
+/* REALM_E_AGAIN when full, REALM_E_CLOSED after realm_queue_shut. `was_empty` (may be NULL) says whether a consumer
+ * may be asleep, so that a wake-up is sent only then. */
+REALM_WARN_UNUSED realm_status realm_queue_push(realm_queue *q, void *item, bool *was_empty);
+/* NULL when empty. */
+void *realm_queue_pop(realm_queue *q);
+/* Waits for an item; NULL once shut and empty. */
+void *realm_queue_pop_wait(realm_queue *q);
+/* As realm_queue_pop_wait, NULL also once the monotonic deadline has passed. */
+void *realm_queue_pop_until(realm_queue *q, uint64_t deadline_ns);
+void realm_queue_shut(realm_queue *q);
+size_t realm_queue_len(realm_queue *q);
+
+#endif

@@ -1,0 +1,35 @@
+#include "crypto/crypto.h"
+
+#include <limits.h>
+#include <openssl/crypto.h>
+#include <openssl/evp.h>
+#include <openssl/hmac.h>
+#include <openssl/rand.h>
+
+realm_status realm_sha256(const void *data, size_t len, uint8_t out[REALM_SHA256_BYTES]) {
+    return EVP_Digest(data, len, out, NULL, EVP_sha256(), NULL) == 1 ? REALM_OK : REALM_E_NOMEM;
+}
+
+realm_status realm_hmac_sha256(const void *key, size_t key_len, const void *data, size_t len,
+                               uint8_t out[REALM_SHA256_BYTES]) {
+    if (key_len > INT_MAX) return REALM_E_INVALID;
+    unsigned n = 0;
+    return HMAC(EVP_sha256(), key, (int)key_len, data, len, out, &n) && n == REALM_SHA256_BYTES ? REALM_OK
+                                                                                                : REALM_E_NOMEM;
+}
+
+realm_status realm_random_bytes(void *out, size_t len) {
+    if (len > INT_MAX) return REALM_E_INVALID;
+    return RAND_bytes(out, (int)len) == 1 ? REALM_OK : REALM_E_IO;
+}
+
+bool realm_secret_equal(const void *a, const void *b, size_t len) { return CRYPTO_memcmp(a, b, len) == 0; }
+
+void realm_hex(const uint8_t *data, size_t n, char *out) {
+    static const char digits[] = "0123456789abcdef";
+    for (size_t i = 0; i < n; i++) {
+        out[2 * i] = digits[data[i] >> 4];
+        out[2 * i + 1] = digits[data[i] & 15];
+    }
+    out[2 * n] = '\0';
+}
