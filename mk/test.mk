@@ -6,8 +6,8 @@ TEST_CFLAGS = $(filter-out -Wmissing-prototypes -Wpedantic,$(ALL_CFLAGS)) -Itest
 NEEDS_DEPS := template sandbox tenant api embed
 
 .SECONDEXPANSION:
-$(BUILD)/unit/%: tests/unit/%.c $$(foreach f,$$(LINK_$$(patsubst %/,%,$$(dir $$*))),$$(call objs_of,$$f)) \
-                 $$(if $$(filter $$(patsubst %/,%,$$(dir $$*)),$$(NEEDS_DEPS)),$$(DEPS_LIB))
+$(BUILD)/unit/%: tests/unit/%.c $$(foreach f,$$(LINK_$$(*D)),$$(call objs_of,$$f)) \
+                 $$(if $$(filter $$(*D),$$(NEEDS_DEPS)),$$(DEPS_LIB))
 	@mkdir -p $(@D)
 	$(CC) $(TEST_CFLAGS) $(LDFLAGS) -o $@ $(filter %.c %.o %.a,$^) -lcmocka $(LIBS) $(SYSLIBS)
 
