@@ -7,7 +7,7 @@
 #include "base/utf8.h"
 
 const char *realm_escape(char *out, size_t cap, const char *s, size_t len) {
-    size_t o = 0, i = 0;
+    size_t o = 0, i = 0, safe = 0; /* safe: where "..." and the NUL still fit */
     if (cap == 0) return out;
     while (i < len) {
         char piece[8];
@@ -20,8 +20,9 @@ const char *realm_escape(char *out, size_t cap, const char *s, size_t len) {
             n = 1;
             w = (size_t)snprintf(piece, sizeof piece, "\\x%02X", (unsigned)(unsigned char)s[i]);
         }
-        size_t left = i + n < len ? 4 : 1; /* room for "..." and the NUL */
-        if (o + w + left > cap) {
+        if (o + 4 <= cap) safe = o;
+        if (o + w + 1 > cap) {
+            o = safe;
             if (o + 4 <= cap) {
                 memcpy(out + o, "...", 3);
                 o += 3;
