@@ -1,0 +1,95 @@
+/* compute/cpu/cpu.h - inside the CPU backend: the team of threads that walks a plan, and the kernel table.
+ *
+ * All threads of the pool execute the whole op list together; inside an op they share its items (row tiles, weight
+ * panels, heads) and between ops that depend on each other they meet at a barrier. So a step costs one wake-up and a
+ * barrier per op (about a quarter of a microsecond), not one wake-up per op.
+ */
+#ifndef REALM_COMPUTE_CPU_CPU_H
+#define REALM_COMPUTE_CPU_CPU_H
+
+#include <stdatomic.h>
+
+#include "compute/compute.h"
+
+/* ---- CPU features ----------------------------------------------------------------------------------------------- */
+
+typedef enum realm_cpu_level { REALM_CPU_SCALAR, REALM_CPU_AVX2, REALM_CPU_AVX512, REALM_CPU_VNNI } realm_cpu_level;
+
+/* Best level that both the processor and the operating system (saved registers) support. Compiled at baseline. */
+realm_cpu_level realm_cpu_detect(void);
+const char *realm_cpu_level_name(realm_cpu_level level);
+
+/* ---- the team --------------------------------------------------------------------------------------------------- */
+
+typedef struct realm_team realm_team;
+
+typedef struct realm_worker { /* one thread's view during a run */
+    realm_team *team;
+    uint32_t id, n; /* this thread, threads in the team */
+    void *scratch;  /* private, 64-byte aligned, scratch_bytes large; content lost between ops */
+    size_t scratch_bytes;
+    uint32_t ticket_at; /* private cursor of realm_worker_claim */
+} realm_worker;
+
+REALM_WARN_UNUSED realm_status realm_team_open(realm_team **out, uint32_t n_threads, size_t scratch_bytes,
+                                               realm_error *err);
+void realm_team_close(realm_team *t);
+uint32_t realm_team_size(const realm_team *t);
+/* Runs fn on every thread of the team, the caller being worker 0; returns when all have returned. */
+void realm_team_run(realm_team *t, void (*fn)(realm_worker *w, void *user), void *user);
+/* Every thread waits until all have come. Spins first, then sleeps. */
+void realm_worker_barrier(realm_worker *w);
+/* Dynamic sharing of n items: each call hands out the next at most `grain` of them as [*begin, *end); false when none
+ * is left. Every worker of the team must call it until false, for the same (n, grain), and there must be a barrier
+ * between two such loops (realm_worker_barrier resets the counter). */
+bool realm_worker_claim(realm_worker *w, uint32_t n, uint32_t grain, uint32_t *begin, uint32_t *end);
+
+/* ---- weights ---------------------------------------------------------------------------------------------------- */
+
+/* Packed panels of REALM_PANEL_ROWS rows interleaved for the kernels (pack.h), the file's own rows for look-up, or a
+ * dequantised vector, as the use asked. */
+#define REALM_PANEL_ROWS 16u
+
+struct realm_weight {
+    const realm_type_info *type;
+    uint64_t rows, cols;
+    unsigned use;
+    const void *raw;             /* the file's layout (borrowed), for ROWS */
+    struct realm_packed *packed; /* for LINEAR (owned), pack.h */
+    float *vector;               /* for VECTOR (owned, 64-byte aligned) */
+};
+
+/* ---- LINEAR, in linear.c: called by every worker of the team; returns after its last barrier ----------------------
+ * x: (n_rows, cols) float32, or gathered through `gather` (n_rows indices into x's rows). y[i]: (n_rows, rows_i). */
+typedef struct realm_linear_args {
+    const float *x;
+    const uint32_t *gather; /* or NULL */
+    uint32_t n_rows;
+    const float *gain; /* or NULL */
+    float eps;
+    uint32_t n_weights;
+    const realm_weight *w[REALM_OP_MAX_WEIGHTS];
+    const float *bias[REALM_OP_MAX_WEIGHTS];
+    float *y[REALM_OP_MAX_WEIGHTS];
+    realm_epilogue epilogue;
+    realm_act act;
+    void *quantized; /* shared by the team: realm_linear_quantized_bytes(max rows, cols) bytes, 64-byte aligned */
+} realm_linear_args;
+
+size_t realm_linear_quantized_bytes(uint32_t n_rows, uint64_t cols);
+/* Private scratch that a worker needs for this op at most. */
+size_t realm_linear_scratch_bytes(uint64_t max_cols);
+void realm_cpu_linear(realm_worker *w, const struct realm_cpu_kernels *k, const realm_linear_args *a);
+
+/* Repacks for LINEAR; splits the work over the team. NULL packed and REALM_E_UNSUPPORTED for a type without kernels. */
+REALM_WARN_UNUSED realm_status realm_cpu_pack(realm_team *team, const realm_weight_desc *desc,
+                                              struct realm_packed **out, realm_error *err);
+void realm_cpu_unpack(struct realm_packed *p);
+uint64_t realm_cpu_packed_bytes(const struct realm_packed *p);
+
+/* ---- the kernel table: filled by ref, then overwritten by each level up to the chosen one ---------------------------
+ */
+
+typedef struct realm_cpu_kernels realm_cpu_kernels; /* kernels.h */
+
+#endif
