@@ -44,6 +44,8 @@ void realm_worker_barrier(realm_worker *w);
  * between two such loops (realm_worker_barrier resets the counter). */
 bool realm_worker_claim(realm_worker *w, uint32_t n, uint32_t grain, uint32_t *begin, uint32_t *end);
 
+typedef struct realm_cpu_kernels realm_cpu_kernels; /* kernels.h: filled by ref, then overwritten level by level */
+
 /* ---- weights ---------------------------------------------------------------------------------------------------- */
 
 /* Packed panels of REALM_PANEL_ROWS rows interleaved for the kernels (pack.h), the file's own rows for look-up, or a
@@ -79,17 +81,12 @@ typedef struct realm_linear_args {
 size_t realm_linear_quantized_bytes(uint32_t n_rows, uint64_t cols);
 /* Private scratch that a worker needs for this op at most. */
 size_t realm_linear_scratch_bytes(uint64_t max_cols);
-void realm_cpu_linear(realm_worker *w, const struct realm_cpu_kernels *k, const realm_linear_args *a);
+void realm_cpu_linear(realm_worker *w, const realm_cpu_kernels *k, const realm_linear_args *a);
 
 /* Repacks for LINEAR; splits the work over the team. NULL packed and REALM_E_UNSUPPORTED for a type without kernels. */
 REALM_WARN_UNUSED realm_status realm_cpu_pack(realm_team *team, const realm_weight_desc *desc,
                                               struct realm_packed **out, realm_error *err);
 void realm_cpu_unpack(struct realm_packed *p);
 uint64_t realm_cpu_packed_bytes(const struct realm_packed *p);
-
-/* ---- the kernel table: filled by ref, then overwritten by each level up to the chosen one ---------------------------
- */
-
-typedef struct realm_cpu_kernels realm_cpu_kernels; /* kernels.h */
 
 #endif
