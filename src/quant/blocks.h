@@ -25,7 +25,7 @@ static inline uint8_t realm_block_clamp(float v, int max) {
     return v >= (float)max ? (uint8_t)max : (uint8_t)v;
 }
 
-#define REALM_ROW_FUNCTIONS(name)                                       \
+#define REALM_ROW_FUNCTIONS(name)                                        \
     void realm_dequantize_##name(const void *src, float *dst, size_t n); \
     void realm_quantize_##name(const float *src, void *dst, size_t n);
 
