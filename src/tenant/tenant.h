@@ -1,0 +1,162 @@
+/* tenant/tenant.h - joins engine and sandbox: models, tenants, requests, the ledger.
+ *
+ *   runtime   everything one process serves: models with their engines, the sandbox's workers, the store
+ *   tenant    a customer as the running server sees it: limits, program, engine accounts; reference counted
+ *   request   one client request, admitted against its tenant's limits and counted once in the ledger
+ *   run       one running program inside a request: one per choice and prompt
+ *
+ *      api --request_open--> admitted --run_start--> instance of the tenant's program starts with the input
+ *          the program starts generations, emits text; in pipe mode tokens bypass it
+ *      api <--on_ready + run_poll-- events, END last --> run_release, request_close --> ledger
+ *
+ * A run's END event is handed out only after its tokens are in the ledger (or the store has failed, which is logged and
+ * retried), so whatever a client was told it used is on disk. All functions may be called from any thread.
+ */
+#ifndef REALM_TENANT_TENANT_H
+#define REALM_TENANT_TENANT_H
+
+#include "base/base.h"
+#include "base/buf.h"
+#include "engine/engine.h"
+#include "store/store.h"
+
+#define REALM_MODEL_ID_MAX 128u         /* bytes of a model id */
+#define REALM_RUN_INPUT_MAX (32u << 20) /* bytes of a run's input document */
+
+typedef struct realm_runtime realm_runtime;
+typedef struct realm_tenant realm_tenant;
+typedef struct realm_request realm_request;
+typedef struct realm_run realm_run;
+
+/* ---- runtime -------------------------------------------------------------------------------------------------------
+ */
+
+typedef struct realm_runtime_config {
+    const char *state_dir; /* store, compiled programs; NULL: nothing is kept, tenants live in memory */
+    const char
+        *compiler_path; /* program that compiles modules in a child: `realm`; NULL: looked for (docs/embedding.md) */
+    uint32_t n_workers; /* sandbox worker threads; 0: as many as cores, at most 8 */
+    uint32_t max_instances; /* running programs at once; 0: 1024 */
+} realm_runtime_config;
+
+REALM_WARN_UNUSED realm_status realm_runtime_open(realm_runtime **out, const realm_runtime_config *config,
+                                                  realm_error *err);
+/* Cancels what runs, waits for it, writes the ledger. Requests and tenants must have been closed before. */
+void realm_runtime_close(realm_runtime *rt);
+realm_store *realm_runtime_store(realm_runtime *rt);
+
+/* ---- models --------------------------------------------------------------------------------------------------------
+ */
+
+typedef struct realm_model_config {
+    uint32_t n_threads; /* 0: one per core */
+    realm_engine_config engine;
+    const char *chat_template; /* NULL: the file's own */
+} realm_model_config;
+
+typedef struct realm_model_info {
+    const char *id;
+    const char *path;
+    int64_t created_s; /* the file's modification time */
+    bool has_template;
+    const realm_hparams *hparams;
+    uint64_t weight_bytes;
+} realm_model_info;
+
+/* Loads a file under an id; blocks for as long as it takes. REALM_E_EXISTS when the id is taken. */
+REALM_WARN_UNUSED realm_status realm_runtime_add_model(realm_runtime *rt, const char *id, const char *path,
+                                                       const realm_model_config *config, realm_model_progress progress,
+                                                       void *user, realm_error *err);
+size_t realm_runtime_model_count(const realm_runtime *rt);
+/* In the order added; valid until the runtime closes. */
+realm_status realm_runtime_model_at(const realm_runtime *rt, size_t i, realm_model_info *out);
+/* NULL when no model has this id. */
+realm_engine *realm_runtime_engine(const realm_runtime *rt, const char *id);
+/* Renders the model's chat template. `messages` and `tools` (or NULL) are JSON arrays. `spans` (freed with realm_free)
+ * says which parts are the template's own (control tokens are parsed there) and which came from messages.
+ * REALM_E_NOT_FOUND: the model has no template. REALM_E_INVALID: the template refused the messages. */
+REALM_WARN_UNUSED realm_status realm_runtime_apply_template(const realm_runtime *rt, const char *model_id,
+                                                            const char *messages, size_t messages_len,
+                                                            const char *tools, size_t tools_len,
+                                                            bool add_generation_prompt, realm_buf *text,
+                                                            realm_text_span **spans, size_t *n_spans, realm_error *err);
+
+/* ---- tenants -------------------------------------------------------------------------------------------------------
+ */
+
+/* Whose key this is. REALM_E_UNAUTHENTICATED for an unknown, revoked or expired one. The tenant is held until released.
+ * Keys made or revoked by other processes take effect within a second. */
+REALM_WARN_UNUSED realm_status realm_runtime_authenticate(realm_runtime *rt, const char *key, size_t key_len,
+                                                          realm_tenant **out, realm_error *err);
+/* By name, for embedding and `realm run`. */
+REALM_WARN_UNUSED realm_status realm_runtime_tenant(realm_runtime *rt, const char *name, realm_tenant **out,
+                                                    realm_error *err);
+void realm_tenant_release(realm_tenant *t); /* NULL-safe */
+const char *realm_tenant_name(const realm_tenant *t);
+/* Loads, checks and compiles a module as this tenant's program from the next run on; running ones finish on the old
+ * one. Not written to the store. */
+REALM_WARN_UNUSED realm_status realm_tenant_set_program(realm_tenant *t, const void *wasm, size_t len,
+                                                        realm_error *err);
+
+/* ---- requests ------------------------------------------------------------------------------------------------------
+ */
+
+typedef struct realm_rate {    /* for x-ratelimit-* and retry-after */
+    uint32_t limit, remaining; /* requests per minute; limit 0: none */
+    uint32_t reset_ms;         /* until full again */
+    uint32_t retry_after_ms;   /* when refused: until one would be admitted */
+} realm_rate;
+
+/* Admits a request. REALM_E_NOT_FOUND: no such model. REALM_E_LIMIT: a limit of the tenant (the text says which; `rate`
+ * is filled on success and failure, may be NULL). */
+REALM_WARN_UNUSED realm_status realm_request_open(realm_tenant *t, const char *model_id, realm_rate *rate,
+                                                  realm_request **out, realm_error *err);
+/* After its runs were released: counts it in the ledger (as aborted when a run was cancelled before its end). */
+void realm_request_close(realm_request *r); /* NULL-safe */
+realm_engine *realm_request_engine(const realm_request *r);
+
+typedef enum realm_prompt_kind { REALM_PROMPT_MESSAGES, REALM_PROMPT_TEXT, REALM_PROMPT_TOKENS } realm_prompt_kind;
+
+typedef struct realm_run_params {
+    /* What the program reads: a JSON object, the client's request as validated (field "endpoint": "chat" or
+     * "completion"; "messages" or "prompt"; everything else under the names of the OpenAI API). Copied. */
+    const char *input;
+    size_t input_len;
+    /* The same prompt for the host, when the program asks for "the request's own". Copied. */
+    realm_prompt_kind kind;
+    const char *prompt; /* MESSAGES: JSON array; TEXT: the text */
+    size_t prompt_len;
+    const char *tools; /* MESSAGES: JSON array or NULL */
+    size_t tools_len;
+    bool parse_special;        /* TEXT: control tokens' text is parsed */
+    const realm_token *tokens; /* TOKENS */
+    size_t n_tokens;
+    /* What a generation uses unless the program says otherwise. account, prompt, share, on_ready and user are set by
+     * the runtime. */
+    realm_generation_params generation;
+    void (*on_ready)(void *user); /* any thread; must not block; there is something to poll where there was nothing */
+    void *user;
+} realm_run_params;
+
+REALM_WARN_UNUSED realm_status realm_run_start(realm_request *r, const realm_run_params *p, realm_run **out,
+                                               realm_error *err);
+/* As realm_generation_poll: TOKEN events in pipe mode carry ids and logprobs, text that a program emitted comes as
+ * TOKEN events with id -1. Counts are sums over all generations of the run. END's status says why a run failed:
+ * REALM_E_PROGRAM with the trap's text, or what its generation or template said. */
+size_t realm_run_poll(realm_run *run, realm_event_batch *b);
+void realm_run_cancel(realm_run *run);
+/* Cancels if still running and waits for no one; on_ready is not called after it returned. NULL-safe. */
+void realm_run_release(realm_run *run);
+
+/* ---- numbers -------------------------------------------------------------------------------------------------------
+ */
+
+typedef struct realm_runtime_stats {
+    uint64_t requests, requests_aborted, requests_refused;
+    uint32_t requests_active, runs_active, tenants;
+    uint64_t instances_started, program_failures;
+    uint64_t instance_start_ns, instance_starts_timed; /* sum and count, for a mean */
+} realm_runtime_stats;
+void realm_runtime_get_stats(realm_runtime *rt, realm_runtime_stats *out);
+
+#endif
