@@ -2,7 +2,8 @@
  *
  * The reader parses a read-only mapping: keys, strings and arrays are borrowed from it and live as long as the
  * realm_gguf. Every count, length, offset, dimension and alignment is checked before use, so a file that opens can be
- * walked without further checks; a file that does not open gives one line that says what was wrong and at which byte.
+ * walked without further checks: names are unique, not empty and free of NUL, tensors lie inside the file and do not
+ * overlap. A file that does not open gives one line that says what was wrong and at which byte.
  * Memory used for the index is bounded by the file's own size. Big-endian files are refused. Reading functions: any
  * thread once opened.
  */
@@ -15,7 +16,13 @@
 #define REALM_GGUF_MAX_DIMS 4
 #define REALM_GGUF_MAX_TENSORS (1u << 20)
 #define REALM_GGUF_MAX_KEYS (1u << 20)
-#define REALM_GGUF_MAX_NAME 1024u /* bytes of a key or tensor name */
+#define REALM_GGUF_MAX_NAME 1024u         /* bytes of a key or tensor name; at least 1, none of them NUL */
+#define REALM_GGUF_MAX_STRING 0x7fffffffu /* bytes of a string value: lengths fit an int */
+#define REALM_GGUF_MAX_NESTING 4u         /* arrays in arrays */
+/* general.alignment is a power of two between these: the data of every type is aligned for its elements, and padding
+ * cannot dwarf the data. */
+#define REALM_GGUF_MIN_ALIGNMENT 8u
+#define REALM_GGUF_MAX_ALIGNMENT 65536u
 
 typedef enum realm_gguf_value_type {
     REALM_GGUF_U8 = 0,
@@ -45,16 +52,17 @@ typedef struct realm_gguf_tensor {
     uint32_t n_dims;                    /* 1..4 */
     uint64_t dims[REALM_GGUF_MAX_DIMS]; /* dims[0] is the fastest (columns of a weight); unused ones are 1; none is 0 */
     uint64_t n_bytes;
-    const void *data; /* in the mapping, aligned to the file's alignment */
+    const void *data; /* in the mapping, at a multiple of the file's alignment from its start (so to 8 at least) */
 } realm_gguf_tensor;
 
 typedef struct realm_gguf realm_gguf;
 typedef struct realm_gguf_value realm_gguf_value; /* borrowed */
 
-/* Maps and checks `path`. REALM_E_FORMAT for bytes that are no well-formed GGUF, REALM_E_UNSUPPORTED for a version or
- * byte order that is not read, file errors as realm_mapping_open. */
+/* Maps and checks `path`. REALM_E_FORMAT for bytes that are no well-formed GGUF, REALM_E_UNSUPPORTED for a version,
+ * byte order or tensor type that is not known, file errors as realm_mapping_open; the text starts with the path. *out
+ * is NULL on failure. */
 REALM_WARN_UNUSED realm_status realm_gguf_open(realm_gguf **out, const char *path, realm_error *err);
-/* The same over bytes in memory that the caller keeps alive until close. */
+/* The same over bytes in memory, aligned to REALM_GGUF_MIN_ALIGNMENT, that the caller keeps alive until close. */
 REALM_WARN_UNUSED realm_status realm_gguf_open_memory(realm_gguf **out, const void *data, size_t size,
                                                       realm_error *err);
 void realm_gguf_close(realm_gguf *g); /* NULL-safe */
