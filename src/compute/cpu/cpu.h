@@ -35,6 +35,8 @@ REALM_WARN_UNUSED realm_status realm_team_open(realm_team **out, uint32_t n_thre
                                                realm_error *err);
 void realm_team_close(realm_team *t);
 uint32_t realm_team_size(const realm_team *t);
+/* Grows every worker's scratch to at least `bytes`. Only while no run is on. On failure the old scratch stays. */
+REALM_WARN_UNUSED realm_status realm_team_reserve(realm_team *t, size_t bytes, realm_error *err);
 /* Runs fn on every thread of the team, the caller being worker 0; returns when all have returned. */
 void realm_team_run(realm_team *t, void (*fn)(realm_worker *w, void *user), void *user);
 /* Every thread waits until all have come. Spins first, then sleeps. */
