@@ -11,6 +11,7 @@
 #define REALM_GGUF_GGUF_H
 
 #include "base/base.h"
+#include "base/buf.h"
 #include "quant/quant.h"
 
 #define REALM_GGUF_MAX_DIMS 4
@@ -112,12 +113,16 @@ bool realm_gguf_iter_next(realm_gguf_iter *it, realm_gguf_str *out);
 int64_t realm_gguf_array_i64(const realm_gguf_value *v, uint64_t i);
 double realm_gguf_array_f64(const realm_gguf_value *v, uint64_t i);
 
-/* Writer: metadata and tensors are added in order, then everything is written at once. Data pointers are borrowed until
- * realm_gguf_writer_finish. One thread. */
+/* Writer: metadata and tensors are added in order, then everything is written at once. Tensor data is borrowed until
+ * realm_gguf_writer_finish or _save, everything else is copied. One thread. */
 typedef struct realm_gguf_writer realm_gguf_writer;
+/* Version 2 or 3. An alignment other than 32 is written as general.alignment; never put that key yourself. */
 REALM_WARN_UNUSED realm_status realm_gguf_writer_open(realm_gguf_writer **out, uint32_t version, uint32_t alignment,
                                                       realm_error *err);
 void realm_gguf_writer_close(realm_gguf_writer *w); /* NULL-safe */
+
+/* REALM_E_INVALID for a name, size, type or shape that a file cannot hold, REALM_E_NOMEM; the writer is then as before
+ * the call and stays usable. */
 REALM_WARN_UNUSED realm_status realm_gguf_put_u32(realm_gguf_writer *w, const char *key, uint32_t v);
 REALM_WARN_UNUSED realm_status realm_gguf_put_f32(realm_gguf_writer *w, const char *key, float v);
 REALM_WARN_UNUSED realm_status realm_gguf_put_bool(realm_gguf_writer *w, const char *key, bool v);
@@ -127,11 +132,29 @@ REALM_WARN_UNUSED realm_status realm_gguf_put_strs(realm_gguf_writer *w, const c
 /* A numeric or bool array of n elements from native memory. */
 REALM_WARN_UNUSED realm_status realm_gguf_put_array(realm_gguf_writer *w, const char *key, realm_gguf_value_type type,
                                                     const void *data, size_t n);
+/* dims[0] is the fastest; `data` holds the rows in order, in the type's blocks. */
 REALM_WARN_UNUSED realm_status realm_gguf_put_tensor(realm_gguf_writer *w, const char *name, realm_type type,
                                                      uint32_t n_dims, const uint64_t *dims, const void *data);
-/* Whole file into `out` (a buffer with room), or to a path. */
+
+/* The whole file as bytes, freed with realm_free, or written to `path` in one step. The bytes have been opened with the
+ * reader: what it would refuse (a name put twice, a bool of 2) is its error here. The writer stays usable. */
 REALM_WARN_UNUSED realm_status realm_gguf_writer_finish(realm_gguf_writer *w, void **data, size_t *len,
                                                         realm_error *err);
 REALM_WARN_UNUSED realm_status realm_gguf_writer_save(realm_gguf_writer *w, const char *path, realm_error *err);
+
+/* Longest general.architecture that is taken: it becomes part of keys and messages. */
+#define REALM_GGUF_MAX_ARCHITECTURE 64u
+/* Copies general.architecture with a NUL; false when it is absent, no string, empty, too long or holds anything but
+ * letters, digits, '-', '_' and '.'. */
+bool realm_gguf_architecture(const realm_gguf *g, char out[REALM_GGUF_MAX_ARCHITECTURE + 1]);
+/* Checks what holds for the metadata of every architecture: an architecture is named, counts are positive integers,
+ * numbers are finite, tokenizer arrays agree in length, special token ids lie inside the vocabulary. REALM_E_FORMAT or
+ * REALM_E_NOT_FOUND naming the key. */
+REALM_WARN_UNUSED realm_status realm_gguf_check_metadata(const realm_gguf *g, realm_error *err);
+
+/* Appends to `out` what the file is, read from the header alone: lines for people, or one JSON object. Bytes of the
+ * file are escaped. The metadata itself is taken as it comes: a key of a wrong type or absent is left out, not an
+ * error. REALM_E_LIMIT or REALM_E_NOMEM when `out` cannot grow. */
+REALM_WARN_UNUSED realm_status realm_gguf_describe(const realm_gguf *g, bool json, realm_buf *out, realm_error *err);
 
 #endif

@@ -404,7 +404,8 @@ realm_status realm_gguf_open(realm_gguf **out, const char *path, realm_error *er
     s = realm_gguf_open_memory(out, m.data ? (const void *)m.data : (const void *)out, m.size, err);
     if (s != REALM_OK) {
         realm_mapping_close(&m);
-        (void)realm_error_prefix(err, "%s", path);
+        char shown[256];
+        (void)realm_error_prefix(err, "%s", realm_escape(shown, sizeof shown, path, strlen(path)));
         return s;
     }
     (*out)->mapping = m;
