@@ -1,0 +1,220 @@
+/* sandbox/sandbox.h - WebAssembly programs: checked, compiled in a child process, run on fibers by a few workers.
+ *
+ *   sandbox    engine, import table, W workers, one clock thread, the cache of compiled programs
+ *   program    one checked and compiled module; reference counted, so that a tenant's program is swapped while
+ *              instances of the old one still run
+ *   instance   one running copy: own store, own linear memory, own fiber; thrown away at its end
+ *   call       one host call of an instance, as an import's callback sees it
+ *
+ *     realm_instance_start
+ *            |
+ *            v        worker takes it                     import: REALM_CALL_SUSPEND
+ *         QUEUED --------------------------> RUNNING --------------------------------> PARKED
+ *            ^                               |  |  ^                                      |
+ *            |   time slice over, others     |  |  | realm_instance_wake meanwhile:       | realm_instance_wake, timer
+ *            +---------- ready --------------+  |  | requeued instead of parked           |
+ *            ^                                  |                                         |
+ *            +----------------------------------|-----------------------------------------+
+ *                                               v
+ *                                             ENDED -> on_done (returned, trapped, ended by a limit or by cancel)
+ *
+ * A program cannot hold a worker: when its time slice is over and others are ready it goes to the end of the queue,
+ * and past its limit of CPU time between two waits it is ended. Nothing that a program does ends the process.
+ *
+ * This is the only folder that includes wasmtime.h. It knows nothing of models, tenants or requests: what a program can
+ * do is the import table that the layer above hands to realm_sandbox_open. All functions may be called from any thread
+ * unless said otherwise.
+ */
+#ifndef REALM_SANDBOX_SANDBOX_H
+#define REALM_SANDBOX_SANDBOX_H
+
+#include "base/base.h"
+#include "base/buf.h"
+
+#define REALM_MODULE_BYTES_MAX (32u << 20)    /* a module's file */
+#define REALM_MODULE_FUNCTIONS_MAX 50000u     /* functions that it defines */
+#define REALM_MODULE_IMPORTS_MAX 1024u        /* imports, each a function of the table */
+#define REALM_MODULE_EXPORTS_MAX 4096u        /* exports */
+#define REALM_MODULE_TABLE_MAX 65536u         /* elements of a table at its start */
+#define REALM_IMPORT_ARGS_MAX 16u             /* parameters of an import */
+#define REALM_ANSWER_BYTES_MAX (1u << 20)     /* NUL-terminated answer of a `generate` export */
+#define REALM_ARTIFACT_BYTES_MAX (512u << 20) /* a compiled module */
+
+typedef struct realm_sandbox realm_sandbox;
+typedef struct realm_program realm_program;
+typedef struct realm_instance realm_instance;
+typedef struct realm_call realm_call;
+
+/* ---- imports: what programs can call -------------------------------------------------------------------------------
+ */
+
+typedef enum realm_call_result {
+    REALM_CALL_DONE,    /* *result is what the program gets */
+    REALM_CALL_SUSPEND, /* park the instance; the callback runs again, with the same arguments, when it is woken */
+    REALM_CALL_TRAP     /* ends the program; realm_call_fail gave the reason. For programming errors and exit alone */
+} realm_call_result;
+
+/* A host function. `args` holds one 64-bit value per parameter: integers and pointers zero-extended, floats as their
+ * bits. Runs on a worker; never blocks. `*result` is 0 at entry. */
+typedef realm_call_result (*realm_import_fn)(realm_call *call, const uint64_t *args, int32_t *result);
+
+enum realm_import_flags {
+    REALM_IMPORT_SUSPENDS = 1, /* may answer REALM_CALL_SUSPEND */
+    /* Runs on the worker's own stack instead of the program's fiber, for about 0.3 us more: for anything that recurses
+     * or calls into large libraries. May also answer REALM_CALL_SUSPEND. */
+    REALM_IMPORT_OFF_FIBER = 2
+};
+
+typedef struct realm_import {
+    const char *module, *name;
+    /* One letter per parameter: 'p' pointer or length (i32, with `wide` i64), 'i' i32, 'l' i64, 'f' f32, 'd' f64. Every
+     * import returns an i32. */
+    const char *params;
+    bool wide;
+    unsigned flags; /* realm_import_flags */
+    realm_import_fn fn;
+} realm_import;
+
+/* Inside a callback only; the same thread. */
+void *realm_call_user(const realm_call *call);               /* realm_instance_params.user */
+realm_instance *realm_call_instance(const realm_call *call); /* borrowed */
+/* Host address of the program's bytes [ptr, ptr + len), or NULL when any of them is outside its memory (checked in
+ * 64-bit arithmetic). Valid until the callback returns: fetch it again after a suspension, memory may have grown. */
+void *realm_call_memory(const realm_call *call, uint64_t ptr, uint64_t len);
+/* False for the first run of the callback, true when it runs again after REALM_CALL_SUSPEND. */
+bool realm_call_resumed(const realm_call *call);
+/* 64 zeroed bytes, 8-aligned, that last from the first run of the callback to REALM_CALL_DONE. */
+void *realm_call_state(realm_call *call);
+/* With REALM_CALL_SUSPEND: run again at this monotonic time even when nobody wakes the instance. 0: no such time. */
+void realm_call_wake_at(realm_call *call, uint64_t deadline_ns);
+/* True once realm_instance_cancel was called: waits should return now. */
+bool realm_call_cancelled(const realm_call *call);
+/* Gives the reason of REALM_CALL_TRAP. Returns REALM_CALL_TRAP. */
+realm_call_result realm_call_fail(realm_call *call, const char *fmt, ...) REALM_PRINTF(2, 3);
+
+/* ---- sandbox -------------------------------------------------------------------------------------------------------
+ */
+
+typedef struct realm_sandbox_config {
+    uint32_t n_workers;          /* 0: as many as cores, at most 8 */
+    uint32_t max_instances;      /* queued, running or parked at once; 0: 1024; at most 65536 */
+    uint64_t max_memory_bytes;   /* linear memory of any instance, whatever its own limit; 0: 4 GiB */
+    const char *compiler_path;   /* program that is run as `PROGRAM program compile-child IN OUT`; NULL: only trusted
+                                    modules and cached artifacts can be opened */
+    const char *cache_dir;       /* compiled programs, authenticated; made if absent; NULL: none are kept */
+    const realm_import *imports; /* borrowed, must outlive the sandbox */
+    size_t n_imports;
+    bool no_signals; /* bounds checks in code instead of by SIGSEGV: for sanitizers and hosts that own the signal */
+} realm_sandbox_config;
+
+REALM_WARN_UNUSED realm_status realm_sandbox_open(realm_sandbox **out, const realm_sandbox_config *config,
+                                                  realm_error *err);
+/* Ends what still runs (their on_done is called) and joins the threads. Programs and instances must have been released
+ * before or are released from on_done. NULL-safe. */
+void realm_sandbox_close(realm_sandbox *s);
+
+typedef struct realm_sandbox_stats {
+    uint32_t instances;              /* now: queued, running, parked */
+    uint64_t started, ended, failed; /* since opening; `failed` are those of `ended` whose status was not REALM_OK */
+    uint64_t start_ns, starts_timed; /* time to make instances: sum and count */
+    uint64_t compiled, cache_hits;   /* programs opened by compiling, and from the cache */
+} realm_sandbox_stats;
+void realm_sandbox_get_stats(realm_sandbox *s, realm_sandbox_stats *out);
+
+/* What `PROGRAM program compile-child IN OUT` does: argv is {"IN", "OUT"} as decimal descriptors. Sets its own limits,
+ * compiles, writes the artifact or the error. Returns the exit status. For the command line alone. */
+int realm_sandbox_compile_child(int argc, char **argv);
+
+/* ---- programs ------------------------------------------------------------------------------------------------------
+ */
+
+typedef enum realm_program_kind {
+    REALM_PROGRAM_MAIN,    /* exports realm_main() -> i32 */
+    REALM_PROGRAM_GENERATE /* exports realm_new() -> i32 and generate(ptr, len, model_id, options) -> ptr */
+} realm_program_kind;
+
+typedef struct realm_program_limits {
+    uint64_t memory_bytes;         /* its memory may not start larger than this; 0: the sandbox's maximum */
+    uint32_t compile_cpu_s;        /* 0: 30 */
+    uint32_t compile_wall_ms;      /* 0: 60,000 */
+    uint64_t compile_memory_bytes; /* address space of the child; 0: 2 GiB */
+    bool trusted;                  /* part of Realm itself: compiled in this process when the cache has it not */
+} realm_program_limits;
+
+/* Checks a module, compiles it in a child process or takes the artifact from the cache, and prepares its instances. The
+ * bytes are not kept. `limits` may be NULL. Blocks for as long as compiling takes: not for a worker or an I/O thread.
+ * REALM_E_LIMIT, REALM_E_FORMAT, REALM_E_UNSUPPORTED: the text names the limit, section, import or export at fault.
+ * REALM_E_TIMEOUT: compiling took too long. */
+REALM_WARN_UNUSED realm_status realm_program_open(realm_sandbox *s, const void *wasm, size_t len,
+                                                  const realm_program_limits *limits, realm_program **out,
+                                                  realm_error *err);
+realm_program *realm_program_retain(realm_program *p); /* returns p */
+void realm_program_release(realm_program *p);          /* NULL-safe */
+
+typedef struct realm_program_item { /* an import or an export */
+    const char *module;             /* NULL for an export */
+    const char *name;
+    const char *type; /* "func(i32, i32) -> i32", "memory(2 pages)" ... */
+} realm_program_item;
+
+typedef struct realm_program_info {
+    realm_program_kind kind;
+    bool memory64;
+    bool from_cache;
+    uint64_t size_bytes, artifact_bytes;
+    uint64_t compile_ns;                         /* 0 from the cache */
+    uint64_t memory_min_bytes, memory_max_bytes; /* max 0: none declared */
+    uint32_t n_functions;                        /* defined */
+    char sha256[65];
+    const realm_program_item *imports, *exports; /* valid as long as the program */
+    size_t n_imports, n_exports;
+} realm_program_info;
+void realm_program_get_info(const realm_program *p, realm_program_info *out);
+/* The same as one JSON object, or as lines for people. */
+REALM_WARN_UNUSED realm_status realm_program_describe(const realm_program *p, bool json, realm_buf *out);
+
+/* ---- instances -----------------------------------------------------------------------------------------------------
+ */
+
+typedef struct realm_instance_result {
+    realm_status status;   /* REALM_OK, REALM_E_PROGRAM (trap), REALM_E_LIMIT (CPU), REALM_E_TIMEOUT (wall time),
+                              REALM_E_CANCELLED, REALM_E_NOMEM, REALM_E_CLOSED (sandbox closing) */
+    int32_t value;         /* what realm_main returned; 0 for `generate` */
+    const char *text;      /* why, when status is not REALM_OK; "" otherwise */
+    uint64_t cpu_ns;       /* spent in the program and its host calls */
+    uint64_t start_ns;     /* spent making the instance */
+    uint64_t memory_bytes; /* of linear memory at the end */
+} realm_instance_result;
+
+typedef struct realm_instance_params {
+    void *user;               /* realm_call_user, on_done, on_answer */
+    uint64_t memory_bytes;    /* linear memory; 0: the sandbox's maximum */
+    uint64_t cpu_ms_per_wake; /* CPU time between two waits; 0: 1000 */
+    uint64_t wall_ms;         /* 0: no limit */
+    uint32_t cancel_grace_ms; /* between cancel and being ended; 0: 1000 */
+    /* For REALM_PROGRAM_GENERATE: the arguments of `generate`; copied. */
+    const char *prompt;
+    size_t prompt_len;
+    int32_t model_id;
+    /* And its answer, on a worker: takes the whole text and returns REALM_OK, or REALM_E_AGAIN to be called again with
+     * the same text after a wake-up, or another failure, which ends the instance. NULL: the answer is dropped. */
+    realm_status (*on_answer)(void *user, const char *text, size_t len, realm_error *err);
+    /* Once, on a worker, when the instance has ended and its memory is gone; `result` is valid during the call. */
+    void (*on_done)(void *user, realm_instance *instance, const realm_instance_result *result);
+} realm_instance_params;
+
+/* Queues a new instance. REALM_E_BUSY when max_instances are there. *out is the caller's reference; on failure on_done
+ * is not called. *out is set before any callback runs. */
+REALM_WARN_UNUSED realm_status realm_instance_start(realm_program *p, const realm_instance_params *params,
+                                                    realm_instance **out, realm_error *err);
+/* Runs the callback of a suspended import again; wake-ups that come while the instance runs are not lost, more than one
+ * count as one. Cheap, never blocks for long; allowed from any thread that holds a reference. */
+void realm_instance_wake(realm_instance *i);
+/* Asks the program to end: realm_call_cancelled becomes true and the instance is woken; after the grace period it is
+ * ended wherever it is. */
+void realm_instance_cancel(realm_instance *i);
+realm_instance *realm_instance_retain(realm_instance *i); /* returns i */
+/* Does not end it. NULL-safe. */
+void realm_instance_release(realm_instance *i);
+
+#endif
