@@ -23,6 +23,8 @@ realm_status realm_random_bytes(void *out, size_t len) {
     return RAND_bytes(out, (int)len) == 1 ? REALM_OK : REALM_E_IO;
 }
 
+void realm_secret_wipe(void *p, size_t len) { OPENSSL_cleanse(p, len); }
+
 bool realm_secret_equal(const void *a, const void *b, size_t len) { return CRYPTO_memcmp(a, b, len) == 0; }
 
 void realm_hex(const uint8_t *data, size_t n, char *out) {

@@ -16,6 +16,8 @@ REALM_WARN_UNUSED realm_status realm_hmac_sha256(const void *key, size_t key_len
                                                  uint8_t out[REALM_SHA256_BYTES]);
 /* Cryptographically secure; REALM_E_IO when the system has none. */
 REALM_WARN_UNUSED realm_status realm_random_bytes(void *out, size_t len);
+/* Overwrites in a way that the compiler may not drop. */
+void realm_secret_wipe(void *p, size_t len);
 bool realm_secret_equal(const void *a, const void *b, size_t len);
 /* Lower-case hex of n bytes into out[2 * n + 1]. */
 void realm_hex(const uint8_t *data, size_t n, char *out);

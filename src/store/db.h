@@ -1,0 +1,53 @@
+/* store/db.h - inside the folder: the SQLite connection and the few calls that everything here is made of.
+ *
+ * Statements are prepared once per connection and kept in a small table by their text; values are always bound. One
+ * writer connection behind a mutex, and one reader so that a key look-up never waits for a ledger commit. A private
+ * in-memory store has the writer alone.
+ */
+#ifndef REALM_STORE_DB_H
+#define REALM_STORE_DB_H
+
+#include <sqlite3.h>
+
+#include "base/thread.h"
+#include "store/store.h"
+
+#define DB_STATEMENTS_MAX 48u
+#define DB_SECRET_BYTES 32u
+
+typedef struct db {
+    sqlite3 *h;
+    realm_mutex mu;
+    struct {
+        const char *sql; /* the literal's address is its identity */
+        sqlite3_stmt *st;
+    } cache[DB_STATEMENTS_MAX];
+    unsigned n_cached;
+} db;
+
+struct realm_store {
+    db write, read;
+    db *reader; /* &read, or &write for a store in memory */
+    uint8_t secret[DB_SECRET_BYTES];
+    uint64_t local_changes; /* guarded by write.mu */
+};
+
+/* Locks the connection and readies a statement; unlock with db_end, which also resets it. */
+REALM_WARN_UNUSED realm_status db_begin(db *d, const char *sql, sqlite3_stmt **st, realm_error *err);
+void db_end(db *d, sqlite3_stmt *st);
+/* The same for a caller that holds the lock already. */
+REALM_WARN_UNUSED realm_status db_prepare(db *d, const char *sql, sqlite3_stmt **st, realm_error *err);
+/* Runs a statement that returns no row. */
+REALM_WARN_UNUSED realm_status db_run(db *d, sqlite3_stmt *st, realm_error *err);
+/* One step: *row says whether there is one. */
+REALM_WARN_UNUSED realm_status db_step(db *d, sqlite3_stmt *st, bool *row, realm_error *err);
+REALM_WARN_UNUSED realm_status db_exec(db *d, const char *sql, realm_error *err);
+realm_status db_fail(db *d, int rc, realm_error *err);
+/* Lock, BEGIN IMMEDIATE; then COMMIT (or ROLLBACK when s is a failure) and unlock, returning the first failure. */
+REALM_WARN_UNUSED realm_status db_transaction(db *d, realm_error *err);
+realm_status db_finish(db *d, realm_status s, realm_error *err);
+
+void db_bind_text(sqlite3_stmt *st, int i, const char *s);
+void db_copy_text(sqlite3_stmt *st, int col, char *out, size_t cap);
+
+#endif

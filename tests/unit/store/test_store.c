@@ -1,0 +1,256 @@
+/* Tenants, keys and the ledger on a store on disk: what is written is read back by another connection, what is wrong is
+ * refused by name, and a process that dies in the middle leaves sums that agree. */
+#include <setjmp.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "base/alloc.h"
+#include "base/clock.h"
+#include "base/file.h"
+#include "store/store.h"
+
+static char dir[64];
+
+static int make_dir(void **state) {
+    (void)state;
+    snprintf(dir, sizeof dir, "/tmp/realm-store-XXXXXX");
+    return mkdtemp(dir) ? 0 : -1;
+}
+
+static int remove_dir(void **state) {
+    (void)state;
+    char cmd[96];
+    snprintf(cmd, sizeof cmd, "rm -rf '%s'", dir);
+    return system(cmd);
+}
+
+static realm_store *open_store(void) {
+    realm_store *s = NULL;
+    realm_error err = {0};
+    if (realm_store_open(&s, dir, &err) != REALM_OK) fail_msg("%s", err.text);
+    return s;
+}
+
+static bool count_rows(void *user, const realm_tenant_row *row) {
+    (void)row;
+    ++*(int *)user;
+    return true;
+}
+
+static void tenants_are_kept(void **state) {
+    (void)state;
+    realm_store *a = open_store(), *b = open_store();
+    realm_error err = {0};
+    realm_limits l;
+    realm_limits_init(&l);
+    assert_int_equal(realm_limits_set(&l, "kv_tokens", "4096", &err), REALM_OK);
+    assert_int_equal(realm_limits_set(&l, "no_such", "1", &err), REALM_E_NOT_FOUND);
+    static const char *const bad[] = {"", "-1", "1.5", " 1", "99999999999999999999", "0x10", "1k"};
+    for (size_t i = 0; i < REALM_ARRAY_LEN(bad); i++)
+        assert_int_equal(realm_limits_set(&l, "generations", bad[i], &err), REALM_E_RANGE);
+
+    uint64_t v0, v1;
+    assert_int_equal(realm_store_version(b, &v0, &err), REALM_OK);
+    realm_tenant_row row, got;
+    assert_int_equal(realm_store_tenant_create(a, "alpha", &l, "\0asm", 4, &row, &err), REALM_OK);
+    assert_int_equal(realm_store_version(b, &v1, &err), REALM_OK);
+    assert_true(v0 != v1);
+    assert_int_equal(realm_store_tenant_create(b, "alpha", NULL, NULL, 0, NULL, &err), REALM_E_EXISTS);
+    static const char *const bad_names[] = {"", "Alpha", "a b", "-a", "../x", "a'; DROP TABLE tenant;--", "\xff"};
+    for (size_t i = 0; i < REALM_ARRAY_LEN(bad_names); i++)
+        assert_int_equal(realm_store_tenant_create(a, bad_names[i], NULL, NULL, 0, NULL, &err), REALM_E_INVALID);
+    assert_int_equal(realm_store_tenant_find(b, "alpha", &got, &err), REALM_OK);
+    assert_int_equal(got.id, row.id);
+    assert_int_equal(got.limits.kv_tokens, 4096);
+    assert_int_equal(got.limits.generations, 64);
+    void *wasm;
+    size_t len;
+    assert_int_equal(realm_store_program_get(b, got.program_sha256, &wasm, &len, &err), REALM_OK);
+    assert_int_equal(len, 4);
+    assert_memory_equal(wasm, "\0asm", 4);
+    realm_free(wasm);
+    assert_int_equal(realm_store_tenant_set(b, "alpha", NULL, "", 0, &err), REALM_OK);
+    assert_int_equal(realm_store_program_get(b, got.program_sha256, &wasm, &len, &err), REALM_E_NOT_FOUND);
+    assert_int_equal(realm_store_tenant_create(a, "beta", NULL, NULL, 0, NULL, &err), REALM_OK);
+    int n = 0;
+    assert_int_equal(realm_store_tenant_each(b, count_rows, &n, &err), REALM_OK);
+    assert_int_equal(n, 2);
+    assert_int_equal(realm_store_tenant_delete(a, "beta", &err), REALM_OK);
+    assert_int_equal(realm_store_tenant_delete(a, "beta", &err), REALM_E_NOT_FOUND);
+    assert_int_equal(realm_store_tenant_find(b, "beta", &got, &err), REALM_E_NOT_FOUND);
+    realm_store_close(a);
+    realm_store_close(b);
+}
+
+static void keys_open_and_close(void **state) {
+    (void)state;
+    realm_store *a = open_store(), *b = open_store();
+    realm_error err = {0};
+    char key[REALM_KEY_TEXT_MAX], key2[REALM_KEY_TEXT_MAX], admin[REALM_KEY_TEXT_MAX];
+    realm_key_row row, got;
+    assert_int_equal(realm_store_tenant_create(a, "keys", NULL, NULL, 0, NULL, &err), REALM_OK);
+    assert_int_equal(realm_store_key_create(a, "keys", false, 0, key, &row, &err), REALM_OK);
+    assert_int_equal(realm_store_key_create(a, "keys", false, 0, key2, NULL, &err), REALM_OK);
+    assert_int_equal(realm_store_key_create(a, NULL, true, 0, admin, NULL, &err), REALM_OK);
+    assert_string_not_equal(key, key2);
+    assert_int_equal(realm_store_key_create(a, "nobody", false, 0, key2, NULL, &err), REALM_E_NOT_FOUND);
+    assert_int_equal(realm_store_key_find(b, key, strlen(key), &got, &err), REALM_OK);
+    assert_string_equal(got.tenant, "keys");
+    assert_false(got.admin);
+    assert_int_equal(realm_store_key_find(b, admin, strlen(admin), &got, &err), REALM_OK);
+    assert_true(got.admin);
+    for (size_t i = 0; key[i]; i++) {
+        char changed[REALM_KEY_TEXT_MAX];
+        memcpy(changed, key, sizeof changed);
+        changed[i] ^= 1;
+        assert_int_equal(realm_store_key_find(b, changed, strlen(changed), &got, &err), REALM_E_UNAUTHENTICATED);
+    }
+    assert_int_equal(realm_store_key_find(b, "' OR 1=1 --", 11, &got, &err), REALM_E_UNAUTHENTICATED);
+    assert_int_equal(realm_store_key_find(b, row.id, strlen(row.id), &got, &err), REALM_E_UNAUTHENTICATED);
+    assert_int_equal(realm_store_key_revoke(b, row.id, &err), REALM_OK);
+    assert_int_equal(realm_store_key_find(a, key, strlen(key), &got, &err), REALM_E_UNAUTHENTICATED);
+    assert_int_equal(realm_store_key_revoke(b, key, &err), REALM_E_NOT_FOUND);
+
+    assert_int_equal(realm_store_key_create(a, "keys", false, realm_clock_wall_s() - 1, key, NULL, &err), REALM_OK);
+    assert_int_equal(realm_store_key_find(a, key, strlen(key), &got, &err), REALM_E_UNAUTHENTICATED);
+
+    assert_int_equal(realm_store_key_import(a, "keys", "too-short", &err), REALM_E_RANGE);
+    assert_int_equal(realm_store_key_import(a, "keys", "a chosen key of some length", &err), REALM_E_INVALID);
+    for (int twice = 0; twice < 2; twice++)
+        assert_int_equal(realm_store_key_import(a, "keys", "a-chosen-key-of-some-length", &err), REALM_OK);
+    assert_int_equal(realm_store_tenant_create(a, "other", NULL, NULL, 0, NULL, &err), REALM_OK);
+    assert_int_equal(realm_store_key_import(a, "other", "a-chosen-key-of-some-length", &err), REALM_E_EXISTS);
+    assert_int_equal(realm_store_tenant_delete(a, "keys", &err), REALM_OK);
+    assert_int_equal(realm_store_key_find(a, "a-chosen-key-of-some-length", 27, &got, &err), REALM_E_UNAUTHENTICATED);
+    realm_store_close(a);
+    realm_store_close(b);
+}
+
+static void secrets_stay_out_of_the_files(void **state) {
+    (void)state;
+    realm_store *a = open_store();
+    realm_error err = {0};
+    char key[REALM_KEY_TEXT_MAX], cmd[256], path[96];
+    assert_int_equal(realm_store_tenant_create(a, "quiet", NULL, NULL, 0, NULL, &err), REALM_OK);
+    assert_int_equal(realm_store_key_create(a, "quiet", false, 0, key, NULL, &err), REALM_OK);
+    realm_store_close(a);
+    snprintf(cmd, sizeof cmd, "grep -rqaF '%s' '%s'", key + 3, dir);
+    assert_int_not_equal(system(cmd), 0);
+    struct stat st;
+    snprintf(path, sizeof path, "%s/secret", dir);
+    assert_int_equal(stat(path, &st), 0);
+    assert_int_equal(st.st_mode & 0777, 0600);
+    assert_int_equal(realm_file_replace(path, "short", 5, 0600, &err), REALM_OK);
+    assert_int_equal(realm_store_open(&a, dir, &err), REALM_E_FORMAT);
+    assert_non_null(strstr(err.text, "secret"));
+}
+
+static bool sum_usage(void *user, const char *name, const realm_usage *u) {
+    (void)name;
+    realm_usage *sum = user;
+    sum->prompt_tokens += u->prompt_tokens;
+    sum->cached_tokens += u->cached_tokens;
+    sum->completion_tokens += u->completion_tokens;
+    sum->requests += u->requests;
+    return true;
+}
+
+static void ledger_agrees_after_kill(void **state) {
+    (void)state;
+    realm_error err = {0};
+    realm_store *a = open_store();
+    realm_tenant_row t[2];
+    assert_int_equal(realm_store_tenant_create(a, "one", NULL, NULL, 0, &t[0], &err), REALM_OK);
+    assert_int_equal(realm_store_tenant_create(a, "two", NULL, NULL, 0, &t[1], &err), REALM_OK);
+    realm_store_close(a);
+    uint64_t last = 0;
+    for (int round = 0; round < 5; round++) {
+        int ready[2];
+        assert_int_equal(pipe(ready), 0);
+        pid_t pid = fork();
+        if (pid == 0) {
+            realm_store *s = NULL;
+            if (realm_store_open(&s, dir, NULL) != REALM_OK) _exit(1);
+            for (uint64_t i = 0;; i++) {
+                realm_usage_entry e[2] = {{t[0].id, {.requests = 1, .prompt_tokens = 7, .completion_tokens = i}},
+                                          {t[1].id, {.prompt_tokens = 3, .cached_tokens = 1}}};
+                realm_usage total = {.prompt_tokens = 10, .cached_tokens = 1, .completion_tokens = i};
+                if (realm_store_usage_add(s, e, 2, &total, NULL) != REALM_OK) _exit(2);
+                if (i == 20 && write(ready[1], "x", 1) != 1) _exit(3);
+            }
+        }
+        char c;
+        assert_int_equal(read(ready[0], &c, 1), 1);
+        kill(pid, SIGKILL);
+        int status;
+        waitpid(pid, &status, 0);
+        assert_true(WIFSIGNALED(status));
+        close(ready[0]);
+        close(ready[1]);
+        a = open_store();
+        realm_usage sum = {0}, engine = {0};
+        assert_int_equal(realm_store_usage_each(a, NULL, 0, sum_usage, &sum, &err), REALM_OK);
+        assert_int_equal(realm_store_usage_engine(a, &engine, &err), REALM_OK);
+        assert_int_equal(sum.prompt_tokens, engine.prompt_tokens);
+        assert_int_equal(sum.cached_tokens, engine.cached_tokens);
+        assert_int_equal(sum.completion_tokens, engine.completion_tokens);
+        assert_true(sum.requests >= last + 21);
+        last = sum.requests;
+        uint64_t tokens;
+        realm_usage one = {0};
+        assert_int_equal(realm_store_usage_tokens(a, t[0].id, 0, &tokens, &err), REALM_OK);
+        assert_int_equal(realm_store_usage_each(a, "one", 0, sum_usage, &one, &err), REALM_OK);
+        assert_int_equal(tokens, one.prompt_tokens + one.completion_tokens);
+        realm_store_close(a);
+    }
+}
+
+static void damaged_files_are_refused(void **state) {
+    (void)state;
+    realm_error err = {0};
+    realm_store *a;
+    char path[96], junk[8192];
+    memset(junk, 'j', sizeof junk);
+    snprintf(path, sizeof path, "%s/realm.db", dir);
+    assert_int_equal(realm_file_replace(path, junk, sizeof junk, 0600, &err), REALM_OK);
+    assert_int_equal(realm_store_open(&a, dir, &err), REALM_E_FORMAT);
+    assert_int_equal(realm_store_open(&a, "/dev/null/x", &err), REALM_E_NOT_FOUND);
+}
+
+static void memory_stores_are_apart(void **state) {
+    (void)state;
+    realm_store *a, *b;
+    realm_tenant_row row;
+    char key[REALM_KEY_TEXT_MAX];
+    realm_key_row k;
+    assert_int_equal(realm_store_open(&a, NULL, NULL), REALM_OK);
+    assert_int_equal(realm_store_open(&b, NULL, NULL), REALM_OK);
+    assert_int_equal(realm_store_tenant_create(a, "local", NULL, NULL, 0, &row, NULL), REALM_OK);
+    assert_int_equal(realm_store_key_create(a, "local", false, 0, key, NULL, NULL), REALM_OK);
+    assert_int_equal(realm_store_key_find(a, key, strlen(key), &k, NULL), REALM_OK);
+    assert_int_equal(realm_store_key_find(b, key, strlen(key), &k, NULL), REALM_E_UNAUTHENTICATED);
+    assert_int_equal(realm_store_tenant_find(b, "local", &row, NULL), REALM_E_NOT_FOUND);
+    realm_store_close(a);
+    realm_store_close(b);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(tenants_are_kept, make_dir, remove_dir),
+        cmocka_unit_test_setup_teardown(keys_open_and_close, make_dir, remove_dir),
+        cmocka_unit_test_setup_teardown(secrets_stay_out_of_the_files, make_dir, remove_dir),
+        cmocka_unit_test_setup_teardown(ledger_agrees_after_kill, make_dir, remove_dir),
+        cmocka_unit_test_setup_teardown(damaged_files_are_refused, make_dir, remove_dir),
+        cmocka_unit_test(memory_stores_are_apart),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
