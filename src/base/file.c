@@ -64,6 +64,14 @@ void realm_mapping_close(realm_mapping *m) {
     *m = (realm_mapping){0};
 }
 
+void realm_mapping_drop(const realm_mapping *m, const void *data, size_t len) {
+    uintptr_t base = (uintptr_t)m->data, at = (uintptr_t)data;
+    if (!m->data || at < base || at - base > m->size || len > m->size - (at - base)) return;
+    const uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
+    uintptr_t first = (at + page - 1) / page * page, end = (at + len) / page * page;
+    if (first < end) (void)madvise((void *)first, end - first, MADV_DONTNEED);
+}
+
 realm_status realm_file_read(const char *path, size_t max_bytes, char **data, size_t *len, realm_error *err) {
     int fd;
     size_t size, got = 0, bytes;

@@ -14,6 +14,9 @@ typedef struct realm_mapping {
  * mapped. */
 REALM_WARN_UNUSED realm_status realm_mapping_open(realm_mapping *m, const char *path, realm_error *err);
 void realm_mapping_close(realm_mapping *m);
+/* Gives back the memory of the whole pages inside [data, data + len) of the mapping; reading them again brings them
+ * back from the file. Does nothing for bytes outside the mapping. */
+void realm_mapping_drop(const realm_mapping *m, const void *data, size_t len);
 
 /* Reads a whole regular file of at most max_bytes (REALM_E_LIMIT past it). *data is NUL-terminated, freed with
  * realm_free. */

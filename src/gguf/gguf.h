@@ -77,6 +77,10 @@ size_t realm_gguf_tensor_count(const realm_gguf *g);
 const realm_gguf_tensor *realm_gguf_tensor_at(const realm_gguf *g, size_t index);
 const realm_gguf_tensor *realm_gguf_tensor_find(const realm_gguf *g, const char *name);
 
+/* Gives back the memory of the tensor's pages when the file is a mapping; `data` stays valid and is read again from the
+ * file when touched. For weights that have been copied elsewhere. */
+void realm_gguf_drop_pages(const realm_gguf *g, const realm_gguf_tensor *t);
+
 /* Metadata in file order, and by key (NULL when absent). */
 size_t realm_gguf_key_count(const realm_gguf *g);
 realm_gguf_str realm_gguf_key_at(const realm_gguf *g, size_t index);

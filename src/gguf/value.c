@@ -10,6 +10,9 @@ uint64_t realm_gguf_file_size(const realm_gguf *g) { return g->size; }
 
 size_t realm_gguf_tensor_count(const realm_gguf *g) { return g->n_tensors; }
 const realm_gguf_tensor *realm_gguf_tensor_at(const realm_gguf *g, size_t index) { return &g->tensors[index]; }
+void realm_gguf_drop_pages(const realm_gguf *g, const realm_gguf_tensor *t) {
+    realm_mapping_drop(&g->mapping, t->data, (size_t)t->n_bytes);
+}
 const realm_gguf_tensor *realm_gguf_tensor_find(const realm_gguf *g, const char *name) {
     size_t i = realm_gguf_index_find(&g->tensor_index, name, strlen(name));
     return i == SIZE_MAX ? NULL : &g->tensors[i];

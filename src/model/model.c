@@ -1,0 +1,118 @@
+/* model/model.c - opening, closing and planning; what differs by architecture is behind the table of families.
+ *
+ *      tokens -> EMBED -> x -> [ family's blocks over x ] -> norm + output LINEAR -> logits (rows wanted)
+ */
+#include <stdio.h>
+#include <string.h>
+
+#include "base/alloc.h"
+#include "base/str.h"
+#include "model/internal.h"
+
+static const realm_family *const families[] = {&realm_family_llama, &realm_family_gemma3};
+
+static realm_status find_family(const realm_gguf *g, const realm_family **out, realm_error *err) {
+    realm_gguf_str arch;
+    realm_status s = realm_gguf_get_str(g, "general.architecture", true, &arch, err);
+    if (s != REALM_OK) return s;
+    for (size_t i = 0; i < REALM_ARRAY_LEN(families); i++) {
+        if (strlen(families[i]->arch) != arch.len || memcmp(families[i]->arch, arch.data, arch.len) != 0) continue;
+        *out = families[i];
+        return REALM_OK;
+    }
+    char text[64];
+    return realm_error_set(err, REALM_E_UNSUPPORTED, "architecture \"%s\" is not supported",
+                           realm_escape(text, sizeof text, arch.data, arch.len));
+}
+
+/* A required key is missing: the file is at fault, not the caller's question. */
+static realm_status missing_key(realm_error *err) {
+    if (err) err->code = REALM_E_FORMAT;
+    return REALM_E_FORMAT;
+}
+
+realm_status realm_model_open(realm_model **out, realm_backend *b, const realm_gguf *g, realm_model_progress progress,
+                              void *user, realm_error *err) {
+    *out = NULL;
+    realm_binder binder = {0};
+    const realm_family *family = NULL;
+    realm_status s = realm_gguf_check_metadata(g, err);
+    if (s == REALM_OK) s = find_family(g, &family, err);
+    if (s == REALM_E_NOT_FOUND) s = missing_key(err);
+    if (s != REALM_OK) return s;
+    realm_model *m = realm_calloc(1, sizeof *m);
+    if (!m) return realm_error_set(err, REALM_E_NOMEM, "no memory for a model");
+    m->backend = b;
+    m->family = family;
+    snprintf(m->hp.arch, sizeof m->hp.arch, "%s", family->arch);
+    s = family->hparams(&m->hp, g, err);
+    if (s == REALM_E_NOT_FOUND) s = missing_key(err);
+    if (s != REALM_OK) goto fail;
+    m->layers = realm_calloc(m->hp.n_layers, sizeof *m->layers);
+    if (!m->layers) {
+        s = realm_error_set(err, REALM_E_NOMEM, "no memory for %u layers", m->hp.n_layers);
+        goto fail;
+    }
+    if ((s = realm_binder_init(&binder, m, g, progress, user, err)) != REALM_OK) goto fail;
+    if ((s = realm_bind_ends(&binder, err)) != REALM_OK) goto fail;
+    if ((s = family->bind(&binder, err)) != REALM_OK) goto fail;
+    if ((s = realm_binder_check_all_used(&binder, err)) != REALM_OK) goto fail;
+    realm_binder_release(&binder);
+    *out = m;
+    return REALM_OK;
+fail:
+    realm_binder_release(&binder);
+    realm_model_close(m);
+    return s;
+}
+
+void realm_model_close(realm_model *m) {
+    if (!m) return;
+    for (size_t i = m->n_weights; i-- > 0;) m->backend->v->weight_close(m->backend, m->weights[i]);
+    realm_free(m->weights);
+    realm_free(m->layers);
+    realm_free(m);
+}
+
+const realm_hparams *realm_model_hparams(const realm_model *m) { return &m->hp; }
+uint64_t realm_model_weight_bytes(const realm_model *m) { return m->weight_bytes; }
+
+realm_status realm_model_kv_open(const realm_model *m, uint32_t n_pages, realm_kv **out, realm_error *err) {
+    realm_kv_desc desc = {
+        .n_layers = m->hp.n_layers, .n_kv_head = m->hp.n_kv_head, .head_dim = m->hp.head_dim, .n_pages = n_pages};
+    return m->backend->v->kv_open(m->backend, &desc, out, err);
+}
+
+realm_status realm_model_plan_open(const realm_model *m, realm_kv *kv, uint32_t max_rows, uint32_t max_out,
+                                   realm_plan **out, realm_error *err) {
+    const realm_hparams *hp = &m->hp;
+    *out = NULL;
+    realm_planner p = {
+        .m = m, .cap_values = m->family->n_values + 2, .cap_ops = m->family->ops_per_layer * hp->n_layers + 2};
+    p.values = realm_calloc(p.cap_values, sizeof *p.values);
+    p.ops = realm_calloc(p.cap_ops, sizeof *p.ops);
+    realm_status s = REALM_OK;
+    if (!p.values || !p.ops) {
+        s = realm_error_set(err, REALM_E_NOMEM, "no memory for a plan of %u ops", p.cap_ops);
+        goto done;
+    }
+    realm_value x = realm_planner_value(&p, hp->d_model, REALM_ROWS_BATCH);
+    realm_value logits = realm_planner_value(&p, hp->n_vocab, REALM_ROWS_OUT);
+    realm_planner_op(&p, REALM_OP_EMBED)->u.embed = (realm_op_embed){.w = m->embed, .y = x, .scale = hp->embed_scale};
+    m->family->plan(&p, x);
+    realm_planner_op(&p, REALM_OP_LINEAR)->u.linear = (realm_op_linear){
+        .x = x, .gain = m->out_norm, .eps = hp->norm_eps, .n_weights = 1, .w = {m->output}, .y = {logits}};
+    realm_plan_desc desc = {.values = p.values,
+                            .n_values = p.n_values,
+                            .ops = p.ops,
+                            .n_ops = p.n_ops,
+                            .max_rows = max_rows,
+                            .max_out = max_out,
+                            .logits = logits,
+                            .kv = kv};
+    s = m->backend->v->plan_open(m->backend, &desc, out, err);
+done:
+    realm_free(p.values);
+    realm_free(p.ops);
+    return s;
+}
