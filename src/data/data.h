@@ -20,12 +20,14 @@
 #include "base/base.h"
 #include "base/buf.h"
 
-#define REALM_JSON_DEPTH_MAX 64u          /* nested arrays and objects */
-#define REALM_JSON_BYTES_MAX (32u << 20)  /* default limit of a text */
-#define REALM_JSON_VALUES_MAX (1u << 20)  /* default limit of values in a text; an object counts as 8 */
+#define REALM_JSON_DEPTH_MAX 64u         /* nested arrays and objects */
+#define REALM_JSON_BYTES_MAX (32u << 20) /* default limit of a text */
+#define REALM_JSON_VALUES_MAX (1u << 20) /* default limit of values in a text; an object counts as 8 */
 #define REALM_YAML_BYTES_MAX (1u << 20)
 #define REALM_YAML_ALIASES_MAX 64u
-#define REALM_JSON_PATH_MAX 256u /* bytes that hold a path with its NUL; longer ones are cut in the middle of nowhere */
+#define REALM_JSON_PATH_MAX                                                                   \
+    256u /* bytes that hold a path with its NUL; longer ones are cut in the middle of nowhere \
+          */
 
 typedef struct realm_json_doc realm_json_doc;
 
@@ -51,8 +53,8 @@ typedef struct realm_json {
     const realm_json_doc *doc;
     const void *node;            /* NULL: REALM_JSON_NONE */
     const struct realm_json *up; /* NULL for the root */
-    const char *key;             /* member's name when the parent is an object, NUL-terminated, lives with the document */
-    size_t index;                /* element's index when the parent is an array */
+    const char *key; /* member's name when the parent is an object, NUL-terminated, lives with the document */
+    size_t index;    /* element's index when the parent is an array */
 } realm_json;
 
 /* ---- parsing -------------------------------------------------------------------------------------------------------
@@ -98,9 +100,9 @@ unsigned realm_json_line(const realm_json *v);
 bool realm_json_is(const realm_json *v, const char *s);
 
 /* ---- typed reading -------------------------------------------------------------------------------------------------
- * REALM_E_INVALID "path: must be X, is Y" for a wrong type, REALM_E_RANGE "path: must be from A to B" for a value out of
- * range, REALM_E_NOT_FOUND "path: is required" for a value of kind NONE. YAML errors start with "line N: ". Outputs are
- * untouched on failure. Strings are borrowed from the document and NUL-terminated.
+ * REALM_E_INVALID "path: must be X, is Y" for a wrong type, REALM_E_RANGE "path: must be from A to B" for a value out
+ * of range, REALM_E_NOT_FOUND "path: is required" for a value of kind NONE. YAML errors start with "line N: ". Outputs
+ * are untouched on failure. Strings are borrowed from the document and NUL-terminated.
  */
 
 REALM_WARN_UNUSED realm_status realm_json_expect(const realm_json *v, realm_json_kind kind, realm_error *err);
