@@ -1,0 +1,254 @@
+/* compute/cpu/attention.c - shares attention among the workers.
+ *
+ * A *tile* is a few neighbouring rows of one sequence, a *unit* the query heads of one kv head (or, for very wide
+ * groups, a part of them), a *split* REALM_SPLIT_TOKENS positions. (tile, unit, split) is one kernel call:
+ *
+ *                      splits of the sequence's positions
+ *                      |    0    |    1    |    2    |  3 |
+ *      tile, unit      |  m l o  |  m l o  |  m l o  | ...|   merged left to right -> o / l
+ *
+ * Where there are enough (tile, unit) pairs for the team, a worker does all splits of one pair and merges as it goes.
+ * With few (one long sequence being decoded) the splits are items of their own: partial results go to memory, and
+ * after a barrier they are merged in the same order. Both ways compute the same numbers, so neither the batch nor the
+ * number of threads shows in a result.
+ */
+#include <math.h>
+#include <string.h>
+
+#include "compute/cpu/plan.h"
+
+#define QUERIES REALM_ATTEND_QUERIES
+
+/* Pairs per worker from which on splits stay together. */
+#define ENOUGH_ITEMS 4u
+
+/* A worker's scratch, everything 64-byte aligned. */
+typedef struct scratch {
+    float *q;              /* (QUERIES, head_dim) */
+    float *scores;         /* (QUERIES, REALM_SPLIT_TOKENS) */
+    float *page;           /* (32, v_dim) */
+    float *m, *l, *o;      /* (QUERIES), (QUERIES), (QUERIES, v_dim) */
+    float *m2, *l2, *o2;   /* the same, of one split */
+    uint32_t *begin, *end; /* (QUERIES) within the split */
+} scratch;
+
+static uint32_t v_dim_of(uint32_t head_dim) {
+    return (head_dim + REALM_HEAD_PAD - 1) / REALM_HEAD_PAD * REALM_HEAD_PAD;
+}
+
+size_t cpu_attention_scratch_bytes(uint32_t head_dim) {
+    uint32_t v_dim = v_dim_of(head_dim);
+    return sizeof(float) * ((size_t)QUERIES * (3 * v_dim + REALM_SPLIT_TOKENS + 6) + REALM_KV_PAGE_TOKENS * v_dim);
+}
+
+static scratch scratch_of(const realm_worker *w, uint32_t v_dim) {
+    float *f = w->scratch;
+    scratch s;
+    s.scores = f, f += (size_t)QUERIES * REALM_SPLIT_TOKENS;
+    s.page = f, f += (size_t)REALM_KV_PAGE_TOKENS * v_dim;
+    s.q = f, f += (size_t)QUERIES * v_dim;
+    s.o = f, f += (size_t)QUERIES * v_dim;
+    s.o2 = f, f += (size_t)QUERIES * v_dim;
+    s.m = f, f += QUERIES;
+    s.l = f, f += QUERIES;
+    s.m2 = f, f += QUERIES;
+    s.l2 = f, f += QUERIES;
+    s.begin = (uint32_t *)(void *)f, f += QUERIES;
+    s.end = (uint32_t *)(void *)f;
+    return s;
+}
+
+/* ---- sharing ----------------------------------------------------------------------------------------------------- */
+
+static uint32_t window_begin(uint32_t pos, uint32_t window) {
+    return window > 0 && pos >= window ? pos + 1 - window : 0;
+}
+
+static uint32_t first_split(const attention_tile *t, uint32_t window) {
+    return window_begin(t->pos, window) / REALM_SPLIT_TOKENS;
+}
+
+/* One past the last. */
+static uint32_t end_split(const attention_tile *t) { return (t->pos + t->n_rows - 1) / REALM_SPLIT_TOKENS + 1; }
+
+static size_t slot_floats(const realm_plan *p, const attention_schedule *s) {
+    return (size_t)s->slot_queries * (p->kv->v_dim + 2);
+}
+
+static void schedule(realm_plan *p, attention_schedule *s) {
+    uint32_t units = p->kv->n_kv_head * s->n_chunks, most = 0;
+    s->slot_queries = p->tile_rows * s->chunk_heads;
+    s->split = false;
+    if ((uint64_t)p->n_tiles * units >= (uint64_t)ENOUGH_ITEMS * realm_team_size(p->backend->team) ||
+        realm_team_size(p->backend->team) == 1)
+        return;
+    uint64_t items = 0;
+    for (uint32_t i = 0; i < p->n_tiles; i++) {
+        uint32_t splits = end_split(&p->tiles[i]) - first_split(&p->tiles[i], s->window);
+        s->first_item[i] = (uint32_t)items;
+        items += (uint64_t)splits * units;
+        most = REALM_MAX(most, splits);
+    }
+    s->first_item[p->n_tiles] = (uint32_t)items;
+    s->split = most > 1 && items * slot_floats(p, s) <= p->partial_floats;
+}
+
+void cpu_attention_prepare(realm_plan *p) {
+    if (p->n_schedules == 0) return;
+    p->n_tiles = 0;
+    for (uint32_t i = 0; i < p->batch->n_seqs; i++) {
+        const realm_batch_seq *seq = &p->batch->seqs[i];
+        for (uint32_t r = 0; r < seq->n_rows; r += p->tile_rows)
+            p->tiles[p->n_tiles++] = (attention_tile){.seq = i,
+                                                      .row = seq->first_row + r,
+                                                      .n_rows = REALM_MIN(p->tile_rows, seq->n_rows - r),
+                                                      .pos = seq->n_past + r};
+    }
+    for (uint32_t i = 0; i < p->n_schedules; i++) schedule(p, &p->schedules[i]);
+}
+
+/* ---- the work ---------------------------------------------------------------------------------------------------- */
+
+typedef struct pair { /* a tile and a unit of one op */
+    const realm_op_attention *op;
+    attention_tile tile;
+    uint32_t kv_head, first_head, n_heads; /* query heads first_head .. + n_heads - 1 */
+} pair;
+
+static pair pair_of(const realm_plan *p, const plan_op *po, uint32_t tile, uint32_t unit) {
+    const attention_schedule *s = &p->schedules[po->shared];
+    const realm_op_attention *o = &po->op.u.attention;
+    uint32_t group = o->n_head / o->n_kv_head, chunk = unit % s->n_chunks, head = chunk * s->chunk_heads;
+    return (pair){.op = o,
+                  .tile = p->tiles[tile],
+                  .kv_head = unit / s->n_chunks,
+                  .first_head = unit / s->n_chunks * group + head,
+                  .n_heads = REALM_MIN(s->chunk_heads, group - head)};
+}
+
+/* Query i of a pair is head i % n_heads of row i / n_heads. */
+static uint32_t n_queries(const pair *x) { return x->tile.n_rows * x->n_heads; }
+
+static void gather_q(const realm_plan *p, const pair *x, float *q) {
+    const realm_op_attention *o = x->op;
+    size_t n = (size_t)x->n_heads * o->head_dim;
+    for (uint32_t r = 0; r < x->tile.n_rows; r++) {
+        const float *src = p->data[o->q] + ((size_t)(x->tile.row + r) * o->n_head + x->first_head) * o->head_dim;
+        for (size_t i = 0; i < n; i++) q[r * n + i] = src[i] * o->scale;
+    }
+}
+
+static void attend(const realm_plan *p, const pair *x, const scratch *s, uint32_t split, float *m, float *l, float *o) {
+    const realm_op_attention *op = x->op;
+    const uint32_t *pages = p->batch->seqs[x->tile.seq].pages;
+    uint32_t base = split * REALM_SPLIT_TOKENS, low = REALM_SPLIT_TOKENS, high = 0;
+    for (uint32_t r = 0; r < x->tile.n_rows; r++) {
+        uint32_t pos = x->tile.pos + r, begin = window_begin(pos, op->window);
+        begin = begin <= base ? 0 : REALM_MIN(begin - base, REALM_SPLIT_TOKENS);
+        uint32_t end = pos < base ? 0 : REALM_MIN(pos + 1 - base, REALM_SPLIT_TOKENS);
+        for (uint32_t h = 0; h < x->n_heads; h++) {
+            s->begin[r * x->n_heads + h] = begin;
+            s->end[r * x->n_heads + h] = end;
+        }
+        if (begin >= end) continue;
+        low = REALM_MIN(low, begin);
+        high = REALM_MAX(high, end);
+    }
+    realm_attend_args a = {.n_q = n_queries(x),
+                           .head_dim = op->head_dim,
+                           .v_dim = p->kv->v_dim,
+                           .q = s->q,
+                           .begin = s->begin,
+                           .end = s->end,
+                           .softcap = op->softcap,
+                           .scores = s->scores,
+                           .page = s->page,
+                           .m = m,
+                           .l = l,
+                           .o = o};
+    for (uint32_t i = low / REALM_KV_PAGE_TOKENS; i * REALM_KV_PAGE_TOKENS < high; i++) {
+        uint32_t page = pages[base / REALM_KV_PAGE_TOKENS + i];
+        a.k[i] = cpu_kv_k(p->kv, page, op->layer, x->kv_head);
+        a.v[i] = cpu_kv_v(p->kv, page, op->layer, x->kv_head);
+    }
+    p->backend->kernels.attention.attend_split(&a);
+}
+
+static void write_out(const realm_plan *p, const pair *x, uint32_t query, float l, const float *o) {
+    const realm_op_attention *op = x->op;
+    uint32_t row = x->tile.row + query / x->n_heads, head = x->first_head + query % x->n_heads;
+    float *out = p->data[op->out] + ((size_t)row * op->n_head + head) * op->head_dim, inv = 1.0f / l;
+    for (uint32_t d = 0; d < op->head_dim; d++) out[d] = o[d] * inv;
+}
+
+/* All splits of one pair. */
+static void attend_pair(const realm_plan *p, const pair *x, const scratch *s) {
+    const realm_attention_kernels *k = &p->backend->kernels.attention;
+    uint32_t v_dim = p->kv->v_dim, n = n_queries(x), split = first_split(&x->tile, x->op->window);
+    gather_q(p, x, s->q);
+    attend(p, x, s, split, s->m, s->l, s->o);
+    for (split++; split < end_split(&x->tile); split++) {
+        attend(p, x, s, split, s->m2, s->l2, s->o2);
+        for (uint32_t i = 0; i < n; i++)
+            k->merge_split(&s->m[i], &s->l[i], s->o + (size_t)i * v_dim, s->m2[i], s->l2[i], s->o2 + (size_t)i * v_dim,
+                           v_dim);
+    }
+    for (uint32_t i = 0; i < n; i++) write_out(p, x, i, s->l[i], s->o + (size_t)i * v_dim);
+}
+
+/* The partial results of item i: m (slot_queries), l (slot_queries), o (slot_queries, v_dim). */
+static float *slot(const realm_plan *p, const attention_schedule *s, uint32_t item) {
+    return p->partials + item * slot_floats(p, s);
+}
+
+static void merge_pair(const realm_plan *p, const attention_schedule *s, const pair *x, uint32_t tile, uint32_t unit) {
+    const realm_attention_kernels *k = &p->backend->kernels.attention;
+    uint32_t v_dim = p->kv->v_dim, units = p->kv->n_kv_head * s->n_chunks, q = s->slot_queries;
+    float *first = slot(p, s, s->first_item[tile] + unit), *first_o = first + 2 * (size_t)q;
+    for (uint32_t i = 0; i < n_queries(x); i++) {
+        for (uint32_t item = s->first_item[tile] + units + unit; item < s->first_item[tile + 1]; item += units) {
+            const float *next = slot(p, s, item), *next_o = next + 2 * (size_t)q;
+            k->merge_split(&first[i], &first[q + i], first_o + (size_t)i * v_dim, next[i], next[q + i],
+                           next_o + (size_t)i * v_dim, v_dim);
+        }
+        write_out(p, x, i, first[q + i], first_o + (size_t)i * v_dim);
+    }
+}
+
+static void attend_splits(realm_worker *w, realm_plan *p, const plan_op *po, const scratch *s) {
+    const attention_schedule *sched = &p->schedules[po->shared];
+    uint32_t units = p->kv->n_kv_head * sched->n_chunks, begin, end, tile = 0;
+    uint32_t items = sched->first_item[p->n_tiles], at_tile = UINT32_MAX, at_unit = UINT32_MAX;
+    while (realm_worker_claim(w, items, 1, &begin, &end)) {
+        while (sched->first_item[tile + 1] <= begin) tile++; /* claims only go up */
+        uint32_t unit = (begin - sched->first_item[tile]) % units;
+        uint32_t split = (begin - sched->first_item[tile]) / units + first_split(&p->tiles[tile], sched->window);
+        pair x = pair_of(p, po, tile, unit);
+        if (tile != at_tile || unit != at_unit) gather_q(p, &x, s->q);
+        at_tile = tile, at_unit = unit;
+        float *m = slot(p, sched, begin), *l = m + sched->slot_queries;
+        attend(p, &x, s, split, m, l, l + sched->slot_queries);
+    }
+    realm_worker_barrier(w);
+    while (realm_worker_claim(w, p->n_tiles * units, 1, &begin, &end)) {
+        pair x = pair_of(p, po, begin / units, begin % units);
+        merge_pair(p, sched, &x, begin / units, begin % units);
+    }
+    realm_worker_barrier(w);
+}
+
+void cpu_attention(realm_worker *w, realm_plan *p, const plan_op *po) {
+    const attention_schedule *sched = &p->schedules[po->shared];
+    scratch s = scratch_of(w, p->kv->v_dim);
+    if (sched->split) {
+        attend_splits(w, p, po, &s);
+        return;
+    }
+    uint32_t units = p->kv->n_kv_head * sched->n_chunks, n = p->n_tiles * units, begin, end;
+    while (realm_worker_claim(w, n, 1, &begin, &end)) {
+        uint32_t item = n - 1 - begin; /* the longest first: within a prompt that is the last */
+        pair x = pair_of(p, po, item / units, item % units);
+        attend_pair(p, &x, &s);
+    }
+    realm_worker_barrier(w);
+}

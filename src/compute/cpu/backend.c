@@ -1,0 +1,157 @@
+/* compute/cpu/backend.c - the CPU behind the backend vtable: opening, weights, and what reads results. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/alloc.h"
+#include "compute/cpu/plan.h"
+
+#define FIRST_SCRATCH_BYTES ((size_t)256 << 10)
+#define VECTOR_ALIGN 64u
+
+static cpu_backend *cpu(realm_backend *b) { return (cpu_backend *)(void *)b; }
+
+/* ---- weights ----------------------------------------------------------------------------------------------------- */
+
+static void weight_close(realm_backend *b, realm_weight *w) {
+    (void)b;
+    if (!w) return;
+    if (w->packed) realm_cpu_unpack(w->packed);
+    realm_free(w->vector);
+    realm_free(w);
+}
+
+static realm_status open_vector(realm_weight *w, const realm_weight_desc *d, realm_error *err) {
+    size_t bytes;
+    if (d->rows != 1)
+        return realm_error_set(err, REALM_E_INVALID, "a vector of %llu rows", (unsigned long long)d->rows);
+    if (!realm_mul_size((size_t)d->cols, sizeof(float), &bytes) ||
+        !(w->vector = realm_malloc_aligned(bytes, VECTOR_ALIGN)))
+        return realm_error_set(err, REALM_E_NOMEM, "no memory for a vector of %llu values",
+                               (unsigned long long)d->cols);
+    d->type->dequantize(d->data, w->vector, (size_t)d->cols);
+    return REALM_OK;
+}
+
+static realm_status weight_open(realm_backend *b, const realm_weight_desc *d, realm_weight **out, realm_error *err) {
+    const unsigned all = REALM_WEIGHT_ROWS | REALM_WEIGHT_LINEAR | REALM_WEIGHT_VECTOR;
+    uint64_t row_bytes, bytes;
+    *out = NULL;
+    if (!d->type || !d->data || d->rows == 0 || d->cols == 0 || d->use == 0 || (d->use & ~all))
+        return realm_error_set(err, REALM_E_INVALID, "a weight without type, data, rows, columns or use");
+    if (!realm_type_row_bytes(d->type, d->cols, &row_bytes) || !realm_mul_u64(row_bytes, d->rows, &bytes) ||
+        bytes > SIZE_MAX)
+        return realm_error_set(err, REALM_E_INVALID, "%llu x %llu values of type %s are no whole blocks or too many",
+                               (unsigned long long)d->rows, (unsigned long long)d->cols, d->type->name);
+    if (!d->type->dequantize && (d->use & (REALM_WEIGHT_ROWS | REALM_WEIGHT_VECTOR)))
+        return realm_error_set(err, REALM_E_UNSUPPORTED, "tensor type %s cannot be looked up by rows", d->type->name);
+    if (d->cols > UINT32_MAX || ((d->use & REALM_WEIGHT_LINEAR) && d->rows > UINT32_MAX))
+        return realm_error_set(err, REALM_E_LIMIT, "a weight of %llu x %llu values is too large",
+                               (unsigned long long)d->rows, (unsigned long long)d->cols);
+    realm_weight *w = realm_malloc(sizeof *w);
+    if (!w) return realm_error_set(err, REALM_E_NOMEM, "no memory for a weight");
+    *w = (realm_weight){.type = d->type, .rows = d->rows, .cols = d->cols, .use = d->use};
+    realm_status s = REALM_OK;
+    if (d->use & REALM_WEIGHT_ROWS) w->raw = d->data;
+    if (d->use & REALM_WEIGHT_VECTOR) s = open_vector(w, d, err);
+    if (s == REALM_OK && (d->use & REALM_WEIGHT_LINEAR)) s = realm_cpu_pack(cpu(b)->team, d, &w->packed, err);
+    if (s != REALM_OK) {
+        weight_close(b, w);
+        return s;
+    }
+    *out = w;
+    return REALM_OK;
+}
+
+static uint64_t weight_bytes(const realm_weight *w) {
+    return sizeof *w + (w->packed ? realm_cpu_packed_bytes(w->packed) : 0) + (w->vector ? w->cols * sizeof(float) : 0);
+}
+
+/* ---- results and host work --------------------------------------------------------------------------------------- */
+
+static const float *logits(realm_plan *p, uint32_t i) {
+    return p->data[p->logits] + (size_t)i * p->values[p->logits].cols;
+}
+
+static const float *value(realm_plan *p, realm_value v) { return v < p->n_values ? p->data[v] : NULL; }
+
+typedef struct host_work {
+    uint32_t n;
+    void (*fn)(void *user, uint32_t i);
+    void *user;
+} host_work;
+
+static void host_worker(realm_worker *w, void *user) {
+    const host_work *h = user;
+    uint32_t begin, end;
+    while (realm_worker_claim(w, h->n, 1, &begin, &end)) h->fn(h->user, begin);
+}
+
+static void parallel(realm_backend *b, uint32_t n, void (*fn)(void *user, uint32_t i), void *user) {
+    if (n == 1) { /* not worth waking anyone */
+        fn(user, 0);
+        return;
+    }
+    host_work h = {.n = n, .fn = fn, .user = user};
+    if (n > 0) realm_team_run(cpu(b)->team, host_worker, &h);
+}
+
+/* ---- opening ----------------------------------------------------------------------------------------------------- */
+
+static void backend_close(realm_backend *b) {
+    realm_team_close(cpu(b)->team);
+    realm_free(b);
+}
+
+static const struct realm_backend_vtable vtable = {
+    .close = backend_close,
+    .weight_open = weight_open,
+    .weight_close = weight_close,
+    .weight_bytes = weight_bytes,
+    .kv_open = cpu_kv_open,
+    .kv_close = cpu_kv_close,
+    .kv_page_bytes = cpu_kv_page_bytes,
+    .kv_zero_page = cpu_kv_zero_page,
+    .kv_copy_page = cpu_kv_copy_page,
+    .plan_open = cpu_plan_open,
+    .plan_close = cpu_plan_close,
+    .run = cpu_plan_run,
+    .logits = logits,
+    .value = value,
+    .parallel = parallel,
+};
+
+static realm_status choose_level(const char *name, realm_cpu_level *level, realm_error *err) {
+    realm_cpu_level best = realm_cpu_detect();
+    if (!name || !*name) name = getenv("REALM_CPU");
+    *level = best;
+    if (!name || !*name) return REALM_OK;
+    for (int i = REALM_CPU_SCALAR; i <= REALM_CPU_VNNI; i++) {
+        if (strcmp(name, realm_cpu_level_name((realm_cpu_level)i)) != 0) continue;
+        *level = (realm_cpu_level)i;
+        if (*level <= best) return REALM_OK;
+        return realm_error_set(err, REALM_E_UNSUPPORTED, "this machine has no %s (its best is %s)", name,
+                               realm_cpu_level_name(best));
+    }
+    return realm_error_set(err, REALM_E_UNSUPPORTED, "unknown CPU level '%.32s': scalar, avx2, avx512 and vnni exist",
+                           name);
+}
+
+realm_status realm_backend_open_cpu(realm_backend **out, const realm_backend_config *config, realm_error *err) {
+    realm_cpu_level level;
+    *out = NULL;
+    realm_status s = choose_level(config->cpu_level, &level, err);
+    if (s != REALM_OK) return s;
+    cpu_backend *b = realm_calloc(1, sizeof *b);
+    if (!b) return realm_error_set(err, REALM_E_NOMEM, "no memory for a backend");
+    s = realm_team_open(&b->team, config->n_threads, FIRST_SCRATCH_BYTES, err);
+    if (s != REALM_OK) {
+        realm_free(b);
+        return s;
+    }
+    realm_cpu_kernels_init(&b->kernels, level);
+    snprintf(b->name, sizeof b->name, "cpu/%s", realm_cpu_level_name(level));
+    b->base = (realm_backend){.v = &vtable, .name = b->name, .n_threads = realm_team_size(b->team)};
+    *out = &b->base;
+    return REALM_OK;
+}

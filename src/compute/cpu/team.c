@@ -1,0 +1,210 @@
+/* compute/cpu/team.c - the threads that walk a plan together.
+ *
+ *                     run: job + 1                         job unchanged for SPIN_NS
+ *        +--------+ -------------> +---------+   +------+ ---------------------> +--------+
+ *        | waits  |                | runs fn |   | spins|                        | sleeps | futex on job
+ *        +--------+ <------------- +---------+   +------+ <--------------------- +--------+
+ *                    last barrier                             run: job + 1
+ *
+ * Two words carry everything. `job` counts runs and is what idle threads look at; `phase` counts barriers and is what
+ * threads inside a run look at. Both are waited for in the same way: spin for some tens of microseconds (a barrier
+ * inside a step is usually a fraction of one), then sleep in the kernel on the word itself. A thread that is about to
+ * sleep first adds itself to the word's count of sleepers; whoever changes the word reads that count afterwards. Both
+ * sides use sequentially consistent operations, so either the sleeper sees the new word (the futex compares it again)
+ * or the changer sees the sleeper: no wake-up is lost, and no system call is made while nobody sleeps.
+ *
+ * Where there are fewer cores than threads, spinning would only keep the others from running: it is off then.
+ */
+#include <limits.h>
+#include <linux/futex.h>
+#include <pthread.h>
+#include <sched.h>
+#include <stdio.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "base/alloc.h"
+#include "base/clock.h"
+#include "base/thread.h"
+#include "compute/cpu/cpu.h"
+
+#define CACHE_LINE 64
+#define SPIN_NS (40 * REALM_NS_PER_US)
+#define SPINS_PER_CLOCK 64u /* looks at the word between two looks at the clock */
+#define THREADS_MAX 1024u
+#define SCRATCH_ALIGN 4096u
+
+typedef struct waited_word {
+    _Alignas(CACHE_LINE) _Atomic uint32_t value;
+    _Atomic uint32_t sleepers;
+} waited_word;
+
+typedef struct seat { /* a worker and what belongs to its thread, on its own cache lines */
+    _Alignas(CACHE_LINE) realm_worker worker;
+    pthread_t thread;
+    bool started;
+} seat;
+
+struct realm_team {
+    uint32_t n;
+    uint64_t spin_ns;
+    size_t scratch_bytes;
+    void (*fn)(realm_worker *w, void *user); /* written before `job` changes, read after */
+    void *user;
+    bool stop; /* as fn */
+    waited_word job, phase;
+    _Alignas(CACHE_LINE) _Atomic uint32_t arrived;
+    _Alignas(CACHE_LINE) _Atomic uint64_t next_item;
+    seat seats[];
+};
+
+static inline void pause_cpu(void) {
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ volatile("yield");
+#endif
+}
+
+/* Returns when the word is no longer `old`; what was written before the change is visible then. */
+static void word_wait(waited_word *w, uint32_t old, uint64_t spin_ns) {
+    if (spin_ns > 0) {
+        uint64_t deadline = 0;
+        do {
+            for (uint32_t i = 0; i < SPINS_PER_CLOCK; i++) {
+                /* acquire: pairs with word_change */
+                if (atomic_load_explicit(&w->value, memory_order_acquire) != old) return;
+                pause_cpu();
+            }
+            uint64_t now = realm_clock_ns();
+            if (deadline == 0) deadline = now + spin_ns;
+            if (now >= deadline) break;
+        } while (true);
+    }
+    atomic_fetch_add_explicit(&w->sleepers, 1, memory_order_seq_cst);
+    while (atomic_load_explicit(&w->value, memory_order_seq_cst) == old)
+        /* Returns at once when the word has changed; an interruption or a stray wake-up only loops. */
+        syscall(SYS_futex, (uint32_t *)&w->value, FUTEX_WAIT_PRIVATE, old, NULL, NULL, 0);
+    atomic_fetch_sub_explicit(&w->sleepers, 1, memory_order_relaxed);
+}
+
+static void word_change(waited_word *w, uint32_t value) {
+    atomic_store_explicit(&w->value, value, memory_order_seq_cst);
+    if (atomic_load_explicit(&w->sleepers, memory_order_seq_cst) > 0)
+        syscall(SYS_futex, (uint32_t *)&w->value, FUTEX_WAKE_PRIVATE, INT_MAX, NULL, NULL, 0);
+}
+
+void realm_worker_barrier(realm_worker *w) {
+    realm_team *t = w->team;
+    if (t->n == 1) {
+        atomic_store_explicit(&t->next_item, 0, memory_order_relaxed);
+        return;
+    }
+    /* Read before arriving: the phase cannot change until this thread has come. */
+    uint32_t phase = atomic_load_explicit(&t->phase.value, memory_order_relaxed);
+    /* acq_rel: the last to come has seen all that the others wrote, and passes it on through `phase`. */
+    if (atomic_fetch_add_explicit(&t->arrived, 1, memory_order_acq_rel) + 1 == t->n) {
+        atomic_store_explicit(&t->arrived, 0, memory_order_relaxed);
+        atomic_store_explicit(&t->next_item, 0, memory_order_relaxed);
+        word_change(&t->phase, phase + 1);
+    } else {
+        word_wait(&t->phase, phase, t->spin_ns);
+    }
+}
+
+bool realm_worker_claim(realm_worker *w, uint32_t n, uint32_t grain, uint32_t *begin, uint32_t *end) {
+    /* relaxed: items are independent; the barrier after the loop orders what they wrote */
+    uint64_t at = atomic_fetch_add_explicit(&w->team->next_item, grain, memory_order_relaxed);
+    if (at >= n) return false;
+    *begin = (uint32_t)at;
+    *end = n - *begin < grain ? n : *begin + grain;
+    return true;
+}
+
+static void *worker_main(void *arg) {
+    seat *s = arg;
+    realm_team *t = s->worker.team;
+    for (uint32_t job = 0;; job++) {
+        word_wait(&t->job, job, t->spin_ns);
+        if (t->stop) return NULL;
+        t->fn(&s->worker, t->user);
+        realm_worker_barrier(&s->worker);
+    }
+}
+
+void realm_team_run(realm_team *t, void (*fn)(realm_worker *w, void *user), void *user) {
+    if (t->n == 1) {
+        atomic_store_explicit(&t->next_item, 0, memory_order_relaxed);
+        fn(&t->seats[0].worker, user);
+        return;
+    }
+    t->fn = fn;
+    t->user = user;
+    word_change(&t->job, atomic_load_explicit(&t->job.value, memory_order_relaxed) + 1);
+    fn(&t->seats[0].worker, user);
+    realm_worker_barrier(&t->seats[0].worker); /* leaves next_item at 0 for the next run */
+}
+
+uint32_t realm_team_size(const realm_team *t) { return t->n; }
+
+static uint32_t usable_cores(void) {
+    cpu_set_t set;
+    if (sched_getaffinity(0, sizeof set, &set) == 0) return (uint32_t)CPU_COUNT(&set);
+    long n = sysconf(_SC_NPROCESSORS_ONLN);
+    return n > 0 ? (uint32_t)n : 1;
+}
+
+realm_status realm_team_reserve(realm_team *t, size_t bytes, realm_error *err) {
+    if (bytes <= t->scratch_bytes) return REALM_OK;
+    uint64_t size;
+    size_t total;
+    if (!realm_align_u64(bytes, SCRATCH_ALIGN, &size) || !realm_mul_size((size_t)size, t->n, &total))
+        return realm_error_set(err, REALM_E_NOMEM, "scratch of %zu bytes for %u threads is too large", bytes, t->n);
+    char *fresh = realm_pages_map(total); /* each thread touches its own part first */
+    if (!fresh)
+        return realm_error_set(err, REALM_E_NOMEM, "no memory for the scratch of %u threads (%zu bytes each)", t->n,
+                               (size_t)size);
+    if (t->scratch_bytes > 0) realm_pages_unmap(t->seats[0].worker.scratch, t->scratch_bytes * t->n);
+    t->scratch_bytes = (size_t)size;
+    for (uint32_t i = 0; i < t->n; i++) {
+        t->seats[i].worker.scratch = fresh + (size_t)size * i;
+        t->seats[i].worker.scratch_bytes = (size_t)size;
+    }
+    return REALM_OK;
+}
+
+realm_status realm_team_open(realm_team **out, uint32_t n_threads, size_t scratch_bytes, realm_error *err) {
+    *out = NULL;
+    uint32_t cores = usable_cores();
+    uint32_t n = n_threads ? n_threads : REALM_MIN(cores, THREADS_MAX);
+    if (n > THREADS_MAX)
+        return realm_error_set(err, REALM_E_LIMIT, "%u threads: at most %u are possible", n, THREADS_MAX);
+    size_t bytes = sizeof(realm_team) + n * sizeof(seat);
+    realm_team *t = realm_malloc_aligned(bytes, CACHE_LINE);
+    if (!t) return realm_error_set(err, REALM_E_NOMEM, "no memory for a team of %u threads", n);
+    *t = (realm_team){.n = n, .spin_ns = n <= cores ? SPIN_NS : 0};
+    for (uint32_t i = 0; i < n; i++) t->seats[i] = (seat){.worker = {.team = t, .id = i, .n = n}};
+    realm_status s = realm_team_reserve(t, scratch_bytes, err);
+    for (uint32_t i = 1; i < n && s == REALM_OK; i++) {
+        char name[16];
+        snprintf(name, sizeof name, "compute %u", i);
+        s = realm_thread_start(&t->seats[i].thread, name, worker_main, &t->seats[i], err);
+        t->seats[i].started = s == REALM_OK;
+    }
+    if (s != REALM_OK) {
+        realm_team_close(t);
+        return s;
+    }
+    *out = t;
+    return REALM_OK;
+}
+
+void realm_team_close(realm_team *t) {
+    if (!t) return;
+    t->stop = true;
+    word_change(&t->job, atomic_load_explicit(&t->job.value, memory_order_relaxed) + 1);
+    for (uint32_t i = 1; i < t->n; i++)
+        if (t->seats[i].started) pthread_join(t->seats[i].thread, NULL);
+    if (t->scratch_bytes > 0) realm_pages_unmap(t->seats[0].worker.scratch, t->scratch_bytes * t->n);
+    realm_free(t);
+}
