@@ -402,7 +402,8 @@ static void describe_text(realm_buf *b, const realm_gguf *g, const summary *s, u
     (void)realm_buf_printf(b, ", alignment %" PRIu64 "\n", g->alignment);
     line_text(b, "architecture", g, "general.architecture");
     line_text(b, "name", g, "general.name");
-    (void)realm_buf_printf(b, "%-20s%.1f million\n", "parameters", (double)s->parameters / 1e6);
+    (void)realm_buf_printf(b, "%-20s%" PRIu64 " (%.1f million)\n", "parameters", s->parameters,
+                           (double)s->parameters / 1e6);
     line_count(b, "layers", &s->layers);
     line_count(b, "context length", &s->context);
     line_count(b, "embedding length", &s->embedding);
