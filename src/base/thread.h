@@ -20,6 +20,7 @@ typedef enum realm_lock_rank {
     REALM_RANK_SANDBOX = 50, /* ready queue of the sandbox workers */
     REALM_RANK_ENGINE = 60,  /* one generation's event ring */
     REALM_RANK_STORE = 70,   /* the store's connection */
+    REALM_RANK_NOTIFY = 75,  /* held while a consumer's on_ready runs */
     REALM_RANK_QUEUE = 80,   /* realm_queue */
     REALM_RANK_LEAF = 90     /* anything that calls nothing while held */
 } realm_lock_rank;

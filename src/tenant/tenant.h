@@ -111,6 +111,9 @@ typedef struct realm_rate {    /* for x-ratelimit-* and retry-after */
  * is filled on success and failure, may be NULL). */
 REALM_WARN_UNUSED realm_status realm_request_open(realm_tenant *t, const char *model_id, realm_rate *rate,
                                                   realm_request **out, realm_error *err);
+/* Before the first run is started: says that this many runs with the same prompt will come, so that they compute and
+ * count it once. */
+void realm_request_expect_runs(realm_request *r, uint32_t n_runs);
 /* After its runs were released: counts it in the ledger (as aborted when a run was cancelled before its end). */
 void realm_request_close(realm_request *r); /* NULL-safe */
 realm_engine *realm_request_engine(const realm_request *r);

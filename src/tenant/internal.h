@@ -1,0 +1,165 @@
+/* tenant/internal.h - the objects of this folder and who guards what.
+ *
+ *      runtime --owns--> models (each with its engine), tenants, sandbox, store, one maintenance thread
+ *      request --holds--> tenant;   run --holds--> request;   an instance that still runs --holds--> run
+ *
+ * So whoever is released first, the rest stays until the last user is gone. Lock order is that of base/thread.h:
+ * runtime.mu, then tenant.mu, then run.mu, then what the sandbox and the engine lock.
+ */
+#ifndef REALM_TENANT_INTERNAL_H
+#define REALM_TENANT_INTERNAL_H
+
+#include <stdatomic.h>
+
+#include "base/arena.h"
+#include "base/thread.h"
+#include "data/data.h"
+#include "sandbox/sandbox.h"
+#include "template/template.h"
+#include "tenant/run.h"
+#include "tenant/tenant.h"
+
+#define RUNTIME_MODELS_MAX 16u
+
+typedef struct tenant_model {
+    char id[REALM_MODEL_ID_MAX + 1];
+    char *path;
+    int64_t created_s;
+    realm_gguf *gguf;
+    realm_backend *backend;
+    realm_model *model;
+    realm_tokenizer *tokenizer;
+    realm_engine *engine;
+    realm_template *template;   /* NULL: the file has none */
+    realm_token_counts flushed; /* engine totals that are in the ledger; maintenance thread only */
+} tenant_model;
+
+struct realm_tenant {
+    realm_runtime *rt;
+    realm_tenant *next; /* runtime.mu */
+    int64_t id;
+    char name[REALM_TENANT_NAME_MAX + 1];
+    atomic_uint refs; /* acquired under runtime.mu, so 0 under runtime.mu stays 0 */
+    bool gone;        /* runtime.mu: deleted from the store */
+
+    realm_mutex mu;
+    realm_limits limits;       /* mu */
+    char program_sha256[65];   /* mu: of the store's row; what `program` was opened from, unless set directly */
+    bool program_set;          /* mu: by realm_tenant_set_program, which the store does not override */
+    realm_program *program;    /* mu */
+    realm_error program_error; /* mu: why the stored program could not be opened */
+    realm_account
+        *accounts[RUNTIME_MODELS_MAX]; /* by model, made when first used: under flush_mu and mu, read under either */
+    double request_credit;             /* mu: token bucket of requests_per_minute */
+    uint64_t request_credit_ns;
+    double token_credit; /* mu: token bucket of tokens_per_minute */
+    uint64_t token_credit_ns;
+    int64_t day_s; /* mu: start of the UTC day that day_tokens counts */
+    uint64_t day_tokens;
+    bool day_known;
+
+    atomic_uint_fast64_t requests, aborted; /* since start */
+    /* What is in the ledger already; maintenance thread only. */
+    uint64_t requests_flushed, aborted_flushed;
+    realm_token_counts flushed[RUNTIME_MODELS_MAX];
+};
+
+struct realm_runtime {
+    realm_store *store;
+    realm_sandbox *sandbox;
+    realm_program *default_program;
+
+    realm_mutex mu;
+    tenant_model *models[RUNTIME_MODELS_MAX]; /* written under mu, before n_models; read freely below n_models */
+    _Atomic size_t n_models;
+    realm_tenant *tenants;
+    uint64_t store_version;
+    realm_run *waiting; /* runs whose END waits for the ledger */
+    bool stop;
+    realm_cond work;
+    pthread_t maintenance;
+    bool maintenance_started;
+
+    realm_mutex flush_mu; /* one flush at a time; before runtime.mu in the order */
+    uint64_t complain_ns; /* flush_mu: when a failed flush is logged again */
+    atomic_uint_fast64_t requests, aborted, refused, failures;
+    atomic_uint requests_active, runs_active;
+};
+
+struct realm_request {
+    realm_tenant *tenant;
+    tenant_model *model;
+    realm_account *account;
+    realm_prompt_share *share;
+    atomic_uint refs; /* the caller's and one per run */
+    atomic_bool counted, aborted;
+};
+
+typedef enum run_state {
+    RUN_RUNNING, /* the instance may still do something */
+    RUN_ENDED,   /* it has ended; the END event waits for the ledger */
+    RUN_DURABLE, /* END can be handed out once output is drained */
+    RUN_DONE     /* END was handed out */
+} run_state;
+
+struct realm_run {
+    realm_request *request;
+    atomic_uint refs;        /* the caller's and the instance's */
+    realm_run *next_waiting; /* runtime.mu */
+    realm_arena arena;       /* copies of the parameters */
+    realm_run_params params;
+    realm_program *program;
+    realm_limits limits; /* of the tenant when the run started */
+    realm_instance *instance;
+    size_t answer_at; /* of a `generate` program's answer: what was emitted; its worker only */
+
+    realm_mutex mu;
+    run_state state;
+    bool released, cancelled, blocked;
+    realm_host *host;
+    realm_generation *pipe;
+    realm_event *events; /* emitted, not yet polled */
+    size_t n_events, cap_events;
+    realm_buf text;
+    uint32_t prompt_tokens, cached_tokens, completion_tokens; /* reported; the running pipe's are added when polled */
+    uint32_t pipe_prompt, pipe_cached, pipe_completion;       /* of the running pipe, as last polled */
+    realm_finish finish;
+    bool finish_set;
+    realm_error error;   /* of the last failed generation or host call */
+    realm_status status; /* final */
+
+    realm_mutex notify_mu; /* held while on_ready runs; guards `on_ready` */
+    void (*on_ready)(void *user);
+    void *on_ready_user;
+};
+
+/* runtime.c */
+tenant_model *runtime_model(const realm_runtime *rt, const char *id, size_t *index);
+
+/* prompt.c: compiles a chat template with the control tokens of a vocabulary */
+realm_status template_open_for(const realm_tokenizer *tok, const char *source, size_t len, realm_template **out,
+                               realm_error *err);
+
+/* tenants.c; the maintenance thread's part */
+realm_status tenant_account(realm_tenant *t, size_t model_index, realm_account **out, realm_error *err);
+realm_program *tenant_program(realm_tenant *t, realm_error *err); /* retained; NULL with err */
+void tenants_refresh(realm_runtime *rt);                          /* after the store's version changed */
+void tenants_close(realm_runtime *rt);
+/* Takes one request from the buckets; REALM_E_LIMIT names the limit. */
+realm_status tenant_admit(realm_tenant *t, realm_rate *rate, realm_error *err);
+void tenant_spend_tokens(realm_tenant *t, uint64_t n);
+
+/* ledger.c */
+void ledger_flush(realm_runtime *rt);
+void ledger_enqueue(realm_runtime *rt, realm_run *run); /* run_durable follows */
+void *ledger_thread(void *arg);
+
+/* request.c */
+void request_release(realm_request *r);
+/* Counts the request in its tenant's ledger, once; and as aborted, once. */
+void request_count(realm_request *r, bool aborted);
+
+/* run.c */
+void run_durable(realm_run *run);
+
+#endif

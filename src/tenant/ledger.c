@@ -1,0 +1,178 @@
+/* tenant/ledger.c - from the engines' counters to the store.
+ *
+ * The engines count every token as it is computed, per account and in total. A flush takes a snapshot of each engine at
+ * one step boundary, subtracts what is in the store already and adds the rest in one transaction; when that fails (disk
+ * full, store locked) nothing is marked as written and the next flush carries it. Runs that ended wait here, so that
+ * all that end within one flush share its transaction.
+ */
+#include <stdio.h>
+#include <string.h>
+
+#include "base/alloc.h"
+#include "base/clock.h"
+#include "base/log.h"
+#include "tenant/internal.h"
+
+#define FLUSH_PERIOD_NS (100 * REALM_NS_PER_MS)
+#define REFRESH_PERIOD_NS (250 * REALM_NS_PER_MS)
+#define COMPLAIN_PERIOD_NS (10 * REALM_NS_PER_S)
+
+static realm_token_counts minus(realm_token_counts a, realm_token_counts b) {
+    return (realm_token_counts){a.prompt - b.prompt, a.cached - b.cached, a.completion - b.completion};
+}
+
+static void add(realm_usage *u, realm_token_counts c) {
+    u->prompt_tokens += c.prompt;
+    u->cached_tokens += c.cached;
+    u->completion_tokens += c.completion;
+}
+
+typedef struct snapshot { /* of one flush */
+    size_t n;             /* tenants, each held */
+    realm_tenant **tenants;
+    realm_token_counts *counts; /* (n, RUNTIME_MODELS_MAX) */
+    realm_usage_entry *entries; /* (n) */
+    realm_account **accounts;   /* (n), scratch */
+    realm_token_counts *each;   /* (n), scratch */
+    realm_token_counts totals[RUNTIME_MODELS_MAX];
+    uint64_t *requests, *aborted; /* (n) */
+} snapshot;
+
+static void snapshot_release(snapshot *p) {
+    for (size_t i = 0; i < p->n && p->tenants; i++) realm_tenant_release(p->tenants[i]);
+    realm_free(p->tenants);
+    realm_free(p->counts);
+    realm_free(p->entries);
+    realm_free(p->accounts);
+    realm_free(p->each);
+    realm_free(p->requests);
+    realm_free(p->aborted);
+}
+
+static bool snapshot_tenants(realm_runtime *rt, snapshot *p) {
+    realm_mutex_lock(&rt->mu);
+    size_t n = 0, i = 0;
+    for (realm_tenant *t = rt->tenants; t; t = t->next) n++;
+    p->tenants = realm_calloc(n + 1, sizeof *p->tenants);
+    if (p->tenants) {
+        for (realm_tenant *t = rt->tenants; t; t = t->next) {
+            atomic_fetch_add_explicit(&t->refs, 1, memory_order_relaxed);
+            p->tenants[i++] = t;
+        }
+        p->n = n;
+    }
+    realm_mutex_unlock(&rt->mu);
+    p->counts = realm_calloc(n + 1, RUNTIME_MODELS_MAX * sizeof *p->counts);
+    p->entries = realm_calloc(n + 1, sizeof *p->entries);
+    p->accounts = realm_calloc(n + 1, sizeof *p->accounts);
+    p->each = realm_calloc(n + 1, sizeof *p->each);
+    p->requests = realm_calloc(n + 1, sizeof *p->requests);
+    p->aborted = realm_calloc(n + 1, sizeof *p->aborted);
+    return p->tenants && p->counts && p->entries && p->accounts && p->each && p->requests && p->aborted;
+}
+
+static realm_status flush(realm_runtime *rt, realm_error *err) {
+    snapshot p = {0};
+    realm_status s = REALM_OK;
+    realm_usage engine = {0};
+    size_t n_models = realm_runtime_model_count(rt), n_entries = 0;
+    if (!snapshot_tenants(rt, &p)) {
+        snapshot_release(&p);
+        return realm_error_set(err, REALM_E_NOMEM, "out of memory");
+    }
+    for (size_t m = 0; m < n_models; m++) {
+        size_t n = 0;
+        /* Accounts are made under flush_mu, which is held: those that are there now are all there are. */
+        for (size_t i = 0; i < p.n; i++)
+            if (p.tenants[i]->accounts[m]) p.accounts[n++] = p.tenants[i]->accounts[m];
+        realm_engine_counts(rt->models[m]->engine, &p.totals[m], p.accounts, n, p.each);
+        for (size_t i = 0, k = 0; i < p.n; i++)
+            if (p.tenants[i]->accounts[m]) p.counts[i * RUNTIME_MODELS_MAX + m] = p.each[k++];
+        add(&engine, minus(p.totals[m], rt->models[m]->flushed));
+    }
+    for (size_t i = 0; i < p.n; i++) {
+        realm_tenant *t = p.tenants[i];
+        realm_usage_entry e = {.tenant_id = t->id};
+        for (size_t m = 0; m < n_models; m++) add(&e.delta, minus(p.counts[i * RUNTIME_MODELS_MAX + m], t->flushed[m]));
+        p.requests[i] = atomic_load(&t->requests);
+        p.aborted[i] = atomic_load(&t->aborted);
+        e.delta.requests = p.requests[i] - t->requests_flushed;
+        e.delta.aborted_requests = p.aborted[i] - t->aborted_flushed;
+        static const realm_usage zero;
+        if (memcmp(&e.delta, &zero, sizeof zero) != 0) p.entries[n_entries++] = e;
+    }
+    if (n_entries) s = realm_store_usage_add(rt->store, p.entries, n_entries, &engine, err);
+    if (s == REALM_OK && n_entries) {
+        for (size_t m = 0; m < n_models; m++) rt->models[m]->flushed = p.totals[m];
+        for (size_t i = 0, k = 0; i < p.n; i++) {
+            realm_tenant *t = p.tenants[i];
+            memcpy(t->flushed, &p.counts[i * RUNTIME_MODELS_MAX], sizeof t->flushed);
+            t->requests_flushed = p.requests[i];
+            t->aborted_flushed = p.aborted[i];
+            if (k < n_entries && p.entries[k].tenant_id == t->id) {
+                const realm_usage *u = &p.entries[k++].delta;
+                tenant_spend_tokens(t, u->prompt_tokens + u->completion_tokens);
+            }
+        }
+    }
+    snapshot_release(&p);
+    return s;
+}
+
+void ledger_flush(realm_runtime *rt) {
+    realm_error err = {0};
+    realm_mutex_lock(&rt->flush_mu);
+    realm_status s = flush(rt, &err);
+    if (s != REALM_OK) {
+        uint64_t now_ns = realm_clock_ns();
+        if (now_ns >= rt->complain_ns) {
+            realm_log_error("ledger", "not written, will be tried again: %s", err.text);
+            rt->complain_ns = now_ns + COMPLAIN_PERIOD_NS;
+        }
+    }
+    realm_mutex_unlock(&rt->flush_mu);
+}
+
+/* Releases every run of a list from its wait. */
+static void all_durable(realm_run *list) {
+    while (list) {
+        realm_run *run = list;
+        list = run->next_waiting;
+        run_durable(run);
+    }
+}
+
+void ledger_enqueue(realm_runtime *rt, realm_run *run) {
+    realm_mutex_lock(&rt->mu);
+    bool stopped = rt->stop;
+    if (!stopped) {
+        run->next_waiting = rt->waiting;
+        rt->waiting = run;
+        realm_cond_signal(&rt->work);
+    }
+    realm_mutex_unlock(&rt->mu);
+    if (stopped) { /* the runtime is closing: its last flush follows */
+        run->next_waiting = NULL;
+        all_durable(run);
+    }
+}
+
+void *ledger_thread(void *arg) {
+    realm_runtime *rt = arg;
+    uint64_t refresh_ns = realm_clock_ns() + REFRESH_PERIOD_NS;
+    for (;;) {
+        realm_mutex_lock(&rt->mu);
+        if (!rt->waiting && !rt->stop) realm_cond_wait_until(&rt->work, &rt->mu, realm_clock_ns() + FLUSH_PERIOD_NS);
+        realm_run *list = rt->waiting;
+        rt->waiting = NULL;
+        bool stop = rt->stop;
+        realm_mutex_unlock(&rt->mu);
+        ledger_flush(rt);
+        all_durable(list);
+        if (stop && !list) return NULL;
+        if (realm_clock_ns() >= refresh_ns) {
+            tenants_refresh(rt);
+            refresh_ns = realm_clock_ns() + REFRESH_PERIOD_NS;
+        }
+    }
+}

@@ -1,0 +1,442 @@
+/* tenant/run.c - one running program inside a request, from its start to its END event.
+ *
+ *      realm_run_start           instance ends              ledger has it            polled
+ *            |                        |                          |                      |
+ *            v     emit, pipe, poll   v       ledger_enqueue     v    output drained    v
+ *         RUNNING -----------------> ENDED ------------------> DURABLE --------------> DONE
+ *                    run_instance_done           run_durable            realm_run_poll
+ *
+ * Two sources feed a poll: text that the program emitted (a bounded list here) and, in pipe mode, the events of one
+ * generation, which are moved from the engine's list straight into the caller's batch. Emitted output comes first, then
+ * the pipe, so their order is the order in which the program caused them.
+ */
+#include <string.h>
+
+#include "base/alloc.h"
+#include "base/log.h"
+#include "base/utf8.h"
+#include "tenant/internal.h"
+
+#define RUN_EVENTS_MAX 4096u
+#define RUN_ARENA_MAX ((size_t)256 << 20)
+
+static void notify(realm_run *run) {
+    realm_mutex_lock(&run->notify_mu);
+    if (run->on_ready) run->on_ready(run->on_ready_user);
+    realm_mutex_unlock(&run->notify_mu);
+}
+
+static void run_unref(realm_run *run) {
+    /* acq_rel: as for requests */
+    if (atomic_fetch_sub_explicit(&run->refs, 1, memory_order_acq_rel) != 1) return;
+    realm_instance_release(run->instance);
+    realm_program_release(run->program);
+    realm_free(run->events);
+    realm_buf_release(&run->text);
+    realm_arena_release(&run->arena);
+    realm_mutex_destroy(&run->notify_mu);
+    realm_mutex_destroy(&run->mu);
+    if (run->request) {
+        atomic_fetch_sub_explicit(&run->request->tenant->rt->runs_active, 1, memory_order_relaxed);
+        request_release(run->request);
+    }
+    realm_free(run);
+}
+
+/* ---- start ---------------------------------------------------------------------------------------------------------
+ */
+
+static bool copy_bytes(realm_arena *a, const char **p, size_t len) {
+    if (!*p) return true;
+    *p = realm_arena_strndup(a, *p, len);
+    return *p != NULL;
+}
+
+/* Deep copy of what the parameters point at. */
+static bool copy_params(realm_run *run, const realm_run_params *p) {
+    realm_arena *a = &run->arena;
+    run->params = *p;
+    realm_run_params *c = &run->params;
+    if (!copy_bytes(a, &c->input, c->input_len) || !copy_bytes(a, &c->prompt, c->prompt_len) ||
+        !copy_bytes(a, &c->tools, c->tools_len))
+        return false;
+    if (c->n_tokens > 0) {
+        realm_token *ids = realm_arena_array(a, c->n_tokens, sizeof *ids);
+        if (!ids) return false;
+        memcpy(ids, c->tokens, c->n_tokens * sizeof *ids);
+        c->tokens = ids;
+    }
+    realm_generation_params *g = &c->generation;
+    if (g->sampling.n_bias > 0) {
+        realm_logit_bias *bias = realm_arena_array(a, g->sampling.n_bias, sizeof *bias);
+        if (!bias) return false;
+        memcpy(bias, g->sampling.bias, g->sampling.n_bias * sizeof *bias);
+        g->sampling.bias = bias;
+    }
+    if (g->n_stop > 0) {
+        realm_gguf_str *stop = realm_arena_array(a, g->n_stop, sizeof *stop);
+        if (!stop) return false;
+        for (size_t i = 0; i < g->n_stop; i++) {
+            stop[i] = g->stop[i];
+            if (!copy_bytes(a, &stop[i].data, stop[i].len)) return false;
+        }
+        g->stop = stop;
+    }
+    return true;
+}
+
+/* A worker: the instance has ended and its memory is gone. */
+static void run_instance_done(void *user, realm_instance *instance, const realm_instance_result *result) {
+    (void)instance;
+    realm_run *run = user;
+    realm_mutex_lock(&run->mu);
+    realm_host *host = run->host;
+    run->host = NULL; /* from here on nobody else calls it */
+    run->pipe = NULL;
+    realm_mutex_unlock(&run->mu);
+    realm_host_close(host); /* its generations report what they used, and go */
+    realm_mutex_lock(&run->mu);
+    run->prompt_tokens += run->pipe_prompt;
+    run->cached_tokens += run->pipe_cached;
+    run->completion_tokens += run->pipe_completion;
+    run->pipe_prompt = run->pipe_cached = run->pipe_completion = 0;
+    run->status = result->status;
+    if (result->status != REALM_OK) {
+        realm_error_set(&run->error, result->status, "%s", result->text);
+        if (result->status != REALM_E_CANCELLED)
+            atomic_fetch_add_explicit(&run->request->tenant->rt->failures, 1, memory_order_relaxed);
+    } else if (result->value < 0) {
+        /* The program gave up: with the failure of its last host call where that is what it returned. */
+        run->status = (realm_status)result->value;
+        if (run->error.code != run->status)
+            realm_error_set(&run->error, REALM_E_PROGRAM, "the program returned %d (%s)", (int)result->value,
+                            realm_status_text(run->status));
+        run->status = run->error.code;
+    }
+    if (run->status == REALM_OK && run->finish == REALM_FINISH_ERROR) run->status = run->error.code;
+    if (run->cancelled)
+        run->finish = REALM_FINISH_CANCELLED;
+    else if (run->status != REALM_OK)
+        run->finish = REALM_FINISH_ERROR;
+    else if (run->finish == REALM_FINISH_NONE)
+        run->finish = REALM_FINISH_STOP;
+    run->state = RUN_ENDED;
+    /* What failed before anything was computed or shown was refused, not served. */
+    bool refused = run->finish == REALM_FINISH_ERROR && run->prompt_tokens == 0 && run->n_events == 0;
+    bool cancelled = run->cancelled;
+    realm_mutex_unlock(&run->mu);
+    if (!refused) request_count(run->request, cancelled);
+    ledger_enqueue(run->request->tenant->rt, run);
+}
+
+void run_durable(realm_run *run) {
+    realm_mutex_lock(&run->mu);
+    run->state = RUN_DURABLE;
+    realm_mutex_unlock(&run->mu);
+    notify(run);
+    run_unref(run); /* the instance's */
+}
+
+static realm_status on_answer(void *user, const char *text, size_t len, realm_error *err) {
+    realm_run *run = user;
+    if (!realm_utf8_valid(text, len)) return realm_error_set(err, REALM_E_FORMAT, "the answer is not valid UTF-8");
+    /* Long answers go out in pieces, as the reader takes them. */
+    while (run->answer_at < len) {
+        size_t piece = REALM_MIN(len - run->answer_at, REALM_RUN_OUTPUT_MAX / 4);
+        if (piece < len - run->answer_at) piece = realm_utf8_complete_prefix(text + run->answer_at, piece);
+        realm_status s = realm_run_emit(run, -1, text + run->answer_at, piece);
+        if (s != REALM_OK) return s == REALM_E_AGAIN ? s : realm_error_set(err, s, "answer not taken");
+        run->answer_at += piece;
+    }
+    return REALM_OK;
+}
+
+realm_status realm_run_start(realm_request *r, const realm_run_params *p, realm_run **out, realm_error *err) {
+    realm_runtime *rt = r->tenant->rt;
+    realm_run *run = realm_calloc(1, sizeof *run);
+    if (!run) return realm_error_set(err, REALM_E_NOMEM, "run: out of memory");
+    realm_mutex_init(&run->mu, REALM_RANK_REQUEST);
+    realm_mutex_init(&run->notify_mu, REALM_RANK_NOTIFY);
+    realm_arena_init(&run->arena, RUN_ARENA_MAX);
+    realm_buf_init(&run->text, REALM_RUN_OUTPUT_MAX);
+    run->on_ready = p->on_ready;
+    run->on_ready_user = p->user;
+    atomic_init(&run->refs, 1);
+    realm_status s = REALM_OK;
+    if (!copy_params(run, p)) {
+        s = realm_error_set(err, REALM_E_NOMEM, "run: out of memory");
+        goto fail;
+    }
+    if (!(run->program = tenant_program(r->tenant, err))) {
+        s = err ? err->code : REALM_E_PROGRAM;
+        goto fail;
+    }
+    realm_mutex_lock(&r->tenant->mu);
+    run->limits = r->tenant->limits;
+    realm_mutex_unlock(&r->tenant->mu);
+    /* From here on a failure that is seen through the request releases it too. */
+    run->request = r;
+    atomic_fetch_add_explicit(&r->refs, 1, memory_order_relaxed);
+    atomic_fetch_add_explicit(&rt->runs_active, 1, memory_order_relaxed);
+    if ((s = realm_host_open(&run->host, run, err)) != REALM_OK) goto fail;
+    realm_program_info info;
+    realm_program_get_info(run->program, &info);
+    realm_instance_params ip = {.user = run,
+                                .memory_bytes = run->limits.memory_bytes,
+                                .cpu_ms_per_wake = run->limits.cpu_ms_per_wake,
+                                .on_answer = on_answer,
+                                .on_done = run_instance_done};
+    realm_buf rendered;
+    realm_buf_init(&rendered, REALM_RUN_INPUT_MAX);
+    if (info.kind == REALM_PROGRAM_GENERATE) {
+        /* `generate` takes text: the conversation as its template writes it, or the prompt as it is. */
+        ip.prompt = run->params.prompt;
+        ip.prompt_len = run->params.prompt_len;
+        if (run->params.kind == REALM_PROMPT_MESSAGES) {
+            realm_text_span *spans = NULL;
+            size_t n_spans;
+            s = realm_runtime_apply_template(rt, r->model->id, run->params.prompt, run->params.prompt_len,
+                                             run->params.tools, run->params.tools_len, true, &rendered, &spans,
+                                             &n_spans, err);
+            realm_free(spans);
+            ip.prompt = rendered.data;
+            ip.prompt_len = rendered.len;
+        } else if (run->params.kind == REALM_PROMPT_TOKENS) {
+            s = realm_tokenizer_decode(r->model->tokenizer, run->params.tokens, run->params.n_tokens, true, &rendered,
+                                       err);
+            ip.prompt = rendered.data;
+            ip.prompt_len = rendered.len;
+        }
+    }
+    if (s == REALM_OK) {
+        atomic_fetch_add_explicit(&run->refs, 1, memory_order_relaxed); /* the instance's */
+        s = realm_instance_start(run->program, &ip, &run->instance, err);
+        if (s != REALM_OK) atomic_fetch_sub_explicit(&run->refs, 1, memory_order_relaxed);
+    }
+    realm_buf_release(&rendered);
+    if (s != REALM_OK) {
+        realm_host_close(run->host);
+        run->host = NULL;
+        goto fail;
+    }
+    realm_mutex_lock(&run->mu);
+    if (run->host) realm_host_set_instance(run->host, run->instance);
+    realm_mutex_unlock(&run->mu);
+    *out = run;
+    return REALM_OK;
+fail:
+    run_unref(run);
+    return s;
+}
+
+/* ---- the reader's side ---------------------------------------------------------------------------------------------
+ */
+
+static bool batch_push(realm_event_batch *b, realm_event e) {
+    if (b->n_events == b->cap_events) {
+        size_t cap = b->cap_events ? b->cap_events * 2 : 16;
+        realm_event *p = realm_realloc_array(b->events, cap, sizeof *p);
+        if (!p) return false;
+        b->events = p;
+        b->cap_events = cap;
+    }
+    b->events[b->n_events++] = e;
+    return true;
+}
+
+/* Moves what the program emitted into `b`; run->mu is held. */
+static size_t take_output(realm_run *run, realm_event_batch *b) {
+    realm_event *events = b->events;
+    size_t cap = b->cap_events;
+    realm_buf text = b->text;
+    b->events = run->events;
+    b->n_events = run->n_events;
+    b->cap_events = run->cap_events;
+    b->text = run->text;
+    b->n_top = 0;
+    run->events = events;
+    run->cap_events = cap;
+    run->n_events = 0;
+    run->text = text;
+    run->text.max = REALM_RUN_OUTPUT_MAX;
+    realm_buf_reset(&run->text);
+    return b->n_events;
+}
+
+/* Moves the pipe's events into `b`, its END turned into text and the host told; run->mu is held. */
+static size_t take_pipe(realm_run *run, realm_event_batch *b) {
+    size_t n = realm_generation_poll(run->pipe, b);
+    run->pipe_prompt = b->prompt_tokens;
+    run->pipe_cached = b->cached_tokens;
+    run->pipe_completion = b->completion_tokens;
+    if (n == 0 || b->events[n - 1].kind != REALM_EVENT_END) return n;
+    realm_event *end = &b->events[n - 1];
+    realm_finish finish = end->finish;
+    if (!run->finish_set) run->finish = finish;
+    if (finish == REALM_FINISH_ERROR) run->error = b->error;
+    run->prompt_tokens += run->pipe_prompt;
+    run->cached_tokens += run->pipe_cached;
+    run->completion_tokens += run->pipe_completion;
+    run->pipe_prompt = run->pipe_cached = run->pipe_completion = 0;
+    run->pipe = NULL;
+    if (run->host) realm_host_pipe_ended(run->host, finish, b);
+    if (end->text_len > 0) {
+        end->kind = REALM_EVENT_TOKEN;
+        end->finish = REALM_FINISH_NONE;
+        end->id = -1;
+        end->n_top = 0;
+    } else {
+        b->n_events = --n;
+    }
+    return n;
+}
+
+size_t realm_run_poll(realm_run *run, realm_event_batch *b) {
+    size_t n = 0;
+    b->n_events = 0;
+    b->n_top = 0;
+    realm_buf_reset(&b->text);
+    realm_mutex_lock(&run->mu);
+    if (run->n_events > 0) {
+        n = take_output(run, b);
+        if (run->blocked) {
+            run->blocked = false;
+            if (run->host) realm_host_drained(run->host);
+        }
+        if (run->pipe || run->state == RUN_DURABLE) notify(run); /* there is more behind it */
+    } else if (run->pipe) {
+        n = take_pipe(run, b);
+    }
+    if (n == 0 && run->state == RUN_DURABLE && run->n_events == 0) {
+        realm_event end = {.kind = REALM_EVENT_END, .finish = run->finish, .id = -1};
+        if (batch_push(b, end)) {
+            run->state = RUN_DONE;
+            b->status = run->status;
+            b->error = run->error;
+            n = 1;
+        }
+    }
+    b->prompt_tokens = run->prompt_tokens + run->pipe_prompt;
+    b->cached_tokens = run->cached_tokens + run->pipe_cached;
+    b->completion_tokens = run->completion_tokens + run->pipe_completion;
+    realm_mutex_unlock(&run->mu);
+    return n;
+}
+
+/* run->mu is held. */
+static void cancel_locked(realm_run *run) {
+    if (run->state != RUN_RUNNING || run->cancelled) return;
+    run->cancelled = true;
+    if (run->host) realm_host_cancel(run->host);
+    if (run->instance) realm_instance_cancel(run->instance);
+}
+
+void realm_run_cancel(realm_run *run) {
+    realm_mutex_lock(&run->mu);
+    cancel_locked(run);
+    realm_mutex_unlock(&run->mu);
+}
+
+void realm_run_release(realm_run *run) {
+    if (!run) return;
+    realm_mutex_lock(&run->notify_mu);
+    run->on_ready = NULL;
+    realm_mutex_unlock(&run->notify_mu);
+    realm_mutex_lock(&run->mu);
+    run->released = true;
+    cancel_locked(run);
+    realm_mutex_unlock(&run->mu);
+    run_unref(run);
+}
+
+/* ---- the program's side (run.h) ------------------------------------------------------------------------------------
+ */
+
+const realm_run_params *realm_run_get_params(const realm_run *run) { return &run->params; }
+realm_request *realm_run_request(const realm_run *run) { return run->request; }
+realm_runtime *realm_run_runtime(const realm_run *run) { return run->request->tenant->rt; }
+const char *realm_run_model_id(const realm_run *run) { return run->request->model->id; }
+const realm_limits *realm_run_limits(const realm_run *run) { return &run->limits; }
+
+realm_status realm_run_emit(realm_run *run, realm_token id, const char *text, size_t len) {
+    if (len > REALM_RUN_OUTPUT_MAX) return REALM_E_LIMIT;
+    if (!realm_utf8_valid(text, len)) return REALM_E_FORMAT;
+    realm_status s = REALM_OK;
+    realm_mutex_lock(&run->mu);
+    if (run->cancelled || run->released) {
+        s = REALM_E_CANCELLED;
+    } else if (run->pipe || run->text.len + len > REALM_RUN_OUTPUT_MAX || run->n_events == RUN_EVENTS_MAX) {
+        /* Behind a running pipe too: its text comes first. */
+        run->blocked = true;
+        s = REALM_E_AGAIN;
+    } else {
+        if (run->n_events == run->cap_events) {
+            size_t cap = run->cap_events ? run->cap_events * 2 : 16;
+            realm_event *p = realm_realloc_array(run->events, cap, sizeof *p);
+            if (!p)
+                s = REALM_E_NOMEM;
+            else
+                run->events = p, run->cap_events = cap;
+        }
+        uint32_t at = (uint32_t)run->text.len;
+        if (s == REALM_OK) s = realm_buf_append(&run->text, text, len);
+        if (s == REALM_OK)
+            run->events[run->n_events++] =
+                (realm_event){.kind = REALM_EVENT_TOKEN, .id = id, .text_at = at, .text_len = (uint32_t)len};
+    }
+    realm_mutex_unlock(&run->mu);
+    if (s == REALM_OK) notify(run);
+    return s;
+}
+
+void realm_run_generation_params(realm_run *run, realm_generation_params *out) {
+    *out = run->params.generation;
+    out->account = run->request->account;
+    out->share = run->request->share;
+    out->prompt = NULL;
+    out->n_prompt = 0;
+    out->on_ready = NULL;
+    out->user = NULL;
+}
+
+realm_status realm_run_pipe(realm_run *run, realm_generation *g) {
+    realm_mutex_lock(&run->mu);
+    realm_status s = run->pipe ? REALM_E_BUSY : REALM_OK;
+    if (s == REALM_OK) run->pipe = g;
+    realm_mutex_unlock(&run->mu);
+    if (s == REALM_OK) notify(run); /* its first events may have come before it was a pipe */
+    return s;
+}
+
+void realm_run_unpipe(realm_run *run) {
+    realm_mutex_lock(&run->mu);
+    run->pipe = NULL;
+    run->prompt_tokens += run->pipe_prompt;
+    run->cached_tokens += run->pipe_cached;
+    run->completion_tokens += run->pipe_completion;
+    run->pipe_prompt = run->pipe_cached = run->pipe_completion = 0;
+    realm_mutex_unlock(&run->mu);
+}
+
+void realm_run_pipe_ready(realm_run *run) { notify(run); }
+
+void realm_run_count(realm_run *run, uint32_t prompt, uint32_t cached, uint32_t completion) {
+    realm_mutex_lock(&run->mu);
+    run->prompt_tokens += prompt;
+    run->cached_tokens += cached;
+    run->completion_tokens += completion;
+    realm_mutex_unlock(&run->mu);
+}
+
+void realm_run_set_finish(realm_run *run, realm_finish finish) {
+    realm_mutex_lock(&run->mu);
+    run->finish = finish;
+    run->finish_set = true;
+    realm_mutex_unlock(&run->mu);
+}
+
+void realm_run_set_error(realm_run *run, const realm_error *err) {
+    realm_mutex_lock(&run->mu);
+    run->error = *err;
+    realm_mutex_unlock(&run->mu);
+}

@@ -1,0 +1,220 @@
+/* tenant/runtime.c - opening and closing everything one process serves; models and their templates. */
+#include <string.h>
+#include <sys/stat.h>
+
+#include "base/alloc.h"
+#include "base/file.h"
+#include "base/log.h"
+#include "gen/default_program.h"
+#include "tenant/internal.h"
+
+#define MAX_INSTANCES_DEFAULT 1024u
+
+realm_status realm_runtime_open(realm_runtime **out, const realm_runtime_config *config, realm_error *err) {
+    realm_runtime *rt = realm_calloc(1, sizeof *rt);
+    char *cache = NULL;
+    realm_status s;
+    if (!rt) return realm_error_set(err, REALM_E_NOMEM, "runtime: out of memory");
+    realm_mutex_init(&rt->mu, REALM_RANK_RUNTIME);
+    realm_mutex_init(&rt->flush_mu, REALM_RANK_API);
+    realm_cond_init(&rt->work);
+    if ((s = realm_store_open(&rt->store, config->state_dir, err)) != REALM_OK) goto fail;
+    if (config->state_dir && !(cache = realm_path_join(config->state_dir, "programs"))) {
+        s = realm_error_set(err, REALM_E_NOMEM, "runtime: out of memory");
+        goto fail;
+    }
+    realm_sandbox_config sc = {.n_workers = config->n_workers,
+                               .max_instances = config->max_instances ? config->max_instances : MAX_INSTANCES_DEFAULT,
+                               .compiler_path = config->compiler_path,
+                               .cache_dir = cache};
+    sc.imports = realm_host_imports(&sc.n_imports);
+    if ((s = realm_sandbox_open(&rt->sandbox, &sc, err)) != REALM_OK) goto fail;
+    realm_program_limits own = {.trusted = true};
+    s = realm_program_open(rt->sandbox, realm_default_program, realm_default_program_len, &own, &rt->default_program,
+                           err);
+    if (s != REALM_OK) {
+        realm_error_prefix(err, "default program");
+        goto fail;
+    }
+    if ((s = realm_store_version(rt->store, &rt->store_version, err)) != REALM_OK) goto fail;
+    if ((s = realm_thread_start(&rt->maintenance, "realm-ledger", ledger_thread, rt, err)) != REALM_OK) goto fail;
+    rt->maintenance_started = true;
+    realm_free(cache);
+    *out = rt;
+    return REALM_OK;
+fail:
+    realm_free(cache);
+    realm_runtime_close(rt);
+    return s;
+}
+
+static void model_free(tenant_model *m) {
+    if (!m) return;
+    realm_engine_close(m->engine);
+    realm_template_close(m->template);
+    realm_tokenizer_close(m->tokenizer);
+    realm_model_close(m->model);
+    realm_backend_close(m->backend);
+    realm_gguf_close(m->gguf);
+    realm_free(m->path);
+    realm_free(m);
+}
+
+void realm_runtime_close(realm_runtime *rt) {
+    if (!rt) return;
+    /* Instances that nobody waits for any more still hold runs, accounts and generations: they end first. */
+    realm_sandbox *sandbox = rt->sandbox;
+    if (rt->maintenance_started) {
+        realm_mutex_lock(&rt->mu);
+        rt->stop = true;
+        realm_cond_broadcast(&rt->work);
+        realm_mutex_unlock(&rt->mu);
+        pthread_join(rt->maintenance, NULL);
+    }
+    for (realm_tenant *t = rt->tenants; t; t = t->next) {
+        realm_program_release(t->program);
+        t->program = NULL;
+    }
+    realm_program_release(rt->default_program);
+    realm_sandbox_close(sandbox);
+    if (rt->store) ledger_flush(rt);
+    tenants_close(rt);
+    size_t n = atomic_load_explicit(&rt->n_models, memory_order_acquire);
+    for (size_t i = 0; i < n; i++) model_free(rt->models[i]);
+    realm_store_close(rt->store);
+    realm_cond_destroy(&rt->work);
+    realm_mutex_destroy(&rt->flush_mu);
+    realm_mutex_destroy(&rt->mu);
+    realm_free(rt);
+}
+
+realm_store *realm_runtime_store(realm_runtime *rt) { return rt->store; }
+
+/* ---- models --------------------------------------------------------------------------------------------------------
+ */
+
+/* Reads the file's template, or the operator's. */
+static realm_status open_template(tenant_model *m, const char *override, realm_error *err) {
+    realm_gguf_str source = {0};
+    if (override) {
+        source = (realm_gguf_str){override, strlen(override)};
+    } else {
+        realm_status s = realm_gguf_get_str(m->gguf, "tokenizer.chat_template", false, &source, err);
+        if (s != REALM_OK) return s;
+    }
+    if (source.len == 0) return REALM_OK;
+    realm_status s = template_open_for(m->tokenizer, source.data, source.len, &m->template, err);
+    if (s != REALM_OK && !override) {
+        /* The model still completes text; the chat endpoint says that there is no template. */
+        realm_log_warn("model", "%s: chat template not usable: %s", m->id, err ? err->text : "");
+        realm_error_clear(err);
+        return REALM_OK;
+    }
+    if (s != REALM_OK) realm_error_prefix(err, "chat template");
+    return s;
+}
+
+realm_status realm_runtime_add_model(realm_runtime *rt, const char *id, const char *path,
+                                     const realm_model_config *config, realm_model_progress progress, void *user,
+                                     realm_error *err) {
+    static const realm_model_config defaults;
+    realm_error local = {0};
+    if (!err) err = &local;
+    if (!config) config = &defaults;
+    size_t id_len = strlen(id);
+    if (id_len == 0 || id_len > REALM_MODEL_ID_MAX)
+        return realm_error_set(err, REALM_E_INVALID, "model id: 1 to %u bytes", REALM_MODEL_ID_MAX);
+    tenant_model *m = realm_calloc(1, sizeof *m);
+    if (!m) return realm_error_set(err, REALM_E_NOMEM, "%s: out of memory", id);
+    memcpy(m->id, id, id_len + 1);
+    struct stat st;
+    if (stat(path, &st) == 0) m->created_s = st.st_mtime;
+    realm_status s = REALM_OK;
+    if (!(m->path = realm_strdup(path))) {
+        s = realm_error_set(err, REALM_E_NOMEM, "%s: out of memory", id);
+        goto fail;
+    }
+    realm_backend_config bc = {.n_threads = config->n_threads};
+    if ((s = realm_gguf_open(&m->gguf, path, err)) != REALM_OK) goto fail;
+    if ((s = realm_tokenizer_open(&m->tokenizer, m->gguf, err)) != REALM_OK) goto prefix;
+    if ((s = open_template(m, config->chat_template, err)) != REALM_OK) goto prefix;
+    if ((s = realm_backend_open_cpu(&m->backend, &bc, err)) != REALM_OK) goto fail;
+    if ((s = realm_model_open(&m->model, m->backend, m->gguf, progress, user, err)) != REALM_OK) goto prefix;
+    if (realm_tokenizer_vocab_size(m->tokenizer) > realm_model_hparams(m->model)->n_vocab) {
+        s = realm_error_set(err, REALM_E_FORMAT, "the tokenizer has %zu tokens, the embedding %u rows",
+                            realm_tokenizer_vocab_size(m->tokenizer), realm_model_hparams(m->model)->n_vocab);
+        goto prefix;
+    }
+    s = realm_engine_open(&m->engine, m->backend, m->model, m->tokenizer, &config->engine, err);
+    if (s != REALM_OK) goto prefix;
+
+    realm_mutex_lock(&rt->mu);
+    size_t n = atomic_load_explicit(&rt->n_models, memory_order_relaxed);
+    if (runtime_model(rt, id, NULL)) {
+        s = realm_error_set(err, REALM_E_EXISTS, "a model is called \"%s\" already", id);
+    } else if (n == RUNTIME_MODELS_MAX) {
+        s = realm_error_set(err, REALM_E_LIMIT, "%s: at most %u models are served", id, RUNTIME_MODELS_MAX);
+    } else {
+        rt->models[n] = m;
+        /* release: readers of the count see the model */
+        atomic_store_explicit(&rt->n_models, n + 1, memory_order_release);
+    }
+    realm_mutex_unlock(&rt->mu);
+    if (s == REALM_OK) return s;
+    goto fail;
+prefix:
+    realm_error_prefix(err, "%s", path);
+fail:
+    model_free(m);
+    return s;
+}
+
+tenant_model *runtime_model(const realm_runtime *rt, const char *id, size_t *index) {
+    size_t n = atomic_load_explicit(&rt->n_models, memory_order_acquire);
+    for (size_t i = 0; i < n; i++) {
+        if (strcmp(rt->models[i]->id, id) != 0) continue;
+        if (index) *index = i;
+        return rt->models[i];
+    }
+    return NULL;
+}
+
+size_t realm_runtime_model_count(const realm_runtime *rt) {
+    return atomic_load_explicit(&rt->n_models, memory_order_acquire);
+}
+
+realm_status realm_runtime_model_at(const realm_runtime *rt, size_t i, realm_model_info *out) {
+    if (i >= realm_runtime_model_count(rt)) return REALM_E_RANGE;
+    const tenant_model *m = rt->models[i];
+    *out = (realm_model_info){.id = m->id,
+                              .path = m->path,
+                              .created_s = m->created_s,
+                              .has_template = m->template != NULL,
+                              .hparams = realm_model_hparams(m->model),
+                              .weight_bytes = realm_model_weight_bytes(m->model)};
+    return REALM_OK;
+}
+
+realm_engine *realm_runtime_engine(const realm_runtime *rt, const char *id) {
+    tenant_model *m = runtime_model(rt, id, NULL);
+    return m ? m->engine : NULL;
+}
+
+void realm_runtime_get_stats(realm_runtime *rt, realm_runtime_stats *out) {
+    realm_sandbox_stats ss;
+    realm_sandbox_get_stats(rt->sandbox, &ss);
+    *out = (realm_runtime_stats){
+        .requests = atomic_load(&rt->requests),
+        .requests_aborted = atomic_load(&rt->aborted),
+        .requests_refused = atomic_load(&rt->refused),
+        .requests_active = atomic_load(&rt->requests_active),
+        .runs_active = atomic_load(&rt->runs_active),
+        .instances_started = ss.started,
+        .program_failures = atomic_load(&rt->failures),
+        .instance_start_ns = ss.start_ns,
+        .instance_starts_timed = ss.starts_timed,
+    };
+    realm_mutex_lock(&rt->mu);
+    for (realm_tenant *t = rt->tenants; t; t = t->next) out->tenants++;
+    realm_mutex_unlock(&rt->mu);
+}

@@ -1,0 +1,312 @@
+/* tenant/tenants.c - tenants as the running server sees them: found by key, admitted by their limits.
+ *
+ * A tenant's row is read from the store when it is first needed and again when the store has changed (the maintenance
+ * thread looks four times a second); a key is looked up in the store for every request, so a revoked one is refused at
+ * once. A tenant deleted from the store stays here until its last request is gone and the ledger has its counts.
+ */
+#include <math.h>
+#include <string.h>
+
+#include "base/alloc.h"
+#include "base/clock.h"
+#include "base/log.h"
+#include "tenant/internal.h"
+
+/* ---- the table -----------------------------------------------------------------------------------------------------
+ */
+
+static void tenant_free(realm_tenant *t) {
+    if (!t) return;
+    for (size_t i = 0; i < RUNTIME_MODELS_MAX; i++)
+        if (t->accounts[i]) realm_account_close(t->accounts[i]);
+    realm_program_release(t->program);
+    realm_mutex_destroy(&t->mu);
+    realm_free(t);
+}
+
+/* Takes over what a row says. The stored program is opened when it is next needed. */
+static void apply_row(realm_tenant *t, const realm_tenant_row *row) {
+    realm_mutex_lock(&t->mu);
+    t->limits = row->limits;
+    if (!t->program_set && strcmp(t->program_sha256, row->program_sha256) != 0) {
+        memcpy(t->program_sha256, row->program_sha256, sizeof t->program_sha256);
+        realm_program_release(t->program);
+        t->program = NULL;
+        realm_error_clear(&t->program_error);
+    }
+    realm_account_limits al = {.generations = (uint32_t)t->limits.generations, .kv_tokens = t->limits.kv_tokens};
+    for (size_t i = 0; i < RUNTIME_MODELS_MAX; i++)
+        if (t->accounts[i]) realm_account_set_limits(t->accounts[i], &al);
+    realm_mutex_unlock(&t->mu);
+}
+
+/* Finds or makes the tenant of a row, with a reference. */
+static realm_status hold(realm_runtime *rt, const realm_tenant_row *row, realm_tenant **out, realm_error *err) {
+    realm_mutex_lock(&rt->mu);
+    realm_tenant *t = rt->tenants;
+    while (t && t->id != row->id) t = t->next;
+    if (!t) {
+        t = realm_calloc(1, sizeof *t);
+        if (!t) {
+            realm_mutex_unlock(&rt->mu);
+            return realm_error_set(err, REALM_E_NOMEM, "tenant: out of memory");
+        }
+        t->rt = rt;
+        t->id = row->id;
+        memcpy(t->name, row->name, sizeof t->name);
+        realm_mutex_init(&t->mu, REALM_RANK_TENANT);
+        t->request_credit = t->token_credit = INFINITY; /* full; clamped to the limit at first use */
+        apply_row(t, row);
+        t->next = rt->tenants;
+        rt->tenants = t;
+    }
+    /* relaxed: the count is only compared with 0 under runtime.mu */
+    atomic_fetch_add_explicit(&t->refs, 1, memory_order_relaxed);
+    realm_mutex_unlock(&rt->mu);
+    *out = t;
+    return REALM_OK;
+}
+
+/* By id without touching the store; NULL when not loaded yet. */
+static realm_tenant *find_loaded(realm_runtime *rt, int64_t id) {
+    realm_mutex_lock(&rt->mu);
+    realm_tenant *t = rt->tenants;
+    while (t && t->id != id) t = t->next;
+    if (t) atomic_fetch_add_explicit(&t->refs, 1, memory_order_relaxed);
+    realm_mutex_unlock(&rt->mu);
+    return t;
+}
+
+realm_status realm_runtime_authenticate(realm_runtime *rt, const char *key, size_t key_len, realm_tenant **out,
+                                        realm_error *err) {
+    realm_key_row k;
+    realm_tenant_row row;
+    realm_status s = realm_store_key_find(rt->store, key, key_len, &k, err);
+    if (s != REALM_OK) return s;
+    if (k.admin || k.tenant_id == 0)
+        return realm_error_set(err, REALM_E_UNAUTHENTICATED, "this is an admin key; it belongs to no tenant");
+    if ((*out = find_loaded(rt, k.tenant_id))) return REALM_OK;
+    s = realm_store_tenant_get(rt->store, k.tenant_id, &row, err);
+    if (s == REALM_E_NOT_FOUND) return realm_error_set(err, REALM_E_UNAUTHENTICATED, "this key is not valid");
+    return s == REALM_OK ? hold(rt, &row, out, err) : s;
+}
+
+realm_status realm_runtime_tenant(realm_runtime *rt, const char *name, realm_tenant **out, realm_error *err) {
+    realm_tenant_row row;
+    realm_status s = realm_store_tenant_find(rt->store, name, &row, err);
+    return s == REALM_OK ? hold(rt, &row, out, err) : s;
+}
+
+void realm_tenant_release(realm_tenant *t) {
+    if (!t) return;
+    /* release: what this holder did is seen by whoever finds the count at 0 */
+    atomic_fetch_sub_explicit(&t->refs, 1, memory_order_release);
+}
+
+const char *realm_tenant_name(const realm_tenant *t) { return t->name; }
+
+void tenants_refresh(realm_runtime *rt) {
+    uint64_t version;
+    if (realm_store_version(rt->store, &version, NULL) != REALM_OK || version == rt->store_version) return;
+    rt->store_version = version;
+    realm_mutex_lock(&rt->mu);
+    realm_tenant *t = rt->tenants;
+    if (t) atomic_fetch_add_explicit(&t->refs, 1, memory_order_relaxed);
+    realm_mutex_unlock(&rt->mu);
+    while (t) { /* the list only loses entries on this thread, so `next` stays valid */
+        realm_tenant_row row;
+        realm_status s = realm_store_tenant_get(rt->store, t->id, &row, NULL);
+        if (s == REALM_OK) apply_row(t, &row);
+        realm_mutex_lock(&rt->mu);
+        if (s == REALM_E_NOT_FOUND) t->gone = true;
+        realm_tenant *next = t->next;
+        if (next) atomic_fetch_add_explicit(&next->refs, 1, memory_order_relaxed);
+        realm_mutex_unlock(&rt->mu);
+        realm_tenant_release(t);
+        t = next;
+    }
+    /* Those that are gone, unused and fully in the ledger. */
+    ledger_flush(rt);
+    realm_mutex_lock(&rt->mu);
+    realm_tenant **link = &rt->tenants, *dead = NULL;
+    while ((t = *link)) {
+        bool unused = t->gone && atomic_load_explicit(&t->refs, memory_order_acquire) == 0;
+        for (size_t i = 0; i < RUNTIME_MODELS_MAX && unused; i++) {
+            realm_token_counts c = {0};
+            if (t->accounts[i]) realm_account_counts(t->accounts[i], &c);
+            unused = memcmp(&c, &t->flushed[i], sizeof c) == 0;
+        }
+        if (unused) {
+            *link = t->next;
+            t->next = dead;
+            dead = t;
+        } else {
+            link = &t->next;
+        }
+    }
+    realm_mutex_unlock(&rt->mu);
+    while (dead) {
+        t = dead;
+        dead = t->next;
+        tenant_free(t);
+    }
+}
+
+void tenants_close(realm_runtime *rt) {
+    while (rt->tenants) {
+        realm_tenant *t = rt->tenants;
+        rt->tenants = t->next;
+        tenant_free(t);
+    }
+}
+
+/* ---- accounts and programs -----------------------------------------------------------------------------------------
+ */
+
+realm_status tenant_account(realm_tenant *t, size_t i, realm_account **out, realm_error *err) {
+    realm_status s = REALM_OK;
+    realm_mutex_lock(&t->mu);
+    *out = t->accounts[i];
+    realm_mutex_unlock(&t->mu);
+    if (*out) return s;
+    /* Not while a flush takes its snapshot: it would see the engine's total with this account's tokens, not them. */
+    realm_mutex_lock(&t->rt->flush_mu);
+    realm_mutex_lock(&t->mu);
+    if (!t->accounts[i]) {
+        realm_account_limits al = {.generations = (uint32_t)t->limits.generations, .kv_tokens = t->limits.kv_tokens};
+        s = realm_account_open(t->rt->models[i]->engine, &al, &t->accounts[i], err);
+    }
+    *out = t->accounts[i];
+    realm_mutex_unlock(&t->mu);
+    realm_mutex_unlock(&t->rt->flush_mu);
+    return s;
+}
+
+realm_program *tenant_program(realm_tenant *t, realm_error *err) {
+    char sha[65];
+    uint64_t memory_bytes;
+    realm_mutex_lock(&t->mu);
+    realm_program *p = t->program ? realm_program_retain(t->program) : NULL;
+    if (!p && t->program_sha256[0] == '\0') p = realm_program_retain(t->rt->default_program);
+    if (!p && t->program_error.code != REALM_OK && err) *err = t->program_error;
+    bool failed = !p && t->program_error.code != REALM_OK;
+    memcpy(sha, t->program_sha256, sizeof sha);
+    memory_bytes = t->limits.memory_bytes;
+    realm_mutex_unlock(&t->mu);
+    if (p || failed) return p;
+
+    /* First use since it was set: compile outside the lock; whoever comes second finds it in the cache. */
+    realm_error local = {0};
+    void *wasm = NULL;
+    size_t len = 0;
+    realm_program_limits pl = {.memory_bytes = memory_bytes};
+    realm_status s = realm_store_program_get(t->rt->store, sha, &wasm, &len, &local);
+    if (s == REALM_OK) s = realm_program_open(t->rt->sandbox, wasm, len, &pl, &p, &local);
+    realm_free(wasm);
+    if (s != REALM_OK) {
+        realm_error_prefix(&local, "program of tenant %s", t->name);
+        realm_log_error("tenant", "%s", local.text);
+    }
+    realm_mutex_lock(&t->mu);
+    if (strcmp(sha, t->program_sha256) == 0 && !t->program_set) {
+        /* A refusal is final for these bytes; running out of something may pass. */
+        if (s == REALM_E_FORMAT || s == REALM_E_UNSUPPORTED || s == REALM_E_LIMIT || s == REALM_E_INVALID)
+            t->program_error = local;
+        if (s == REALM_OK && !t->program) t->program = realm_program_retain(p);
+    }
+    realm_mutex_unlock(&t->mu);
+    if (s != REALM_OK && err) *err = local;
+    return s == REALM_OK ? p : NULL;
+}
+
+realm_status realm_tenant_set_program(realm_tenant *t, const void *wasm, size_t len, realm_error *err) {
+    realm_program *p = NULL;
+    realm_mutex_lock(&t->mu);
+    realm_program_limits pl = {.memory_bytes = t->limits.memory_bytes};
+    realm_mutex_unlock(&t->mu);
+    realm_status s = realm_program_open(t->rt->sandbox, wasm, len, &pl, &p, err);
+    if (s != REALM_OK) return s;
+    realm_mutex_lock(&t->mu);
+    realm_program *old = t->program;
+    t->program = p;
+    t->program_set = true;
+    realm_mutex_unlock(&t->mu);
+    realm_program_release(old);
+    return REALM_OK;
+}
+
+/* ---- admission -----------------------------------------------------------------------------------------------------
+ */
+
+/* Brings a bucket of `limit` per minute up to date. */
+static void refill(double *credit, uint64_t *at_ns, uint64_t limit, uint64_t now_ns) {
+    double since_s = *at_ns ? (double)(now_ns - *at_ns) / 1e9 : 0;
+    *credit = fmin(*credit + since_s * (double)limit / 60.0, (double)limit);
+    *at_ns = now_ns;
+}
+
+static uint32_t wait_ms(double missing, uint64_t per_minute) {
+    return (uint32_t)fmin(ceil(missing * 60000.0 / (double)per_minute), 86400000.0);
+}
+
+/* Loads today's tokens from the ledger once and starts anew at midnight UTC; t->mu is held. */
+static void know_today(realm_tenant *t) {
+    int64_t day_s = realm_clock_wall_s() / 86400 * 86400;
+    if (t->day_known && t->day_s == day_s) return;
+    uint64_t spent = 0;
+    if (realm_store_usage_tokens(t->rt->store, t->id, day_s, &spent, NULL) != REALM_OK) return;
+    t->day_tokens = spent;
+    t->day_s = day_s;
+    t->day_known = true;
+}
+
+realm_status tenant_admit(realm_tenant *t, realm_rate *rate, realm_error *err) {
+    realm_status s = REALM_OK;
+    realm_rate r = {0};
+    uint64_t now_ns = realm_clock_ns();
+    realm_mutex_lock(&t->mu);
+    const realm_limits *l = &t->limits;
+    if (l->requests_per_minute) {
+        refill(&t->request_credit, &t->request_credit_ns, l->requests_per_minute, now_ns);
+        if (t->request_credit < 1) {
+            r.retry_after_ms = wait_ms(1 - t->request_credit, l->requests_per_minute);
+            s = realm_error_set(err, REALM_E_LIMIT, "requests_per_minute: %llu are allowed",
+                                (unsigned long long)l->requests_per_minute);
+        }
+    }
+    if (s == REALM_OK && l->tokens_per_minute) {
+        refill(&t->token_credit, &t->token_credit_ns, l->tokens_per_minute, now_ns);
+        if (t->token_credit <= 0) {
+            r.retry_after_ms = wait_ms(1 - t->token_credit, l->tokens_per_minute);
+            s = realm_error_set(err, REALM_E_LIMIT, "tokens_per_minute: %llu are allowed",
+                                (unsigned long long)l->tokens_per_minute);
+        }
+    }
+    if (s == REALM_OK && l->tokens_per_day) {
+        know_today(t);
+        if (t->day_tokens >= l->tokens_per_day) {
+            r.retry_after_ms = (uint32_t)((t->day_s + 86400 - realm_clock_wall_s()) * 1000);
+            s = realm_error_set(err, REALM_E_LIMIT, "tokens_per_day: %llu are allowed",
+                                (unsigned long long)l->tokens_per_day);
+        }
+    }
+    if (l->requests_per_minute) {
+        if (s == REALM_OK) t->request_credit -= 1;
+        r.limit = (uint32_t)l->requests_per_minute;
+        r.remaining = (uint32_t)fmax(0, t->request_credit);
+        r.reset_ms = wait_ms((double)l->requests_per_minute - t->request_credit, l->requests_per_minute);
+    }
+    realm_mutex_unlock(&t->mu);
+    if (rate) *rate = r;
+    return s;
+}
+
+void tenant_spend_tokens(realm_tenant *t, uint64_t n) {
+    realm_mutex_lock(&t->mu);
+    if (t->limits.tokens_per_minute) {
+        refill(&t->token_credit, &t->token_credit_ns, t->limits.tokens_per_minute, realm_clock_ns());
+        t->token_credit -= (double)n;
+    }
+    if (t->day_known) t->day_tokens += n;
+    realm_mutex_unlock(&t->mu);
+}
