@@ -1,0 +1,292 @@
+/* compute/cpu/x86/attention_avx512.c - one split of attention in 512-bit registers.
+ *
+ * Scores: the 32 tokens of a page are two registers; for each value of the head one row of K meets the broadcast value
+ * of up to six queries. The two halves of head_dim are separate chains (the definition's order), so that even one
+ * query keeps four sums going. Outputs: the lanes are values of the head; tokens come in order; six queries by four
+ * registers of V. So halves are widened once for six queries; with more than that, a page is widened into scratch
+ * first. Widening is exact: the same numbers either way.
+ */
+#include <immintrin.h>
+#include <math.h>
+
+#include "compute/cpu/kernels.h"
+
+#define INLINE static inline __attribute__((always_inline))
+#define PAGE REALM_KV_PAGE_TOKENS
+#define SPLIT REALM_SPLIT_TOKENS
+#define BLOCK 6u /* queries */
+
+/* As in row_avx512.c; below exp(-87) zero. */
+INLINE __m512 exp512(__m512 x) {
+    __mmask16 live = _mm512_cmp_ps_mask(x, _mm512_set1_ps(-87.0f), _CMP_NLT_UQ);
+    __m512 n = _mm512_roundscale_ps(_mm512_mul_ps(x, _mm512_set1_ps(1.44269502f)),
+                                    _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    __m512 r = _mm512_fnmadd_ps(n, _mm512_set1_ps(6.931457520e-01f), x);
+    r = _mm512_fnmadd_ps(n, _mm512_set1_ps(1.428606765e-06f), r);
+    __m512 p = _mm512_fmadd_ps(_mm512_set1_ps(1.392621314e-03f), r, _mm512_set1_ps(8.363203146e-03f));
+    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(4.166655615e-02f));
+    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.666657627e-01f));
+    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(0.5f));
+    p = _mm512_fmadd_ps(p, _mm512_mul_ps(r, r), _mm512_add_ps(r, _mm512_set1_ps(1.0f)));
+    return _mm512_maskz_scalef_ps(live, p, n);
+}
+
+INLINE __m512 widen(const uint16_t *h) { return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(const void *)h)); }
+
+/* 16 values at `at` of a page that is halves or, widened, floats. */
+INLINE __m512 load16(const void *page, size_t at, bool wide) {
+    return wide ? _mm512_load_ps((const float *)page + at) : widen((const uint16_t *)page + at);
+}
+
+INLINE void prefetch(const void *base, size_t byte) { _mm_prefetch((const char *)base + byte, _MM_HINT_T0); }
+
+/* ---- scores ------------------------------------------------------------------------------------------------------ */
+
+/* s[j][0..31] of one page for n queries. `next_k` and `v` (halves, as large as this page's K) are fetched meanwhile. */
+INLINE void scores_n(uint32_t n, const float *q, uint32_t dim, const void *k, bool wide, float *s, const void *next_k,
+                     const void *v) {
+    __m512 acc[BLOCK][4];
+#pragma GCC unroll 8
+    for (uint32_t j = 0; j < n; j++) acc[j][0] = acc[j][1] = acc[j][2] = acc[j][3] = _mm512_setzero_ps();
+    uint32_t half = dim / 2;
+    for (uint32_t d = 0; d < half; d++) {
+        size_t low = (size_t)d * PAGE, high = (size_t)(d + half) * PAGE;
+        __m512 k0 = load16(k, low, wide), k1 = load16(k, low + 16, wide);
+        __m512 k2 = load16(k, high, wide), k3 = load16(k, high + 16, wide);
+        if (!wide) {
+            prefetch(next_k, low * 2);
+            prefetch(next_k, high * 2);
+            prefetch(v, low * 2);
+            prefetch(v, high * 2);
+        }
+#pragma GCC unroll 8
+        for (uint32_t j = 0; j < n; j++) {
+            __m512 a = _mm512_set1_ps(q[j * dim + d]), b = _mm512_set1_ps(q[j * dim + half + d]);
+            acc[j][0] = _mm512_fmadd_ps(a, k0, acc[j][0]);
+            acc[j][1] = _mm512_fmadd_ps(a, k1, acc[j][1]);
+            acc[j][2] = _mm512_fmadd_ps(b, k2, acc[j][2]);
+            acc[j][3] = _mm512_fmadd_ps(b, k3, acc[j][3]);
+        }
+    }
+#pragma GCC unroll 8
+    for (uint32_t j = 0; j < n; j++) {
+        _mm512_store_ps(s + j * SPLIT, _mm512_add_ps(acc[j][0], acc[j][2]));
+        _mm512_store_ps(s + j * SPLIT + 16, _mm512_add_ps(acc[j][1], acc[j][3]));
+    }
+}
+
+INLINE void scores_page(uint32_t n_q, const float *q, uint32_t dim, const void *k, bool wide, float *s,
+                        const void *next_k, const void *v) {
+    for (; n_q >= BLOCK; n_q -= BLOCK, q += BLOCK * dim, s += BLOCK * SPLIT)
+        scores_n(BLOCK, q, dim, k, wide, s, next_k, v);
+    switch (n_q) {
+    case 5: scores_n(5, q, dim, k, wide, s, next_k, v); break;
+    case 4: scores_n(4, q, dim, k, wide, s, next_k, v); break;
+    case 3: scores_n(3, q, dim, k, wide, s, next_k, v); break;
+    case 2: scores_n(2, q, dim, k, wide, s, next_k, v); break;
+    case 1: scores_n(1, q, dim, k, wide, s, next_k, v); break;
+    default: break;
+    }
+}
+
+static __attribute__((noinline)) void scores_halves(uint32_t n_q, const float *q, uint32_t dim, const uint16_t *k,
+                                                    float *s, const uint16_t *next_k, const uint16_t *v) {
+    scores_page(n_q, q, dim, k, false, s, next_k, v);
+}
+
+static __attribute__((noinline)) void scores_wide(uint32_t n_q, const float *q, uint32_t dim, const float *k,
+                                                  float *s) {
+    scores_page(n_q, q, dim, k, true, s, NULL, NULL);
+}
+
+/* ---- softmax ----------------------------------------------------------------------------------------------------- */
+
+INLINE __m512 soften(__m512 s, float cap) {
+    /* cap * tanh(x) = cap * (1 - 2 / (exp(2x) + 1)); beyond |x| = 20 it is cap itself */
+    __m512 x = _mm512_div_ps(s, _mm512_set1_ps(cap));
+    x = _mm512_min_ps(_mm512_set1_ps(20.0f), _mm512_max_ps(_mm512_set1_ps(-20.0f), x));
+    __m512 e = _mm512_add_ps(exp512(_mm512_add_ps(x, x)), _mm512_set1_ps(1.0f));
+    __m512 t = _mm512_sub_ps(_mm512_set1_ps(1.0f), _mm512_div_ps(_mm512_set1_ps(2.0f), e));
+    return _mm512_mul_ps(t, _mm512_set1_ps(cap));
+}
+
+INLINE __mmask16 lanes_between(uint32_t at, uint32_t begin, uint32_t end) {
+    uint32_t low = begin > at ? begin - at : 0, high = end - at < 16 ? end - at : 16; /* low < 16, high > 0 */
+    return (__mmask16)((0xffffu << low) & (0xffffu >> (16 - high)));
+}
+
+/* Scores of [begin, end) to exp(score - m) in place, zero in the lanes around it; begin < end. */
+static void softmax(float *s, uint32_t begin, uint32_t end, float softcap, float *m, float *l) {
+    const __m512 least = _mm512_set1_ps(-INFINITY);
+    uint32_t first = begin & ~15u;
+    __m512 top = least;
+    for (uint32_t t = first; t < end; t += 16) {
+        __m512 x = _mm512_load_ps(s + t);
+        if (softcap > 0) x = soften(x, softcap);
+        x = _mm512_mask_mov_ps(least, lanes_between(t, begin, end), x);
+        _mm512_store_ps(s + t, x);
+        top = _mm512_max_ps(top, x);
+    }
+    *m = _mm512_reduce_max_ps(top);
+    __m512 sub = _mm512_set1_ps(*m), sum = _mm512_setzero_ps();
+    for (uint32_t t = first; t < end; t += 16) {
+        __m512 p = exp512(_mm512_sub_ps(_mm512_load_ps(s + t), sub));
+        _mm512_store_ps(s + t, p);
+        sum = _mm512_add_ps(sum, p);
+    }
+    *l = _mm512_reduce_add_ps(sum);
+}
+
+/* ---- outputs ----------------------------------------------------------------------------------------------------- */
+
+/* o[j][0 .. 16 r) += sum over t in [t0, t1) of p[j][t] V[t]; v points at the first of the values. */
+INLINE void outputs_nr(uint32_t n, uint32_t r, const float *p, const void *v, bool wide, uint32_t dim, uint32_t t0,
+                       uint32_t t1, float *o) {
+    __m512 acc[BLOCK][4];
+#pragma GCC unroll 8
+    for (uint32_t j = 0; j < n; j++)
+#pragma GCC unroll 4
+        for (uint32_t i = 0; i < r; i++) acc[j][i] = _mm512_loadu_ps(o + j * dim + 16 * i);
+    for (uint32_t t = t0; t < t1; t++) {
+        __m512 x[4];
+#pragma GCC unroll 4
+        for (uint32_t i = 0; i < r; i++) x[i] = load16(v, (size_t)t * dim + 16 * i, wide);
+#pragma GCC unroll 8
+        for (uint32_t j = 0; j < n; j++) {
+            __m512 a = _mm512_set1_ps(p[j * SPLIT + t]);
+#pragma GCC unroll 4
+            for (uint32_t i = 0; i < r; i++) acc[j][i] = _mm512_fmadd_ps(a, x[i], acc[j][i]);
+        }
+    }
+#pragma GCC unroll 8
+    for (uint32_t j = 0; j < n; j++)
+#pragma GCC unroll 4
+        for (uint32_t i = 0; i < r; i++) _mm512_storeu_ps(o + j * dim + 16 * i, acc[j][i]);
+}
+
+INLINE void outputs_n(uint32_t n, const float *p, const void *v, bool wide, uint32_t dim, uint32_t t0, uint32_t t1,
+                      float *o) {
+    size_t size = wide ? sizeof(float) : sizeof(uint16_t);
+    uint32_t d = 0;
+    for (; d + 64 <= dim; d += 64) outputs_nr(n, 4, p, (const char *)v + d * size, wide, dim, t0, t1, o + d);
+    for (; d < dim; d += 16) outputs_nr(n, 1, p, (const char *)v + d * size, wide, dim, t0, t1, o + d);
+}
+
+INLINE void outputs_block(uint32_t n_q, const float *p, const void *v, bool wide, uint32_t dim, uint32_t t0,
+                          uint32_t t1, float *o) {
+    if (t0 >= t1) return;
+    switch (n_q) {
+    case 6: outputs_n(6, p, v, wide, dim, t0, t1, o); break;
+    case 5: outputs_n(5, p, v, wide, dim, t0, t1, o); break;
+    case 4: outputs_n(4, p, v, wide, dim, t0, t1, o); break;
+    case 3: outputs_n(3, p, v, wide, dim, t0, t1, o); break;
+    case 2: outputs_n(2, p, v, wide, dim, t0, t1, o); break;
+    case 1: outputs_n(1, p, v, wide, dim, t0, t1, o); break;
+    default: break;
+    }
+}
+
+static __attribute__((noinline)) void outputs_halves(uint32_t n_q, const float *p, const uint16_t *v, uint32_t dim,
+                                                     uint32_t t0, uint32_t t1, float *o) {
+    outputs_block(n_q, p, v, false, dim, t0, t1, o);
+}
+
+static __attribute__((noinline)) void outputs_wide(uint32_t n_q, const float *p, const float *v, uint32_t dim,
+                                                   uint32_t t0, uint32_t t1, float *o) {
+    outputs_block(n_q, p, v, true, dim, t0, t1, o);
+}
+
+INLINE void outputs_any(uint32_t n_q, const float *p, const void *v, bool wide, uint32_t dim, uint32_t t0, uint32_t t1,
+                        float *o) {
+    if (wide)
+        outputs_wide(n_q, p, v, dim, t0, t1, o);
+    else
+        outputs_halves(n_q, p, v, dim, t0, t1, o);
+}
+
+INLINE uint32_t clip(uint32_t t, uint32_t base) { return t <= base ? 0 : t - base < PAGE ? t - base : PAGE; }
+
+/* Up to six queries against one page. A query multiplies only tokens that it sees: the others may hold anything. So the
+ * tokens that all see are done together, those before and after it one query at a time, in order for each. */
+static void outputs_page(const realm_attend_args *a, uint32_t first, uint32_t n, uint32_t page, const void *v,
+                         bool wide) {
+    uint32_t base = page * PAGE, low = 0, high = PAGE, dim = a->v_dim;
+    for (uint32_t j = first; j < first + n; j++) {
+        uint32_t b = clip(a->begin[j], base), e = clip(a->end[j], base);
+        low = b > low ? b : low;
+        high = e < high ? e : high;
+    }
+    bool together = low < high;
+    const float *p = a->scores + first * SPLIT + base;
+    float *o = a->o + (size_t)first * dim;
+    for (uint32_t j = 0; j < n; j++) {
+        uint32_t b = clip(a->begin[first + j], base), e = clip(a->end[first + j], base);
+        outputs_any(1, p + j * SPLIT, v, wide, dim, b, together ? low : e, o + (size_t)j * dim);
+    }
+    if (!together) return;
+    outputs_any(n, p, v, wide, dim, low, high, o);
+    for (uint32_t j = 0; j < n; j++)
+        outputs_any(1, p + j * SPLIT, v, wide, dim, high, clip(a->end[first + j], base), o + (size_t)j * dim);
+}
+
+/* ---- the split --------------------------------------------------------------------------------------------------- */
+
+static void widen_page(const uint16_t *h, size_t n, float *f) {
+    for (size_t i = 0; i < n; i += 16) _mm512_store_ps(f + i, widen(h + i));
+}
+
+static void attend_split(const realm_attend_args *a) {
+    uint32_t low = SPLIT, high = 0;
+    for (uint32_t j = 0; j < a->n_q; j++) {
+        if (a->begin[j] >= a->end[j]) continue;
+        low = a->begin[j] < low ? a->begin[j] : low;
+        high = a->end[j] > high ? a->end[j] : high;
+    }
+    for (size_t i = 0; i < (size_t)a->n_q * a->v_dim; i += 16) _mm512_storeu_ps(a->o + i, _mm512_setzero_ps());
+    bool wide = a->n_q > BLOCK;
+    for (uint32_t i = low / PAGE; i * PAGE < high; i++) {
+        float *s = a->scores + i * PAGE;
+        if (wide) {
+            widen_page(a->k[i], (size_t)a->head_dim * PAGE, a->page);
+            scores_wide(a->n_q, a->q, a->head_dim, a->page, s);
+        } else {
+            const uint16_t *next = (i + 1) * PAGE < high ? a->k[i + 1] : a->k[i];
+            scores_halves(a->n_q, a->q, a->head_dim, a->k[i], s, next, a->v[i]);
+        }
+    }
+    for (uint32_t j = 0; j < a->n_q; j++) {
+        a->m[j] = -INFINITY;
+        a->l[j] = 0;
+        if (a->begin[j] < a->end[j])
+            softmax(a->scores + j * SPLIT, a->begin[j], a->end[j], a->softcap, &a->m[j], &a->l[j]);
+    }
+    for (uint32_t i = low / PAGE; i * PAGE < high; i++) {
+        const void *v = a->v[i];
+        if (wide) {
+            uint32_t end = high - i * PAGE < PAGE ? high - i * PAGE : PAGE;
+            widen_page(a->v[i], (size_t)end * a->v_dim, a->page);
+            v = a->page;
+        }
+        for (uint32_t j = 0; j < a->n_q; j += BLOCK)
+            outputs_page(a, j, a->n_q - j < BLOCK ? a->n_q - j : BLOCK, i, v, wide);
+    }
+}
+
+static void merge_split(float *m, float *l, float *o, float m2, float l2, const float *o2, uint32_t v_dim) {
+    if (!(l2 != 0)) return;
+    float top = *m > m2 ? *m : m2;
+    __m512 both = exp512(_mm512_setr_ps(*m - top, m2 - top, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0));
+    float a = *l != 0 ? _mm512_cvtss_f32(both) : 0;
+    float b = _mm_cvtss_f32(_mm_movehdup_ps(_mm512_castps512_ps128(both)));
+    __m512 va = _mm512_set1_ps(a), vb = _mm512_set1_ps(b);
+    for (uint32_t d = 0; d < v_dim; d += 16) {
+        __m512 x = _mm512_mul_ps(_mm512_loadu_ps(o2 + d), vb);
+        _mm512_storeu_ps(o + d, _mm512_fmadd_ps(_mm512_loadu_ps(o + d), va, x));
+    }
+    *l = *l * a + l2 * b;
+    *m = top;
+}
+
+void realm_attention_kernels_init_avx512(realm_attention_kernels *k) {
+    *k = (realm_attention_kernels){.attend_split = attend_split, .merge_split = merge_split};
+}
