@@ -75,8 +75,9 @@ struct realm_runtime {
     realm_tenant *tenants;
     uint64_t store_version;
     realm_run *waiting; /* runs whose END waits for the ledger */
+    uint64_t reload_wanted, reload_done;
     bool stop;
-    realm_cond work;
+    realm_cond work, reloaded;
     pthread_t maintenance;
     bool maintenance_started;
 

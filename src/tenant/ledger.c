@@ -162,17 +162,24 @@ void *ledger_thread(void *arg) {
     uint64_t refresh_ns = realm_clock_ns() + REFRESH_PERIOD_NS;
     for (;;) {
         realm_mutex_lock(&rt->mu);
-        if (!rt->waiting && !rt->stop) realm_cond_wait_until(&rt->work, &rt->mu, realm_clock_ns() + FLUSH_PERIOD_NS);
+        if (!rt->waiting && !rt->stop && rt->reload_done == rt->reload_wanted)
+            realm_cond_wait_until(&rt->work, &rt->mu, realm_clock_ns() + FLUSH_PERIOD_NS);
         realm_run *list = rt->waiting;
         rt->waiting = NULL;
         bool stop = rt->stop;
+        uint64_t reload = rt->reload_wanted;
+        bool asked = reload != rt->reload_done;
         realm_mutex_unlock(&rt->mu);
         ledger_flush(rt);
         all_durable(list);
         if (stop && !list) return NULL;
-        if (realm_clock_ns() >= refresh_ns) {
+        if (asked || realm_clock_ns() >= refresh_ns) {
             tenants_refresh(rt);
             refresh_ns = realm_clock_ns() + REFRESH_PERIOD_NS;
+            realm_mutex_lock(&rt->mu);
+            rt->reload_done = reload;
+            realm_cond_broadcast(&rt->reloaded);
+            realm_mutex_unlock(&rt->mu);
         }
     }
 }

@@ -18,6 +18,7 @@ realm_status realm_runtime_open(realm_runtime **out, const realm_runtime_config 
     realm_mutex_init(&rt->mu, REALM_RANK_RUNTIME);
     realm_mutex_init(&rt->flush_mu, REALM_RANK_API);
     realm_cond_init(&rt->work);
+    realm_cond_init(&rt->reloaded);
     if ((s = realm_store_open(&rt->store, config->state_dir, err)) != REALM_OK) goto fail;
     if (config->state_dir && !(cache = realm_path_join(config->state_dir, "programs"))) {
         s = realm_error_set(err, REALM_E_NOMEM, "runtime: out of memory");
@@ -83,6 +84,7 @@ void realm_runtime_close(realm_runtime *rt) {
     for (size_t i = 0; i < n; i++) model_free(rt->models[i]);
     realm_store_close(rt->store);
     realm_cond_destroy(&rt->work);
+    realm_cond_destroy(&rt->reloaded);
     realm_mutex_destroy(&rt->flush_mu);
     realm_mutex_destroy(&rt->mu);
     realm_free(rt);

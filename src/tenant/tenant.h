@@ -91,10 +91,12 @@ REALM_WARN_UNUSED realm_status realm_runtime_authenticate(realm_runtime *rt, con
 /* By name, for embedding and `realm run`. */
 REALM_WARN_UNUSED realm_status realm_runtime_tenant(realm_runtime *rt, const char *name, realm_tenant **out,
                                                     realm_error *err);
+/* Reads tenants' rows again now, instead of within the quarter of a second that it takes by itself. */
+void realm_runtime_reload(realm_runtime *rt);
 void realm_tenant_release(realm_tenant *t); /* NULL-safe */
 const char *realm_tenant_name(const realm_tenant *t);
-/* Loads, checks and compiles a module as this tenant's program from the next run on; running ones finish on the old
- * one. Not written to the store. */
+/* Checks and compiles a module as this tenant's program from the next run on; running ones finish on the old one. With
+ * wasm NULL the default program. Not written to the store, and kept whatever the store says later. */
 REALM_WARN_UNUSED realm_status realm_tenant_set_program(realm_tenant *t, const void *wasm, size_t len,
                                                         realm_error *err);
 

@@ -152,6 +152,14 @@ void tenants_refresh(realm_runtime *rt) {
     }
 }
 
+void realm_runtime_reload(realm_runtime *rt) {
+    realm_mutex_lock(&rt->mu);
+    uint64_t wanted = ++rt->reload_wanted;
+    realm_cond_broadcast(&rt->work);
+    while (rt->reload_done < wanted && !rt->stop) realm_cond_wait(&rt->reloaded, &rt->mu);
+    realm_mutex_unlock(&rt->mu);
+}
+
 void tenants_close(realm_runtime *rt) {
     while (rt->tenants) {
         realm_tenant *t = rt->tenants;
@@ -224,7 +232,11 @@ realm_status realm_tenant_set_program(realm_tenant *t, const void *wasm, size_t 
     realm_mutex_lock(&t->mu);
     realm_program_limits pl = {.memory_bytes = t->limits.memory_bytes};
     realm_mutex_unlock(&t->mu);
-    realm_status s = realm_program_open(t->rt->sandbox, wasm, len, &pl, &p, err);
+    realm_status s = REALM_OK;
+    if (wasm)
+        s = realm_program_open(t->rt->sandbox, wasm, len, &pl, &p, err);
+    else
+        p = realm_program_retain(t->rt->default_program);
     if (s != REALM_OK) return s;
     realm_mutex_lock(&t->mu);
     realm_program *old = t->program;

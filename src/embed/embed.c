@@ -1,0 +1,350 @@
+/* embed/embed.c - include/realm/realm.h over the runtime: the same path as a served request, without sockets. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/alloc.h"
+#include "base/file.h"
+#include "base/log.h"
+#include "base/thread.h"
+#include "data/data.h"
+#include "realm/realm.h"
+#include "tenant/tenant.h"
+
+#define INPUT_MAX ((size_t)32 << 20)
+
+struct realm {
+    realm_runtime *rt;
+};
+
+struct realm_job {
+    realm_tenant *tenant;
+    realm_request *request;
+    realm_run *run;
+    realm_mutex mu;
+    realm_cond ready;
+    bool is_ready;
+};
+
+REALM_API const char *realm_version(void) { return REALM_VERSION; }
+
+static struct {
+    void (*sink)(void *user, int level, const char *line, size_t len);
+    void *user;
+} log_target; /* set before threads start, as base/log.h asks */
+
+static void forward_log(void *user, realm_log_level level, const char *line, size_t len) {
+    (void)user;
+    log_target.sink(log_target.user, (int)level, line, len);
+}
+
+REALM_API void realm_set_log(int least_level, void (*sink)(void *user, int level, const char *line, size_t len),
+                             void *user) {
+    log_target.sink = sink;
+    log_target.user = user;
+    realm_log_configure((realm_log_level)REALM_MAX(0, REALM_MIN(least_level, 3)), sink ? forward_log : NULL, NULL);
+}
+
+/* The installed program beside the library, else the first `realm` on PATH; NULL when there is none. */
+static char *find_compiler(void) {
+    static const char installed[] = REALM_PREFIX "/bin/realm";
+    if (access(installed, X_OK) == 0) return realm_strdup(installed);
+    const char *path = getenv("PATH");
+    while (path && *path) {
+        size_t n = strcspn(path, ":");
+        char *dir = realm_strndup(path, n), *file = dir ? realm_path_join(dir, "realm") : NULL;
+        realm_free(dir);
+        if (file && n > 0 && access(file, X_OK) == 0) return file;
+        realm_free(file);
+        path += n + (path[n] == ':');
+    }
+    return NULL;
+}
+
+REALM_API realm_status realm_open(realm **out, const realm_config *config, realm_error *err) {
+    realm_config c = {0};
+    if (config) memcpy(&c, config, REALM_MIN(config->size, sizeof c));
+    realm *r = realm_calloc(1, sizeof *r);
+    if (!r) return realm_error_set(err, REALM_E_NOMEM, "out of memory");
+    char *found = c.compiler_path ? NULL : find_compiler();
+    realm_runtime_config rc = {
+        .state_dir = c.state_dir, .compiler_path = c.compiler_path ? c.compiler_path : found, .n_workers = c.n_workers};
+    realm_status s = realm_runtime_open(&r->rt, &rc, err);
+    realm_free(found);
+    if (s != REALM_OK) {
+        realm_free(r);
+        return s;
+    }
+    *out = r;
+    return REALM_OK;
+}
+
+REALM_API void realm_close(realm *r) {
+    if (!r) return;
+    realm_runtime_close(r->rt);
+    realm_free(r);
+}
+
+REALM_API realm_status realm_model_load(realm *r, const char *id, const char *path, const realm_load_config *config,
+                                        realm_error *err) {
+    realm_load_config c = {0};
+    if (config) memcpy(&c, config, REALM_MIN(config->size, sizeof c));
+    realm_model_config mc = {.n_threads = c.n_threads,
+                             .engine = {.kv_bytes = c.kv_bytes, .n_ctx = c.n_ctx, .max_generations = c.max_generations},
+                             .chat_template = c.chat_template};
+    return realm_runtime_add_model(r->rt, id, path, &mc, c.progress, c.user, err);
+}
+
+/* ---- tenants -------------------------------------------------------------------------------------------------------
+ */
+
+REALM_API realm_status realm_tenant_add(realm *r, const char *name, const void *wasm, size_t len, realm_error *err) {
+    realm_store *store = realm_runtime_store(r->rt);
+    realm_tenant_row row;
+    realm_status s = realm_store_tenant_find(store, name, &row, NULL);
+    if (s == REALM_E_NOT_FOUND) s = realm_store_tenant_create(store, name, NULL, NULL, 0, &row, err);
+    if (s == REALM_E_EXISTS) s = REALM_OK; /* another process was quicker */
+    if (s != REALM_OK) return s;
+    realm_tenant *t;
+    if ((s = realm_runtime_tenant(r->rt, name, &t, err)) != REALM_OK) return s;
+    /* Refused here and now when it does not compile; kept in the store only after that. */
+    s = realm_tenant_set_program(t, wasm, wasm ? len : 0, err);
+    realm_tenant_release(t);
+    if (s == REALM_OK) s = realm_store_tenant_set(store, name, NULL, wasm ? wasm : "", wasm ? len : 0, err);
+    return s;
+}
+
+REALM_API realm_status realm_tenant_limit(realm *r, const char *name, const char *limit, uint64_t value,
+                                          realm_error *err) {
+    realm_store *store = realm_runtime_store(r->rt);
+    realm_tenant_row row;
+    char text[24];
+    snprintf(text, sizeof text, "%llu", (unsigned long long)value);
+    realm_status s = realm_store_tenant_find(store, name, &row, err);
+    if (s == REALM_OK) s = realm_limits_set(&row.limits, limit, text, err);
+    if (s == REALM_OK) s = realm_store_tenant_set(store, name, &row.limits, NULL, 0, err);
+    if (s == REALM_OK) realm_runtime_reload(r->rt);
+    return s;
+}
+
+typedef struct usage_search {
+    const char *name;
+    realm_tenant_usage *out;
+} usage_search;
+
+static bool take_usage(void *user, const char *name, const realm_usage *u) {
+    usage_search *search = user;
+    if (strcmp(name, search->name) != 0) return true;
+    *search->out = (realm_tenant_usage){.requests = u->requests,
+                                        .aborted_requests = u->aborted_requests,
+                                        .prompt_tokens = u->prompt_tokens,
+                                        .cached_tokens = u->cached_tokens,
+                                        .completion_tokens = u->completion_tokens};
+    return false;
+}
+
+REALM_API realm_status realm_tenant_get_usage(realm *r, const char *name, realm_tenant_usage *out, realm_error *err) {
+    realm_store *store = realm_runtime_store(r->rt);
+    realm_tenant_row row;
+    usage_search search = {name, out};
+    realm_status s = realm_store_tenant_find(store, name, &row, err);
+    *out = (realm_tenant_usage){0};
+    return s == REALM_OK ? realm_store_usage_each(store, name, 0, take_usage, &search, err) : s;
+}
+
+/* ---- jobs ----------------------------------------------------------------------------------------------------------
+ */
+
+static void on_ready(void *user) {
+    realm_job *job = user;
+    realm_mutex_lock(&job->mu);
+    job->is_ready = true;
+    realm_cond_signal(&job->ready);
+    realm_mutex_unlock(&job->mu);
+}
+
+static void write_messages(realm_json_writer *w, const realm_job_params *p) {
+    if (p->messages_json) {
+        realm_json_write_raw(w, p->messages_json, strlen(p->messages_json));
+        return;
+    }
+    realm_json_begin_array(w);
+    realm_json_begin_object(w);
+    realm_json_key(w, "role");
+    realm_json_write_cstr(w, "user");
+    realm_json_key(w, "content");
+    realm_json_write_cstr(w, p->prompt);
+    realm_json_end_object(w);
+    realm_json_end_array(w);
+}
+
+/* The document that the tenant's program reads: what the same request would be over HTTP. */
+static realm_status write_input(const realm_job_params *p, const char *model, realm_buf *out, realm_buf *messages) {
+    realm_json_writer w;
+    if (!p->raw) {
+        realm_json_writer_init(&w, messages);
+        write_messages(&w, p);
+        if (realm_buf_status(messages) != REALM_OK) return realm_buf_status(messages);
+    }
+    realm_json_writer_init(&w, out);
+    realm_json_begin_object(&w);
+    realm_json_key(&w, "endpoint");
+    realm_json_write_cstr(&w, p->raw ? "completion" : "chat");
+    realm_json_key(&w, "model");
+    realm_json_write_cstr(&w, model);
+    realm_json_key(&w, p->raw ? "prompt" : "messages");
+    if (p->raw)
+        realm_json_write_cstr(&w, p->prompt);
+    else
+        realm_json_write_raw(&w, messages->data, messages->len);
+    if (p->max_tokens) {
+        realm_json_key(&w, "max_tokens");
+        realm_json_write_uint(&w, p->max_tokens);
+    }
+    realm_json_key(&w, "temperature");
+    realm_json_write_float(&w, p->temperature);
+    realm_json_end_object(&w);
+    return realm_buf_status(out);
+}
+
+static realm_status check_params(const realm_job_params *p, realm_error *err) {
+    if (!p->tenant) return realm_error_set(err, REALM_E_INVALID, "tenant: is required");
+    if (!p->prompt == !p->messages_json)
+        return realm_error_set(err, REALM_E_INVALID, "one of prompt and messages_json is required");
+    if (p->raw && !p->prompt) return realm_error_set(err, REALM_E_INVALID, "raw needs prompt");
+    if (p->messages_json) {
+        realm_json_doc *doc;
+        realm_status s = realm_json_parse(&doc, p->messages_json, strlen(p->messages_json), NULL, err);
+        if (s == REALM_OK) {
+            realm_json root = realm_json_root(doc);
+            s = realm_json_expect(&root, REALM_JSON_ARRAY, err);
+            realm_json_doc_close(doc);
+        }
+        if (s != REALM_OK) return realm_error_prefix(err, "messages_json"), s;
+    }
+    return REALM_OK;
+}
+
+static realm_status start(realm *r, realm_job *job, const realm_job_params *p, realm_error *err) {
+    realm_status s = check_params(p, err);
+    if (s != REALM_OK) return s;
+    realm_model_info info;
+    const char *model = p->model;
+    if (!model) {
+        if (realm_runtime_model_at(r->rt, 0, &info) != REALM_OK)
+            return realm_error_set(err, REALM_E_NOT_FOUND, "no model is loaded");
+        model = info.id;
+    }
+    if ((s = realm_runtime_tenant(r->rt, p->tenant, &job->tenant, err)) != REALM_OK) return s;
+    if ((s = realm_request_open(job->tenant, model, NULL, &job->request, err)) != REALM_OK) return s;
+
+    realm_buf input, messages;
+    realm_gguf_str *stop = realm_calloc(p->n_stop + 1, sizeof *stop);
+    realm_buf_init(&input, INPUT_MAX);
+    realm_buf_init(&messages, INPUT_MAX);
+    s = stop ? write_input(p, model, &input, &messages) : REALM_E_NOMEM;
+    if (s != REALM_OK) {
+        realm_error_set(err, s, "prompt: %s", realm_status_text(s));
+        goto done;
+    }
+    for (size_t i = 0; i < p->n_stop; i++) stop[i] = (realm_gguf_str){p->stop[i], strlen(p->stop[i])};
+    realm_run_params rp = {.input = input.data,
+                           .input_len = input.len,
+                           .kind = p->raw ? REALM_PROMPT_TEXT : REALM_PROMPT_MESSAGES,
+                           .prompt = p->raw ? p->prompt : messages.data,
+                           .prompt_len = p->raw ? strlen(p->prompt) : messages.len,
+                           .on_ready = on_ready,
+                           .user = job};
+    realm_sampling_init(&rp.generation.sampling);
+    rp.generation.max_tokens = p->max_tokens;
+    rp.generation.sampling.temperature = p->temperature;
+    rp.generation.sampling.top_k = p->top_k;
+    rp.generation.sampling.top_p = p->top_p;
+    rp.generation.sampling.min_p = p->min_p;
+    rp.generation.sampling.repeat_penalty = p->repeat_penalty;
+    rp.generation.sampling.seed = p->seed;
+    rp.generation.stop = stop;
+    rp.generation.n_stop = p->n_stop;
+    realm_model_info at = {0};
+    size_t n_vocab = 0;
+    for (size_t i = 0; realm_runtime_model_at(r->rt, i, &at) == REALM_OK; i++)
+        if (strcmp(at.id, model) == 0) n_vocab = at.hparams->n_vocab;
+    if ((s = realm_sampling_check(&rp.generation.sampling, n_vocab, err)) != REALM_OK) goto done;
+    s = realm_run_start(job->request, &rp, &job->run, err);
+done:
+    realm_free(stop);
+    realm_buf_release(&input);
+    realm_buf_release(&messages);
+    return s;
+}
+
+REALM_API realm_status realm_job_start(realm *r, const realm_job_params *params, realm_job **out, realm_error *err) {
+    realm_job_params p = REALM_JOB_PARAMS_INIT;
+    memcpy(&p, params, REALM_MIN(params->size, sizeof p));
+    realm_job *job = realm_calloc(1, sizeof *job);
+    if (!job) return realm_error_set(err, REALM_E_NOMEM, "job: out of memory");
+    realm_mutex_init(&job->mu, REALM_RANK_LEAF);
+    realm_cond_init(&job->ready);
+    realm_status s = start(r, job, &p, err);
+    if (s != REALM_OK) {
+        realm_job_close(job);
+        return s;
+    }
+    *out = job;
+    return REALM_OK;
+}
+
+static void wait_ready(realm_job *job) {
+    realm_mutex_lock(&job->mu);
+    while (!job->is_ready) realm_cond_wait(&job->ready, &job->mu);
+    job->is_ready = false;
+    realm_mutex_unlock(&job->mu);
+}
+
+REALM_API realm_status realm_job_wait(realm_job *job, bool (*on_text)(void *user, const char *text, size_t len),
+                                      void *user, realm_job_result *result, realm_error *err) {
+    realm_event_batch b;
+    realm_status s = REALM_OK;
+    bool ended = false;
+    realm_event_batch_init(&b);
+    while (!ended) {
+        size_t n = realm_run_poll(job->run, &b);
+        if (n == 0) wait_ready(job);
+        for (size_t i = 0; i < n; i++) {
+            const realm_event *e = &b.events[i];
+            if (e->kind == REALM_EVENT_TOKEN && e->text_len > 0 && on_text &&
+                !on_text(user, b.text.data + e->text_at, e->text_len)) {
+                realm_run_cancel(job->run);
+                on_text = NULL;
+            }
+            if (e->kind != REALM_EVENT_END) continue;
+            ended = true;
+            s = b.status;
+            if (s != REALM_OK && err) *err = b.error;
+            if (!result) continue;
+            *result = (realm_job_result){.end = e->finish == REALM_FINISH_LENGTH      ? REALM_JOB_LENGTH
+                                                : e->finish == REALM_FINISH_CANCELLED ? REALM_JOB_CANCELLED
+                                                : e->finish == REALM_FINISH_ERROR     ? REALM_JOB_FAILED
+                                                                                      : REALM_JOB_STOPPED,
+                                         .prompt_tokens = b.prompt_tokens,
+                                         .cached_tokens = b.cached_tokens,
+                                         .completion_tokens = b.completion_tokens};
+            if (e->finish == REALM_FINISH_CANCELLED) s = REALM_OK;
+        }
+    }
+    realm_event_batch_release(&b);
+    return s;
+}
+
+REALM_API void realm_job_cancel(realm_job *job) { realm_run_cancel(job->run); }
+
+REALM_API void realm_job_close(realm_job *job) {
+    if (!job) return;
+    realm_run_release(job->run);
+    realm_request_close(job->request);
+    realm_tenant_release(job->tenant);
+    realm_cond_destroy(&job->ready);
+    realm_mutex_destroy(&job->mu);
+    realm_free(job);
+}
