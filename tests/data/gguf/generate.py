@@ -44,7 +44,7 @@ def all_types():
     w.add_bool("t.true", True)
     w.add_bool("t.false", False)
     w.add_string("t.string", "Grüße, \u4e16\u754c\n\0end")
-    w.add_string("t.empty", "")
+    w.add_key_value("t.empty", "", GGUFValueType.STRING)  # add_string leaves empty ones out
     w.add_array("t.strings", ["", "a", "\u00e9\u00e8", "x" * 300])
     w.add_array("t.ints", [-1, 0, 2147483647])
     w.add_array("t.floats", [0.5, -2.0])
