@@ -66,6 +66,7 @@ help:
 ## make demo       two tenants, two programs, one model: what is the capital of France?
 ## make test       every test (make check: the fast ones alone)
 ## make asan       unit and parser tests under the address and undefined-behaviour sanitizers
+## make fuzz-gguf  fuzz one parser, SECONDS=60 (make fuzz: each of tests/fuzz in turn)
 ## make bench      speed, memory and sandbox cost on this machine
 ## make format     clang-format over the C sources
 ## make install    DESTDIR= PREFIX=
@@ -106,4 +107,5 @@ $(DEPS_LIB):
 -include $(shell find $(BUILD)/obj -name '*.d' 2>/dev/null)
 include mk/guest.mk
 include mk/test.mk
+include mk/fuzz.mk
 include mk/run.mk

@@ -1,0 +1,31 @@
+# Fuzzers: tests/fuzz/fuzz_<name>.c with LLVMFuzzerTestOneInput becomes `make fuzz-<name> SECONDS=60`, built with clang,
+# the address and the undefined-behaviour sanitizer.
+#
+# FUZZ_LINK_<name> lists the folders of src/ that are built in; without it the folder <name> and what it may include
+# (LINK_<name>). FUZZ_LIBS_<name> are further libraries, FUZZ_SEEDS_<name> folders of seed inputs (tests/data/<name>
+# where there is one). What a run finds is kept in $(BUILD)/fuzz/corpus/<name>; an input that fails is left in
+# $(BUILD)/fuzz as <name>-crash-..., and the command ends with an error.
+
+FUZZ_NAMES  := $(sort $(patsubst tests/fuzz/fuzz_%.c,%,$(wildcard tests/fuzz/fuzz_*.c)))
+FUZZ_FLAGS   = -O1 -g -fno-omit-frame-pointer -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all
+SECONDS     ?= 60
+
+fuzz_link  = $(or $(FUZZ_LINK_$(1)),$(LINK_$(1)))
+fuzz_srcs  = $(foreach f,$(call fuzz_link,$(1)),$(call srcs_of,$(f)))
+fuzz_heads = $(foreach f,$(call fuzz_link,$(1)),$(shell find src/$(f) -name '*.h')) $(wildcard tests/unit/$(1)/*.h)
+fuzz_seeds = $(or $(FUZZ_SEEDS_$(1)),$(wildcard tests/data/$(1)))
+
+.PHONY: fuzz $(addprefix fuzz-,$(FUZZ_NAMES))
+# Every fuzzer in turn, SECONDS each.
+fuzz: $(addprefix fuzz-,$(FUZZ_NAMES))
+
+.SECONDEXPANSION:
+$(BUILD)/fuzz/fuzz_%: tests/fuzz/fuzz_%.c $$(call fuzz_srcs,$$*) $$(call fuzz_heads,$$*)
+	@mkdir -p $(@D)
+	$(CLANG) $(filter-out -Wmissing-prototypes -MMD -MP,$(ALL_CFLAGS)) -Itests/unit $(FUZZ_FLAGS) -o $@ $(filter %.c,$^) \
+	    $(LIBS) $(FUZZ_LIBS_$*) $(SYSLIBS)
+
+$(addprefix fuzz-,$(FUZZ_NAMES)): fuzz-%: $(BUILD)/fuzz/fuzz_%
+	@mkdir -p $(BUILD)/fuzz/corpus/$*
+	$< -max_total_time=$(SECONDS) -timeout=10 -rss_limit_mb=2048 -print_final_stats=1 \
+	    -artifact_prefix=$(BUILD)/fuzz/$*- $(BUILD)/fuzz/corpus/$* $(call fuzz_seeds,$*)
