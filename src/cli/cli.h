@@ -8,5 +8,13 @@
 #define REALM_CLI_CLI_H
 
 int realm_cmd_info(int argc, char **argv);
+int realm_cmd_serve(int argc, char **argv);
+int realm_cmd_run(int argc, char **argv);
+int realm_cmd_chat(int argc, char **argv);
+int realm_cmd_tenant(int argc, char **argv);
+int realm_cmd_key(int argc, char **argv);
+int realm_cmd_usage(int argc, char **argv);
+int realm_cmd_program(int argc, char **argv);
+int realm_cmd_bench(int argc, char **argv);
 
 #endif

@@ -9,6 +9,7 @@
 #include "tenant/internal.h"
 
 #define MAX_INSTANCES_DEFAULT 1024u
+#define PROGRAM_CACHE "programs" /* below the state folder */
 
 realm_status realm_runtime_open(realm_runtime **out, const realm_runtime_config *config, realm_error *err) {
     realm_runtime *rt = realm_calloc(1, sizeof *rt);
@@ -20,7 +21,7 @@ realm_status realm_runtime_open(realm_runtime **out, const realm_runtime_config 
     realm_cond_init(&rt->work);
     realm_cond_init(&rt->reloaded);
     if ((s = realm_store_open(&rt->store, config->state_dir, err)) != REALM_OK) goto fail;
-    if (config->state_dir && !(cache = realm_path_join(config->state_dir, "programs"))) {
+    if (config->state_dir && !(cache = realm_path_join(config->state_dir, PROGRAM_CACHE))) {
         s = realm_error_set(err, REALM_E_NOMEM, "runtime: out of memory");
         goto fail;
     }
@@ -91,6 +92,23 @@ void realm_runtime_close(realm_runtime *rt) {
 }
 
 realm_store *realm_runtime_store(realm_runtime *rt) { return rt->store; }
+
+realm_status realm_runtime_check_program(const char *state_dir, const char *compiler_path, const void *wasm, size_t len,
+                                         const realm_limits *limits, realm_buf *describe, bool json, realm_error *err) {
+    realm_sandbox *sandbox = NULL;
+    realm_program *program = NULL;
+    char *cache = state_dir ? realm_path_join(state_dir, PROGRAM_CACHE) : NULL;
+    realm_sandbox_config sc = {.n_workers = 1, .max_instances = 1, .compiler_path = compiler_path, .cache_dir = cache};
+    sc.imports = realm_host_imports(&sc.n_imports);
+    realm_program_limits pl = {.memory_bytes = limits ? limits->memory_bytes : 0};
+    realm_status s = realm_sandbox_open(&sandbox, &sc, err);
+    if (s == REALM_OK) s = realm_program_open(sandbox, wasm, len, &pl, &program, err);
+    if (s == REALM_OK && describe) s = realm_program_describe(program, json, describe);
+    realm_program_release(program);
+    realm_sandbox_close(sandbox);
+    realm_free(cache);
+    return s;
+}
 
 /* ---- models --------------------------------------------------------------------------------------------------------
  */

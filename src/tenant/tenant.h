@@ -45,6 +45,12 @@ REALM_WARN_UNUSED realm_status realm_runtime_open(realm_runtime **out, const rea
 void realm_runtime_close(realm_runtime *rt);
 realm_store *realm_runtime_store(realm_runtime *rt);
 
+/* Checks and compiles a module as a server would, without one: what `realm program check` prints goes to `describe`
+ * (NULL: not wanted). `state_dir` (NULL: none) is where the artifact is kept for a server. */
+REALM_WARN_UNUSED realm_status realm_runtime_check_program(const char *state_dir, const char *compiler_path,
+                                                           const void *wasm, size_t len, const realm_limits *limits,
+                                                           realm_buf *describe, bool json, realm_error *err);
+
 /* ---- models --------------------------------------------------------------------------------------------------------
  */
 

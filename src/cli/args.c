@@ -1,0 +1,194 @@
+#include "cli/args.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/alloc.h"
+#include "base/file.h"
+#include "base/str.h"
+
+int realm_args_usage(const realm_args *args, const char *what, const char *arg) {
+    char shown[256];
+    fprintf(stderr, "realm: %s: %s%s\n%s", args->command, what, realm_escape(shown, sizeof shown, arg, strlen(arg)),
+            args->usage);
+    return REALM_EXIT_USAGE;
+}
+
+static int end(realm_args *args, int status) {
+    args->status = status;
+    return -2;
+}
+
+int realm_args_next(realm_args *args, const char **value) {
+    *value = NULL;
+    if (args->at >= args->argc) return -1;
+    const char *arg = args->argv[args->at++];
+    if (args->only_positional || arg[0] != '-' || arg[1] == '\0') {
+        *value = arg;
+        return 0;
+    }
+    if (strcmp(arg, "--") == 0) {
+        args->only_positional = true;
+        return realm_args_next(args, value);
+    }
+    if (strcmp(arg, "--help") == 0 || strcmp(arg, "-h") == 0) {
+        fputs(args->usage, stdout);
+        fputs(args->help, stdout);
+        if (args->prints_data) fputs("  --output json      print JSON instead of text\n", stdout);
+        fputs("  --help             this text\n", stdout);
+        return end(args, fflush(stdout) == 0 ? REALM_EXIT_DONE : REALM_EXIT_FAILED);
+    }
+    size_t len = strcspn(arg, "=");
+    static const realm_option output = {"--output", -1, true};
+    const realm_option *o = NULL;
+    for (size_t i = 0; i < args->n_options && !o; i++)
+        if (strlen(args->options[i].name) == len && memcmp(args->options[i].name, arg, len) == 0) o = &args->options[i];
+    if (!o && args->prints_data && len == strlen(output.name) && memcmp(arg, output.name, len) == 0) o = &output;
+    if (!o) return end(args, realm_args_usage(args, "unknown option ", arg));
+    if (o->takes_value) {
+        if (arg[len] == '=')
+            *value = arg + len + 1;
+        else if (args->at < args->argc)
+            *value = args->argv[args->at++];
+        else
+            return end(args, realm_args_usage(args, "a value is missing after ", arg));
+    } else if (arg[len] == '=') {
+        return end(args, realm_args_usage(args, "no value is taken by ", arg));
+    }
+    if (o != &output) return o->id;
+    args->json = strcmp(*value, "json") == 0;
+    if (!args->json && strcmp(*value, "text") != 0)
+        return end(args, realm_args_usage(args, "--output takes text or json, not ", *value));
+    return realm_args_next(args, value);
+}
+
+bool realm_args_u64(const realm_args *args, const char *option, const char *text, uint64_t least, uint64_t most,
+                    uint64_t *out) {
+    char *rest, what[160];
+    errno = 0;
+    unsigned long long v = strtoull(text, &rest, 10);
+    if (text[0] >= '0' && text[0] <= '9' && *rest == '\0' && errno == 0 && v >= least && v <= most) {
+        *out = v;
+        return true;
+    }
+    snprintf(what, sizeof what, "%s takes a whole number from %llu to %llu, not ", option, (unsigned long long)least,
+             (unsigned long long)most);
+    (void)realm_args_usage(args, what, text);
+    return false;
+}
+
+bool realm_args_double(const realm_args *args, const char *option, const char *text, double least, double most,
+                       double *out) {
+    char *rest, what[160];
+    double v = strtod(text, &rest);
+    if (rest != text && *rest == '\0' && isfinite(v) && v >= least && v <= most) {
+        *out = v;
+        return true;
+    }
+    snprintf(what, sizeof what, "%s takes a number from %g to %g, not ", option, least, most);
+    (void)realm_args_usage(args, what, text);
+    return false;
+}
+
+int realm_fail(const char *command, const realm_error *err) {
+    fprintf(stderr, "realm: %s: %s\n", command, err->text[0] ? err->text : realm_status_text(err->code));
+    return REALM_EXIT_FAILED;
+}
+
+int realm_print(const char *command, realm_buf *out) {
+    int status = REALM_EXIT_DONE;
+    if (realm_buf_status(out) != REALM_OK) {
+        fprintf(stderr, "realm: %s: %s\n", command, realm_status_text(realm_buf_status(out)));
+        status = REALM_EXIT_FAILED;
+    } else if (out->len > 0 && (fwrite(out->data, 1, out->len, stdout) != out->len || fflush(stdout) != 0)) {
+        fprintf(stderr, "realm: %s: standard output: %s\n", command, strerror(errno));
+        status = REALM_EXIT_FAILED;
+    }
+    realm_buf_release(out);
+    return status;
+}
+
+/* ---- folders and models --------------------------------------------------------------------------------------------
+ */
+
+static char *xdg(const char *variable, const char *below_home, const char *leaf) {
+    const char *base = getenv(variable), *home = getenv("HOME");
+    if (base && base[0] == '/') return realm_path_join(base, leaf);
+    if (!home || !home[0]) return NULL;
+    char *dir = realm_path_join(home, below_home), *path = dir ? realm_path_join(dir, leaf) : NULL;
+    realm_free(dir);
+    return path;
+}
+
+char *realm_state_dir(const char *given) {
+    return given ? realm_strdup(given) : xdg("XDG_STATE_HOME", ".local/state", "realm");
+}
+
+char *realm_models_dir(const char *given) {
+    return given ? realm_strdup(given) : xdg("XDG_DATA_HOME", ".local/share", "realm/models");
+}
+
+static bool ends_in_gguf(const char *s) {
+    size_t n = strlen(s);
+    return n > 5 && strcmp(s + n - 5, ".gguf") == 0;
+}
+
+/* ID.gguf in `dir`, else the only file there that begins with ID; NULL when there is none. */
+static realm_status find_in(const char *dir, const char *id, char **path, realm_error *err) {
+    size_t id_len = strlen(id), found = 0;
+    char *name = realm_malloc(id_len + 6);
+    if (!name) return realm_error_set(err, REALM_E_NOMEM, "out of memory");
+    snprintf(name, id_len + 6, "%s.gguf", id);
+    char *exact = realm_path_join(dir, name);
+    realm_free(name);
+    if (exact && access(exact, R_OK) == 0) {
+        *path = exact;
+        return REALM_OK;
+    }
+    realm_free(exact);
+    DIR *d = opendir(dir);
+    if (!d) return REALM_OK;
+    for (struct dirent *e; (e = readdir(d));) {
+        if (strncmp(e->d_name, id, id_len) != 0 || !ends_in_gguf(e->d_name)) continue;
+        found++;
+        realm_free(*path);
+        *path = realm_path_join(dir, e->d_name);
+    }
+    closedir(d);
+    if (found <= 1) return REALM_OK;
+    realm_free(*path);
+    *path = NULL;
+    return realm_error_set(err, REALM_E_INVALID, "%zu files in %s begin with \"%s\": name one", found, dir, id);
+}
+
+realm_status realm_find_model(const char *id_or_file, const char *models_dir, char **path, realm_error *err) {
+    *path = NULL;
+    if (strchr(id_or_file, '/') || ends_in_gguf(id_or_file)) {
+        *path = realm_strdup(id_or_file);
+        return *path ? REALM_OK : realm_error_set(err, REALM_E_NOMEM, "out of memory");
+    }
+    char *dirs[] = {realm_models_dir(models_dir), xdg("XDG_CACHE_HOME", ".cache", "realm/models")};
+    realm_status s = REALM_OK;
+    for (size_t i = 0; i < REALM_ARRAY_LEN(dirs); i++) {
+        if (dirs[i] && s == REALM_OK && !*path) s = find_in(dirs[i], id_or_file, path, err);
+    }
+    if (s == REALM_OK && !*path) {
+        char shown[128];
+        s = realm_error_set(err, REALM_E_NOT_FOUND, "no model \"%s\" in %s or in the download cache",
+                            realm_escape(shown, sizeof shown, id_or_file, strlen(id_or_file)),
+                            dirs[0] ? dirs[0] : "(no HOME)");
+    }
+    for (size_t i = 0; i < REALM_ARRAY_LEN(dirs); i++) realm_free(dirs[i]);
+    return s;
+}
+
+char *realm_self_path(void) {
+    char path[4096];
+    ssize_t n = readlink("/proc/self/exe", path, sizeof path - 1);
+    return n > 0 ? realm_strndup(path, (size_t)n) : NULL;
+}

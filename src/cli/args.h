@@ -1,0 +1,64 @@
+/* cli/args.h - one way for all commands to read their arguments and to say what is wrong with them.
+ *
+ * A command lists its options; realm_args_next hands them out one by one, positional arguments as option 0. "--name
+ * VALUE" and "--name=VALUE" are the same, "--" ends options, "--help" prints the usage and help on stdout, "--output
+ * text|json" is understood where the command says that it prints data.
+ */
+#ifndef REALM_CLI_ARGS_H
+#define REALM_CLI_ARGS_H
+
+#include "base/base.h"
+#include "base/buf.h"
+
+#define REALM_EXIT_DONE 0
+#define REALM_EXIT_FAILED 1
+#define REALM_EXIT_USAGE 2
+
+typedef struct realm_option {
+    const char *name; /* "--threads" */
+    int id;           /* > 0 */
+    bool takes_value;
+} realm_option;
+
+typedef struct realm_args {
+    const char *command; /* "tenant create": for messages */
+    const char *usage;   /* "usage: realm tenant create NAME ...\n" */
+    const char *help;    /* the rest of --help */
+    const realm_option *options;
+    size_t n_options;
+    bool prints_data; /* takes --output */
+    int argc;
+    char **argv;
+    int at; /* starts at 1 */
+    bool only_positional;
+    bool json;
+    int status; /* exit status when realm_args_next ended early */
+} realm_args;
+
+/* The next option's id with its value (NULL for a flag), 0 for a positional argument in *value, -1 at the end, -2 when
+ * the command is to end now with args->status (help was printed, or a usage error said). */
+int realm_args_next(realm_args *args, const char **value);
+/* Prints "realm: <command>: <what><arg escaped>" and the usage; returns REALM_EXIT_USAGE. */
+int realm_args_usage(const realm_args *args, const char *what, const char *arg);
+/* A whole number within bounds, or false after a usage message naming the option. */
+bool realm_args_u64(const realm_args *args, const char *option, const char *text, uint64_t least, uint64_t most,
+                    uint64_t *out);
+bool realm_args_double(const realm_args *args, const char *option, const char *text, double least, double most,
+                       double *out);
+
+/* "realm: <command>: <text>" on stderr; returns REALM_EXIT_FAILED. */
+int realm_fail(const char *command, const realm_error *err);
+/* Writes to stdout; REALM_EXIT_FAILED with a message when that fails, else 0. Releases the buffer. */
+int realm_print(const char *command, realm_buf *out);
+
+/* Folders by the XDG rules, freed with realm_free; NULL when memory is out or HOME is not set. */
+char *realm_state_dir(const char *given);  /* --state, $XDG_STATE_HOME/realm */
+char *realm_models_dir(const char *given); /* --models-dir, $XDG_DATA_HOME/realm/models */
+/* A model's file from what a user typed: a path with a '/' or ending in .gguf, else an id looked up in the models
+ * folder, then in the download cache: ID.gguf, or the one file whose name begins with ID. */
+REALM_WARN_UNUSED realm_status realm_find_model(const char *id_or_file, const char *models_dir, char **path,
+                                                realm_error *err);
+/* This program's own file, for the child that compiles modules; freed with realm_free, NULL when unknown. */
+char *realm_self_path(void);
+
+#endif

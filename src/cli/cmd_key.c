@@ -1,0 +1,179 @@
+/* cli/cmd_key.c - `realm key create / list / revoke`: a new key's secret is its last line on stdout, shown once. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "base/alloc.h"
+#include "base/clock.h"
+#include "cli/args.h"
+#include "cli/cli.h"
+#include "crypto/crypto.h"
+#include "data/data.h"
+#include "store/store.h"
+
+#define OUTPUT_MAX ((size_t)64 << 20)
+
+enum { OPT_STATE = 1, OPT_EXPIRES, OPT_ADMIN };
+static const realm_option options[] = {
+    {"--state", OPT_STATE, true}, {"--expires", OPT_EXPIRES, true}, {"--admin", OPT_ADMIN, false}};
+
+static const char usage[] = "usage: realm key create TENANT [--expires D]\n"
+                            "       realm key create --admin [--expires D]\n"
+                            "       realm key list | revoke ID-or-KEY\n";
+
+/* "90d", "12h", "30m", "45s" from now, or a date "2027-01-31" (UTC). */
+static bool parse_expiry(const char *s, int64_t *expires_s) {
+    char *rest;
+    struct tm tm = {0};
+    const char *end = strptime(s, "%Y-%m-%d", &tm);
+    if (end && *end == '\0') {
+        *expires_s = (int64_t)timegm(&tm);
+        return true;
+    }
+    unsigned long long n = strtoull(s, &rest, 10);
+    if (s[0] < '0' || s[0] > '9' || n == 0 || n > 1000000 || rest[0] == '\0' || rest[1] != '\0') return false;
+    int64_t unit = rest[0] == 'd' ? 86400 : rest[0] == 'h' ? 3600 : rest[0] == 'm' ? 60 : rest[0] == 's' ? 1 : 0;
+    *expires_s = realm_clock_wall_s() + (int64_t)n * unit;
+    return unit > 0;
+}
+
+static void write_key(realm_json_writer *w, const realm_key_row *k, const char *secret) {
+    realm_json_begin_object(w);
+    realm_json_key(w, "id");
+    realm_json_write_cstr(w, k->id);
+    realm_json_key(w, "tenant");
+    realm_json_write_cstr(w, k->admin ? NULL : k->tenant);
+    realm_json_key(w, "admin");
+    realm_json_write_bool(w, k->admin);
+    realm_json_key(w, "created");
+    realm_json_write_int(w, k->created_s);
+    realm_json_key(w, "expires");
+    if (k->expires_s)
+        realm_json_write_int(w, k->expires_s);
+    else
+        realm_json_write_null(w);
+    if (secret) {
+        realm_json_key(w, "key");
+        realm_json_write_cstr(w, secret);
+    } else {
+        realm_json_key(w, "revoked");
+        realm_json_write_bool(w, k->revoked);
+    }
+    realm_json_end_object(w);
+}
+
+typedef struct listing {
+    bool json;
+    realm_buf out;
+    realm_json_writer w;
+} listing;
+
+static bool list_one(void *user, const realm_key_row *k) {
+    listing *l = user;
+    if (l->json)
+        write_key(&l->w, k, NULL);
+    else
+        (void)realm_buf_printf(&l->out, "%s  %-24s %s\n", k->id, k->admin ? "(admin)" : k->tenant,
+                               k->revoked                                             ? "revoked"
+                               : k->expires_s && k->expires_s <= realm_clock_wall_s() ? "expired"
+                                                                                      : "valid");
+    return realm_buf_status(&l->out) == REALM_OK;
+}
+
+static int list(realm_store *store, bool json) {
+    listing l = {.json = json};
+    realm_error err = {0};
+    realm_buf_init(&l.out, OUTPUT_MAX);
+    realm_json_writer_init(&l.w, &l.out);
+    if (json) realm_json_begin_array(&l.w);
+    if (realm_store_key_each(store, list_one, &l, &err) != REALM_OK) {
+        realm_buf_release(&l.out);
+        return realm_fail("key list", &err);
+    }
+    if (json) {
+        realm_json_end_array(&l.w);
+        (void)realm_buf_putc(&l.out, '\n');
+    }
+    return realm_print("key list", &l.out);
+}
+
+static int create(realm_store *store, const char *tenant, bool admin, int64_t expires_s, bool json) {
+    char key[REALM_KEY_TEXT_MAX];
+    realm_key_row row;
+    realm_error err = {0};
+    realm_buf out;
+    if (realm_store_key_create(store, tenant, admin, expires_s, key, &row, &err) != REALM_OK)
+        return realm_fail("key create", &err);
+    realm_buf_init(&out, OUTPUT_MAX);
+    if (json) {
+        realm_json_writer w;
+        realm_json_writer_init(&w, &out);
+        write_key(&w, &row, key);
+        (void)realm_buf_putc(&out, '\n');
+    } else {
+        fprintf(stderr, "key %s for %s; it is shown this once:\n", row.id, admin ? "the admin listener" : tenant);
+        (void)realm_buf_printf(&out, "%s\n", key);
+    }
+    realm_secret_wipe(key, sizeof key);
+    return realm_print("key create", &out);
+}
+
+int realm_cmd_key(int argc, char **argv) {
+    static const char help[] = "\nA running server takes new keys at once and drops revoked ones at once.\n\n"
+                               "  --expires D        90d, 12h, 30m from now, or a date as 2027-01-31\n"
+                               "  --admin            a key for the admin listener instead of a tenant\n"
+                               "  --state DIR        where tenants, keys and the ledger are kept\n";
+    realm_args args = {.command = "key",
+                       .usage = usage,
+                       .help = help,
+                       .options = options,
+                       .n_options = REALM_ARRAY_LEN(options),
+                       .prints_data = true,
+                       .argc = argc,
+                       .argv = argv,
+                       .at = 1};
+    const char *state_arg = NULL, *words[2] = {0}, *value;
+    size_t n_words = 0;
+    bool admin = false;
+    int64_t expires_s = 0;
+    for (int id; (id = realm_args_next(&args, &value)) != -1;) {
+        if (id == -2) return args.status;
+        if (id == OPT_STATE) state_arg = value;
+        if (id == OPT_ADMIN) admin = true;
+        if (id == OPT_EXPIRES && !parse_expiry(value, &expires_s))
+            return realm_args_usage(&args, "--expires takes 90d, 12h, 30m or a date as 2027-01-31, not ", value);
+        if (id != 0) continue;
+        if (n_words == REALM_ARRAY_LEN(words)) return realm_args_usage(&args, "one argument too many: ", value);
+        words[n_words++] = value;
+    }
+    if (n_words == 0) return realm_args_usage(&args, "what to do is missing", "");
+    bool is_create = strcmp(words[0], "create") == 0, is_list = strcmp(words[0], "list") == 0;
+    if (!is_create && !is_list && strcmp(words[0], "revoke") != 0)
+        return realm_args_usage(&args, "no such action: ", words[0]);
+    size_t wanted = is_list || (is_create && admin) ? 1 : 2;
+    if (n_words < wanted)
+        return realm_args_usage(&args, is_create ? "a tenant's name is missing" : "a key or its id is missing", "");
+    if (n_words > wanted) return realm_args_usage(&args, "one argument too many: ", words[1]);
+
+    realm_error err = {0};
+    realm_store *store = NULL;
+    char *state = realm_state_dir(state_arg);
+    int status;
+    if (!state) {
+        realm_error_set(&err, REALM_E_NOT_FOUND, "no state folder: set HOME or give --state");
+        return realm_fail("key", &err);
+    }
+    if (realm_store_open(&store, state, &err) != REALM_OK)
+        status = realm_fail("key", &err);
+    else if (is_create)
+        status = create(store, words[1], admin, expires_s, args.json);
+    else if (is_list)
+        status = list(store, args.json);
+    else
+        status = realm_store_key_revoke(store, words[1], &err) == REALM_OK ? REALM_EXIT_DONE
+                                                                           : realm_fail("key revoke", &err);
+    realm_store_close(store);
+    realm_free(state);
+    return status;
+}

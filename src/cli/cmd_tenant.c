@@ -1,0 +1,223 @@
+/* cli/cmd_tenant.c - `realm tenant create / list / show / set / delete`: works on the state folder, server or not. */
+#include <stdio.h>
+#include <string.h>
+
+#include "base/alloc.h"
+#include "base/file.h"
+#include "cli/args.h"
+#include "cli/cli.h"
+#include "data/data.h"
+#include "sandbox/sandbox.h"
+#include "store/store.h"
+#include "tenant/tenant.h"
+
+#define OUTPUT_MAX ((size_t)64 << 20)
+#define SETTINGS_MAX 32u
+
+enum { OPT_STATE = 1, OPT_PROGRAM, OPT_SET, OPT_DEFAULT_PROGRAM };
+static const realm_option options[] = {{"--state", OPT_STATE, true},
+                                       {"--program", OPT_PROGRAM, true},
+                                       {"--default-program", OPT_DEFAULT_PROGRAM, false},
+                                       {"--set", OPT_SET, true}};
+
+static const char usage[] = "usage: realm tenant create NAME [--program FILE.wasm] [--set LIMIT=VALUE]...\n"
+                            "       realm tenant set NAME [--program FILE.wasm | --default-program] "
+                            "[--set LIMIT=VALUE]...\n"
+                            "       realm tenant list | show NAME | delete NAME\n";
+
+typedef struct tenant_args {
+    const char *state, *program;
+    bool default_program;
+    const char *settings[SETTINGS_MAX];
+    size_t n_settings;
+    const char *words[2]; /* action, NAME */
+    size_t n_words;
+} tenant_args;
+
+static void write_tenant(realm_json_writer *w, const realm_tenant_row *row) {
+    realm_json_begin_object(w);
+    realm_json_key(w, "name");
+    realm_json_write_cstr(w, row->name);
+    realm_json_key(w, "created");
+    realm_json_write_int(w, row->created_s);
+    realm_json_key(w, "program");
+    realm_json_write_cstr(w, row->program_sha256[0] ? row->program_sha256 : NULL);
+    realm_json_key(w, "limits");
+    realm_json_begin_object(w);
+#define X(field, type, def, least, most, text) \
+    realm_json_key(w, #field);                 \
+    realm_json_write_uint(w, row->limits.field);
+    REALM_TENANT_LIMITS(X)
+#undef X
+    realm_json_end_object(w);
+    realm_json_end_object(w);
+}
+
+typedef struct listing {
+    bool json;
+    realm_buf out;
+    realm_json_writer w;
+} listing;
+
+static bool list_one(void *user, const realm_tenant_row *row) {
+    listing *l = user;
+    if (l->json)
+        write_tenant(&l->w, row);
+    else
+        (void)realm_buf_printf(&l->out, "%-32s %s\n", row->name,
+                               row->program_sha256[0] ? row->program_sha256 : "default program");
+    return realm_buf_status(&l->out) == REALM_OK;
+}
+
+static int list(realm_store *store, bool json) {
+    listing l = {.json = json};
+    realm_error err = {0};
+    realm_buf_init(&l.out, OUTPUT_MAX);
+    realm_json_writer_init(&l.w, &l.out);
+    if (json) realm_json_begin_array(&l.w);
+    if (realm_store_tenant_each(store, list_one, &l, &err) != REALM_OK) {
+        realm_buf_release(&l.out);
+        return realm_fail("tenant list", &err);
+    }
+    if (json) {
+        realm_json_end_array(&l.w);
+        (void)realm_buf_putc(&l.out, '\n');
+    }
+    return realm_print("tenant list", &l.out);
+}
+
+static int show(realm_store *store, const char *name, bool json) {
+    realm_tenant_row row;
+    realm_error err = {0};
+    realm_buf out;
+    if (realm_store_tenant_find(store, name, &row, &err) != REALM_OK) return realm_fail("tenant show", &err);
+    realm_buf_init(&out, OUTPUT_MAX);
+    if (json) {
+        realm_json_writer w;
+        realm_json_writer_init(&w, &out);
+        write_tenant(&w, &row);
+        (void)realm_buf_putc(&out, '\n');
+    } else {
+        (void)realm_buf_printf(&out, "name     %s\nprogram  %s\n", row.name,
+                               row.program_sha256[0] ? row.program_sha256 : "default");
+#define X(field, type, def, least, most, text) \
+    (void)realm_buf_printf(&out, "%-20s %12llu  %s\n", #field, (unsigned long long)row.limits.field, text);
+        REALM_TENANT_LIMITS(X)
+#undef X
+    }
+    return realm_print("tenant show", &out);
+}
+
+/* Applies "name=value" settings to `l`. */
+static realm_status apply_settings(const tenant_args *a, realm_limits *l, realm_error *err) {
+    for (size_t i = 0; i < a->n_settings; i++) {
+        const char *eq = strchr(a->settings[i], '=');
+        if (!eq) return realm_error_set(err, REALM_E_INVALID, "--set takes LIMIT=VALUE, not \"%s\"", a->settings[i]);
+        char name[64];
+        snprintf(name, sizeof name, "%.*s", (int)REALM_MIN(eq - a->settings[i], 63), a->settings[i]);
+        realm_status s = realm_limits_set(l, name, eq + 1, err);
+        if (s != REALM_OK) return s;
+    }
+    return REALM_OK;
+}
+
+/* Compiles a module as the server would, so that one that it would refuse never reaches the store. */
+static realm_status check_program(const char *state, const char *file, const realm_limits *limits, char **wasm,
+                                  size_t *len, realm_error *err) {
+    realm_status s = realm_file_read(file, REALM_MODULE_BYTES_MAX, wasm, len, err);
+    if (s != REALM_OK) return s;
+    char *self = realm_self_path();
+    s = realm_runtime_check_program(state, self, *wasm, *len, limits, NULL, false, err);
+    realm_free(self);
+    if (s != REALM_OK) realm_error_prefix(err, "%s", file);
+    return s;
+}
+
+static int create_or_set(realm_store *store, const char *state, const tenant_args *a, bool create) {
+    const char *command = create ? "tenant create" : "tenant set", *name = a->words[1];
+    realm_error err = {0};
+    realm_tenant_row row;
+    realm_limits limits;
+    char *wasm = NULL;
+    size_t len = 0;
+    realm_status s = REALM_OK;
+    realm_limits_init(&limits);
+    if (!create) {
+        s = realm_store_tenant_find(store, name, &row, &err);
+        limits = row.limits;
+    }
+    if (s == REALM_OK) s = apply_settings(a, &limits, &err);
+    if (s == REALM_OK && a->program) s = check_program(state, a->program, &limits, &wasm, &len, &err);
+    if (s == REALM_OK && create)
+        s = realm_store_tenant_create(store, name, &limits, wasm, len, NULL, &err);
+    else if (s == REALM_OK)
+        s = realm_store_tenant_set(store, name, a->n_settings ? &limits : NULL, a->default_program ? "" : wasm, len,
+                                   &err);
+    realm_free(wasm);
+    return s == REALM_OK ? REALM_EXIT_DONE : realm_fail(command, &err);
+}
+
+int realm_cmd_tenant(int argc, char **argv) {
+    static const char help[] = "\nMakes, shows and changes tenants. A running server takes changes within a second.\n\n"
+                               "  --program FILE     the tenant's own WebAssembly program (docs/programs.md)\n"
+                               "  --default-program  back to the built-in one\n"
+                               "  --set LIMIT=VALUE  a limit; `realm tenant show NAME` lists them all\n"
+                               "  --state DIR        where tenants, keys and the ledger are kept\n";
+    realm_args args = {.command = "tenant",
+                       .usage = usage,
+                       .help = help,
+                       .options = options,
+                       .n_options = REALM_ARRAY_LEN(options),
+                       .prints_data = true,
+                       .argc = argc,
+                       .argv = argv,
+                       .at = 1};
+    tenant_args a = {0};
+    const char *value;
+    for (int id; (id = realm_args_next(&args, &value)) != -1;) {
+        if (id == -2) return args.status;
+        if (id == OPT_STATE) a.state = value;
+        if (id == OPT_PROGRAM) a.program = value;
+        if (id == OPT_DEFAULT_PROGRAM) a.default_program = true;
+        if (id == OPT_SET) {
+            if (a.n_settings == SETTINGS_MAX) return realm_args_usage(&args, "too many settings: ", value);
+            a.settings[a.n_settings++] = value;
+        }
+        if (id != 0) continue;
+        if (a.n_words == REALM_ARRAY_LEN(a.words)) return realm_args_usage(&args, "one argument too many: ", value);
+        a.words[a.n_words++] = value;
+    }
+    if (a.n_words == 0) return realm_args_usage(&args, "what to do is missing", "");
+    const char *action = a.words[0];
+    bool is_list = strcmp(action, "list") == 0, is_create = strcmp(action, "create") == 0;
+    bool is_set = strcmp(action, "set") == 0, is_show = strcmp(action, "show") == 0;
+    if (!is_list && !is_create && !is_set && !is_show && strcmp(action, "delete") != 0)
+        return realm_args_usage(&args, "no such action: ", action);
+    if (a.n_words != (is_list ? 1 : 2))
+        return realm_args_usage(&args, is_list ? "no name is taken: " : "a tenant's name is missing",
+                                is_list ? a.words[1] : "");
+    if (a.program && a.default_program) return realm_args_usage(&args, "one of --program and --default-program", "");
+
+    realm_error err = {0};
+    realm_store *store = NULL;
+    char *state = realm_state_dir(a.state);
+    int status;
+    if (!state) {
+        realm_error_set(&err, REALM_E_NOT_FOUND, "no state folder: set HOME or give --state");
+        return realm_fail("tenant", &err);
+    }
+    if (realm_store_open(&store, state, &err) != REALM_OK)
+        status = realm_fail("tenant", &err);
+    else if (is_list)
+        status = list(store, args.json);
+    else if (is_show)
+        status = show(store, a.words[1], args.json);
+    else if (is_create || is_set)
+        status = create_or_set(store, state, &a, is_create);
+    else
+        status = realm_store_tenant_delete(store, a.words[1], &err) == REALM_OK ? REALM_EXIT_DONE
+                                                                                : realm_fail("tenant delete", &err);
+    realm_store_close(store);
+    realm_free(state);
+    return status;
+}
