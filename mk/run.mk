@@ -1,5 +1,41 @@
 # Running, installing, cleaning.
-.PHONY: format clean
+DEMO_STATE ?= $(BUILD)/state
+LISTEN     ?= 127.0.0.1:8080
+
+.PHONY: setup serve demo examples install format clean
+
+setup:
+	@tools/setup
+
+# In a fresh checkout this installs, builds, downloads and serves; `make` is called again because the paths of the built
+# Rust parts are only known after setup.
+serve: setup
+	@$(MAKE) --no-print-directory $(BUILD)/realm guests
+	@tools/serve $(BUILD) $(DEMO_STATE) $(LISTEN)
+
+demo: setup
+	@tools/setup --test
+	@$(MAKE) --no-print-directory $(BUILD)/realm guests
+	@tools/demo $(BUILD)
+
+# The C examples, linked against the shared library as a stranger would.
+EXAMPLES := $(patsubst examples/%.c,$(BUILD)/examples/%,$(wildcard examples/*.c))
+examples: $(EXAMPLES)
+$(BUILD)/examples/%: examples/%.c include/realm/realm.h include/realm/status.h $(BUILD)/librealm.so
+	@mkdir -p $(@D)
+	$(CC) -std=c17 $(WARN) $(CFLAGS) -Iinclude $< -o $@ -L$(BUILD) -lrealm -Wl,-rpath,'$$ORIGIN/..'
+
+install: all
+	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/lib/pkgconfig $(DESTDIR)$(PREFIX)/include/realm \
+	    $(DESTDIR)$(PREFIX)/share/realm/guest
+	install -m 755 $(BUILD)/realm $(DESTDIR)$(PREFIX)/bin/realm
+	install -m 755 $(BUILD)/librealm.so $(DESTDIR)$(PREFIX)/lib/librealm.so.0
+	ln -sf librealm.so.0 $(DESTDIR)$(PREFIX)/lib/librealm.so
+	install -m 644 $(BUILD)/librealm.a $(DESTDIR)$(PREFIX)/lib/librealm.a
+	install -m 644 $(BUILD)/realm.pc $(DESTDIR)$(PREFIX)/lib/pkgconfig/realm.pc
+	install -m 644 include/realm/realm.h include/realm/status.h $(DESTDIR)$(PREFIX)/include/realm/
+	install -m 644 guest/realm_guest.h $(DESTDIR)$(PREFIX)/share/realm/guest/
+
 format:
 	clang-format-19 -i $$(git ls-files '*.c' '*.h')
 
