@@ -186,7 +186,7 @@ realm_status realm_team_open(realm_team **out, uint32_t n_threads, size_t scratc
     for (uint32_t i = 0; i < n; i++) t->seats[i] = (seat){.worker = {.team = t, .id = i, .n = n}};
     realm_status s = realm_team_reserve(t, scratch_bytes, err);
     for (uint32_t i = 1; i < n && s == REALM_OK; i++) {
-        char name[16];
+        char name[24];
         snprintf(name, sizeof name, "compute %u", i);
         s = realm_thread_start(&t->seats[i].thread, name, worker_main, &t->seats[i], err);
         t->seats[i].started = s == REALM_OK;

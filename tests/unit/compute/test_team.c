@@ -1,0 +1,174 @@
+/* The team: every worker runs every job, barriers order memory, claims hand out each item once, and nothing is lost
+ * when threads sleep between jobs or are more than the cores. Run under the thread sanitizer too. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <string.h>
+#include <time.h>
+
+#include <cmocka.h>
+
+#include "base/alloc.h"
+#include "base/clock.h"
+#include "compute/cpu/cpu.h"
+
+#define ITEMS 1000u
+#define THREADS_MOST 5u
+
+typedef struct shared {
+    uint32_t plain[THREADS_MOST]; /* written by one worker, read by all after a barrier */
+    uint32_t taken[ITEMS];
+    _Atomic uint32_t errors, ran;
+} shared;
+
+static realm_team *open_team(uint32_t n) {
+    realm_team *t;
+    realm_error err = {0};
+    assert_int_equal(realm_team_open(&t, n, 1000, &err), REALM_OK);
+    assert_int_equal(realm_team_size(t), n);
+    return t;
+}
+
+static void job(realm_worker *w, void *user) {
+    shared *s = user;
+    atomic_fetch_add(&s->ran, 1);
+    if (((uintptr_t)w->scratch & 63u) || w->scratch_bytes < 1000) atomic_fetch_add(&s->errors, 1);
+    memset(w->scratch, (int)w->id, w->scratch_bytes);
+    for (uint32_t round = 1; round <= 20; round++) {
+        s->plain[w->id] += round;
+        realm_worker_barrier(w);
+        for (uint32_t i = 0; i < w->n; i++)
+            if (s->plain[i] != s->plain[w->id]) atomic_fetch_add(&s->errors, 1);
+        realm_worker_barrier(w);
+        uint32_t begin, end, grain = round % 7 + 1;
+        while (realm_worker_claim(w, ITEMS - round, grain, &begin, &end)) {
+            if (begin >= end || end - begin > grain) atomic_fetch_add(&s->errors, 1);
+            for (uint32_t i = begin; i < end; i++) s->taken[i]++;
+        }
+        realm_worker_barrier(w);
+    }
+    for (size_t i = 0; i < w->scratch_bytes; i++)
+        if (((const uint8_t *)w->scratch)[i] != w->id) atomic_fetch_add(&s->errors, 1);
+    /* and a claim as the last thing of a job: the next job starts afresh */
+    uint32_t begin, end;
+    while (realm_worker_claim(w, ITEMS, 3, &begin, &end))
+        for (uint32_t i = begin; i < end; i++) s->taken[i]++;
+}
+
+static void jobs_run_on_all_and_share_all(void **state) {
+    (void)state;
+    for (uint32_t n = 1; n <= THREADS_MOST; n++) {
+        realm_team *t = open_team(n);
+        shared s = {0};
+        for (uint32_t run = 1; run <= 10; run++) {
+            realm_team_run(t, job, &s);
+            assert_int_equal(atomic_load(&s.ran), run * n);
+            for (uint32_t i = 0; i < ITEMS - 20; i++) assert_int_equal(s.taken[i], 21 * run);
+            for (uint32_t i = 0; i < n; i++) assert_int_equal(s.plain[i], 210 * run);
+        }
+        assert_int_equal(atomic_load(&s.errors), 0);
+        realm_team_close(t);
+    }
+}
+
+static void sleepers_wake(void **state) {
+    (void)state;
+    realm_team *t = open_team(3);
+    shared s = {0};
+    for (uint32_t run = 1; run <= 20; run++) {
+        struct timespec pause = {.tv_nsec = 100000 + 50000 * (run % 3)}; /* beyond the time that they spin */
+        nanosleep(&pause, NULL);
+        realm_team_run(t, job, &s);
+        assert_int_equal(atomic_load(&s.ran), run * 3);
+    }
+    assert_int_equal(atomic_load(&s.errors), 0);
+    realm_team_close(t);
+}
+
+static void late(realm_worker *w, void *user) {
+    shared *s = user;
+    for (int i = 0; i < 3; i++) {
+        if (w->id == (uint32_t)i % w->n) {
+            struct timespec pause = {.tv_nsec = 2000000};
+            nanosleep(&pause, NULL);
+        }
+        s->plain[w->id]++;
+        realm_worker_barrier(w);
+        if (s->plain[0] != s->plain[w->n - 1]) atomic_fetch_add(&s->errors, 1);
+        realm_worker_barrier(w);
+    }
+}
+
+static void barrier_waits_for_the_late(void **state) {
+    (void)state;
+    realm_team *t = open_team(2);
+    shared s = {0};
+    realm_team_run(t, late, &s);
+    assert_int_equal(atomic_load(&s.errors), 0);
+    assert_int_equal(s.plain[0], 3);
+    realm_team_close(t);
+}
+
+static void clock_of_worker(realm_worker *w, void *user) { ((uint64_t *)user)[w->id] = realm_clock_thread_ns(); }
+
+static void idle_threads_sleep(void **state) {
+    (void)state;
+    realm_team *t = open_team(2);
+    uint64_t before[2], after[2];
+    realm_team_run(t, clock_of_worker, before);
+    struct timespec pause = {.tv_nsec = 100000000};
+    nanosleep(&pause, NULL);
+    realm_team_run(t, clock_of_worker, after);
+    assert_true(after[1] - before[1] < 20 * REALM_NS_PER_MS);
+    realm_team_close(t);
+}
+
+static void scratch_grows(void **state) {
+    (void)state;
+    realm_error err = {0};
+    realm_team *t = open_team(3);
+    assert_int_equal(realm_team_reserve(t, 100000, &err), REALM_OK);
+    shared s = {0};
+    realm_team_run(t, job, &s);
+    assert_int_equal(atomic_load(&s.errors), 0);
+    assert_int_equal(realm_team_reserve(t, SIZE_MAX - 10, &err), REALM_E_NOMEM);
+    assert_int_equal(realm_team_reserve(t, SIZE_MAX / 2, &err), REALM_E_NOMEM);
+    realm_alloc_inject_failure(0, false);
+    assert_int_equal(realm_team_reserve(t, 1000000, &err), REALM_E_NOMEM);
+    realm_alloc_inject_failure(-1, false);
+    realm_team_run(t, job, &s); /* the old scratch is still there */
+    assert_int_equal(atomic_load(&s.errors), 0);
+    realm_team_close(t);
+}
+
+static void opening_survives_failed_allocations(void **state) {
+    (void)state;
+    realm_team *t;
+    realm_error err = {0};
+    for (int64_t after = 0;; after++) {
+        realm_alloc_inject_failure(after, false);
+        realm_status s = realm_team_open(&t, 2, 1000, &err);
+        realm_alloc_inject_failure(-1, false);
+        if (s == REALM_OK) {
+            assert_true(after > 0);
+            realm_team_close(t);
+            break;
+        }
+        assert_int_equal(s, REALM_E_NOMEM);
+        assert_null(t);
+    }
+    assert_int_equal(realm_team_open(&t, 1u << 30, 0, &err), REALM_E_LIMIT);
+    realm_team_close(NULL);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(jobs_run_on_all_and_share_all),
+        cmocka_unit_test(sleepers_wake),
+        cmocka_unit_test(barrier_waits_for_the_late),
+        cmocka_unit_test(idle_threads_sleep),
+        cmocka_unit_test(scratch_grows),
+        cmocka_unit_test(opening_survives_failed_allocations),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
