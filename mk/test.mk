@@ -13,9 +13,40 @@ $(BUILD)/unit/%: tests/unit/%.c $$(foreach f,$$(LINK_$$(*D)),$$(call objs_of,$$f
 
 -include $(wildcard $(BUILD)/unit/*/*.d)
 
-.PHONY: unit check test asan
-unit: $(UNIT_TESTS)
-	tools/run-unit $(UNIT_TESTS)
+# Under the sanitizers: the same unit tests, built apart. The Rust library is not instrumented, its callers are.
+ASAN_FLAGS := -O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all
+TSAN_FLAGS := -O1 -g -fno-omit-frame-pointer -fsanitize=thread
 
-check: unit
-	tools/check-includes
+.PHONY: setup-test unit check test asan tsan e2e examples-test
+setup-test:
+	@tools/setup --test
+	@tools/fetch-models all >/dev/null
+
+# Prints "N passed, M failed"; output of those that fail.
+unit: $(UNIT_TESTS)
+	@tools/run-unit $(UNIT_TESTS)
+
+check: setup-test
+	@tools/check-includes --self-test
+	@tools/check-includes
+	@$(MAKE) --no-print-directory unit
+
+asan: setup-test
+	@$(MAKE) --no-print-directory unit BUILD=$(BUILD)/asan CFLAGS="$(ASAN_FLAGS)" LDFLAGS="-fsanitize=address,undefined"
+
+tsan: setup-test
+	@$(MAKE) --no-print-directory unit BUILD=$(BUILD)/tsan CFLAGS="$(TSAN_FLAGS)" LDFLAGS="-fsanitize=thread"
+
+# A real server process and the official clients.
+e2e: all setup-test
+	@tools/run-e2e $(BUILD)
+
+# The C examples, as a stranger would run them.
+examples-test: examples guests setup-test
+	@tests/examples.sh $(BUILD)
+
+test: check
+	@$(MAKE) --no-print-directory all
+	@$(MAKE) --no-print-directory e2e
+	@$(MAKE) --no-print-directory examples-test
+	@$(MAKE) --no-print-directory asan
