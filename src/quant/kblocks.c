@@ -81,11 +81,17 @@ void realm_dequantize_q6_k(const void *src, float *dst, size_t n) {
     const uint8_t *b = src;
     for (size_t i = 0; i + BLOCK <= n; i += BLOCK, b += 210) {
         float d = realm_block_f16(b + 208);
-        for (int j = 0; j < BLOCK; j++) {
-            int half = j / 128, run = j % 128 / 32, l = j % 32;
-            int low = b[64 * half + 32 * (run & 1) + l], high = b[128 + 32 * half + l];
-            int q = ((run < 2 ? low & 15 : low >> 4) | ((high >> (2 * run)) & 3) << 4) - 32;
-            dst[i + (size_t)j] = d * (float)(int8_t)b[192 + j / SUB6] * (float)q;
+        for (size_t half = 0; half < 2; half++) {
+            const uint8_t *ql = b + 64 * half, *qh = b + 128 + 32 * half, *s = b + 192 + 8 * half;
+            for (int run = 0; run < 4; run++) {
+                float *out = dst + i + 128 * half + 32 * (size_t)run;
+                const uint8_t *low = ql + 32 * (run & 1);
+                float scale[2] = {d * (float)(int8_t)s[2 * run], d * (float)(int8_t)s[2 * run + 1]};
+                for (int l = 0; l < 32; l++) {
+                    int q = (run < 2 ? low[l] & 15 : low[l] >> 4) | ((qh[l] >> (2 * run)) & 3) << 4;
+                    out[l] = scale[l / SUB6] * (float)(q - 32);
+                }
+            }
         }
     }
 }

@@ -294,6 +294,31 @@ static void other_kinds_of_file_are_refused(void **state) {
     rmdir(dir);
 }
 
+/* CVE-2025-49847 with the bytes really there: a token longer than an int counts. The file is sparse. */
+static void a_token_of_2_gib_is_refused(void **state) {
+    (void)state;
+    char path[] = "/tmp/realm-gguf-XXXXXX";
+    bytes b = {0};
+    realm_gguf *g = NULL;
+    realm_error err = {0};
+    int fd = mkstemp(path);
+    assert_true(fd >= 0);
+    b_header(&b, 0, 1);
+    b_array(&b, "tokenizer.ggml.tokens", REALM_GGUF_STRING, 1);
+    b_u64(&b, (uint64_t)REALM_GGUF_MAX_STRING + 1);
+    assert_int_equal(write(fd, b.p, b.n), (ssize_t)b.n);
+    if (ftruncate(fd, (off_t)b.n + (off_t)REALM_GGUF_MAX_STRING + 1) == 0) { /* some file systems hold no such file */
+        assert_int_equal(realm_gguf_open(&g, path, &err), REALM_E_FORMAT);
+        assert_non_null(strstr(err.text, "2147483648 bytes, at most 2147483647"));
+        assert_int_equal(pwrite(fd, "\xff\xff\xff\x7f", 4, (off_t)b.n - 8), 4);
+        assert_int_equal(realm_gguf_open(&g, path, &err), REALM_OK);
+        realm_gguf_close(g);
+    }
+    close(fd);
+    unlink(path);
+    free(b.p);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_value_type_is_read),
@@ -305,6 +330,7 @@ int main(void) {
         cmocka_unit_test(empty_and_weightless_files_open),
         cmocka_unit_test(memory_must_be_aligned),
         cmocka_unit_test(other_kinds_of_file_are_refused),
+        cmocka_unit_test(a_token_of_2_gib_is_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

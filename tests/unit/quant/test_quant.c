@@ -135,9 +135,9 @@ static void round_trips_stay_in_bounds(void **state) {
     round_trip("Q5_0", 1.02 / 16, 0.0015);
     round_trip("Q5_1", 2.05 / 31 / 2, 0.001);
     round_trip("Q8_0", 0.5 / 127 + 0x1p-11, 2e-5);
-    round_trip("Q4_K", 0.12, 0.0035);
-    round_trip("Q5_K", 0.07, 0.0009);
-    round_trip("Q6_K", 0.04, 0.0004);
+    round_trip("Q4_K", 0.12, 0.0027);
+    round_trip("Q5_K", 0.07, 0.0007);
+    round_trip("Q6_K", 0.022, 0.00022);
 }
 
 /* NaN, infinities and extremes must not trap, loop or be undefined (the sanitizer build watches). */
