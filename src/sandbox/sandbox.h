@@ -104,7 +104,8 @@ typedef struct realm_sandbox_config {
     const char *cache_dir;       /* compiled programs, authenticated; made if absent; NULL: none are kept */
     const realm_import *imports; /* borrowed, must outlive the sandbox */
     size_t n_imports;
-    bool no_signals; /* bounds checks in code instead of by SIGSEGV: for sanitizers and hosts that own the signal */
+    uint32_t abi_major; /* modules that state a later major version are refused */
+    bool no_signals;    /* bounds checks in code instead of by SIGSEGV: for sanitizers and hosts that own the signal */
 } realm_sandbox_config;
 
 REALM_WARN_UNUSED realm_status realm_sandbox_open(realm_sandbox **out, const realm_sandbox_config *config,

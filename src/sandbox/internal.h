@@ -1,0 +1,212 @@
+/* sandbox/internal.h - inside the folder: the objects behind sandbox.h and the functions between its files.
+ *
+ *   engine.c    configuration of Wasmtime, the linker, opening and closing
+ *   sched.c     workers, ready queue, clock thread
+ *   instance.c  one instance from start to end
+ *   call.c      host calls: what an import's callback sees
+ *   program.c   modules to programs
+ *   compile.c   the child process that compiles
+ *   cache.c     compiled programs on disk
+ *   module.c    sections of a module (module.h)
+ *
+ * Locks (all of rank LEAF, never two at once): `ready_mu` guards the ready queue and the list of instances, `timer_mu`
+ * the heap of deadlines and the clock thread's sleep.
+ */
+#ifndef REALM_SANDBOX_INTERNAL_H
+#define REALM_SANDBOX_INTERNAL_H
+
+#include <stdatomic.h>
+#include <wasm.h>
+#include <wasmtime.h>
+
+#include "base/alloc.h"
+#include "base/clock.h"
+#include "base/str.h"
+#include "base/thread.h"
+#include "crypto/crypto.h"
+#include "sandbox/module.h"
+#include "sandbox/sandbox.h"
+
+#define REALM_TICK_NS                                                                              \
+    (1 * REALM_NS_PER_MS) /* between two epochs: how long a program runs before it may be put back \
+                           */
+#define REALM_CALL_STATE_BYTES 64
+
+/* What must be the same where a module is compiled and where it runs. */
+typedef struct realm_tuning {
+    uint64_t reservation_bytes; /* address space of a memory slot */
+    uint64_t guard_bytes;
+    uint32_t signals; /* 0 or 1 */
+    uint32_t wasm_stack_bytes;
+} realm_tuning;
+
+/* Where a host call stands; written by whichever thread runs the instance. */
+typedef enum realm_call_phase {
+    REALM_CALL_NONE,    /* no asynchronous call is open */
+    REALM_CALL_TODO,    /* a worker must run the callback now */
+    REALM_CALL_WAITING, /* a worker must run it after a wake-up */
+    REALM_CALL_FINISHED /* the fiber takes the result when it is polled */
+} realm_call_phase;
+
+struct realm_call {
+    realm_instance *instance;
+    const realm_import *import;
+    wasmtime_caller_t *caller; /* while the callback of a synchronous import runs; NULL otherwise */
+    uint8_t *base;             /* the program's memory, NULL: not looked up yet */
+    uint64_t size;
+    realm_call_phase phase;
+    bool resumed;
+    realm_call_result outcome;
+    int32_t value;
+    uint64_t args[REALM_IMPORT_ARGS_MAX];
+    wasmtime_val_t *results; /* where an asynchronous call's result goes */
+    wasm_trap_t **trap;
+    uint64_t wake_at_ns;
+    _Alignas(8) unsigned char state[REALM_CALL_STATE_BYTES];
+};
+
+/* Scheduling state of an instance; transitions in the drawing of sandbox.h. NOTIFIED is RUNNING with a wake-up that
+ * came meanwhile. */
+enum { REALM_INST_QUEUED, REALM_INST_RUNNING, REALM_INST_NOTIFIED, REALM_INST_PARKED, REALM_INST_ENDED };
+
+/* Which step of its life the instance is in. */
+typedef enum realm_inst_step {
+    REALM_STEP_MAKE,     /* nothing exists yet */
+    REALM_STEP_START,    /* instantiation, the module's start function */
+    REALM_STEP_MAIN,     /* realm_main */
+    REALM_STEP_NEW,      /* realm_new */
+    REALM_STEP_ALLOC,    /* realm_alloc */
+    REALM_STEP_GENERATE, /* generate */
+    REALM_STEP_ANSWER    /* handing over the answer */
+} realm_inst_step;
+
+struct realm_instance {
+    realm_sandbox *sandbox;
+    realm_program *program;
+    realm_instance_params params;
+    atomic_uint refs;
+    atomic_int state;
+    atomic_int kill; /* realm_status: why it must end, or 0 */
+    atomic_bool cancelled;
+    realm_instance *next_ready;          /* ready queue */
+    realm_instance *prev_all, *next_all; /* every instance */
+
+    /* deadlines, under timer_mu */
+    uint64_t wall_ns, grace_ns, wake_ns; /* 0: none */
+    uint64_t heap_key;
+    uint32_t heap_at; /* 1-based place in the heap; 0: not in it */
+
+    /* owned by the worker that runs it */
+    realm_inst_step step;
+    wasmtime_store_t *store;
+    wasmtime_context_t *context;
+    wasmtime_instance_t handle;
+    wasmtime_memory_t memory;
+    bool has_memory;
+    wasmtime_call_future_t *future;
+    wasmtime_func_t func;
+    wasmtime_val_t args[4], results[1];
+    wasm_trap_t *trap;
+    wasmtime_error_t *error;
+    realm_call call;
+    char *prompt;
+    char *answer;
+    size_t answer_len;
+    uint64_t prompt_at;
+    bool wake_set;           /* wake_ns was given a value */
+    uint64_t slice_start_ns; /* since a worker took it */
+    uint64_t slice_cpu_ns;   /* thread time at the slice's first tick; 0 before */
+    uint64_t wake_cpu_ns;    /* CPU time of earlier slices since the last wait */
+    uint64_t cpu_ns;         /* all */
+    uint64_t start_ns;
+    realm_error fail; /* why the host ended it */
+};
+
+struct realm_program {
+    atomic_uint refs;
+    realm_sandbox *sandbox;
+    wasmtime_module_t *module;
+    wasmtime_instance_pre_t *pre;
+    realm_arena arena; /* what `m` points to */
+    realm_module m;
+    uint64_t size_bytes, artifact_bytes, compile_ns;
+    bool from_cache;
+    char sha256[REALM_SHA256_HEX];
+};
+
+struct realm_sandbox {
+    wasm_engine_t *engine;
+    wasmtime_linker_t *linker;
+    realm_tuning tuning;
+    const realm_import *imports;
+    size_t n_imports;
+    uint32_t abi_major;
+    uint32_t max_instances;
+    uint64_t max_memory_bytes;
+    char *compiler_path, *cache_dir;
+    uint8_t cache_secret[REALM_SHA256_BYTES];
+
+    realm_mutex ready_mu;
+    realm_cond ready_cond; /* workers: something is ready */
+    realm_cond empty_cond; /* close: no instance is left */
+    realm_instance *ready_head, *ready_tail;
+    realm_instance *all;
+    uint32_t n_instances;
+    bool closing, stopping;
+    atomic_uint n_ready; /* read by the epoch callback without the lock: a hint */
+
+    realm_mutex timer_mu;
+    realm_cond timer_cond;
+    realm_instance **heap; /* [1 .. n_heap], least key first */
+    uint32_t n_heap;
+    uint64_t timer_sleeps_until_ns;
+    bool timer_stop;
+    atomic_bool timer_idle; /* the clock thread does not tick */
+    atomic_uint n_busy;     /* workers that are not asleep */
+
+    pthread_t *workers, timer;
+    uint32_t n_workers, n_workers_started;
+    bool timer_started;
+
+    atomic_ullong started, ended, failed, start_ns, starts_timed, compiled, cache_hits;
+};
+
+/* engine.c */
+wasm_config_t *realm_engine_config_new(const realm_tuning *t, bool compile_only);
+/* Takes the error, frees it, writes its first line. */
+realm_status realm_wasmtime_error(wasmtime_error_t *e, realm_status code, const char *where, realm_error *err);
+/* One line without control bytes; the text up to the first blank line. */
+void realm_one_line(char *out, size_t cap, const char *s, size_t len);
+
+/* sched.c */
+realm_status realm_sched_start(realm_sandbox *s, realm_error *err);
+void realm_sched_stop(realm_sandbox *s); /* no instance is left */
+void realm_sched_push(realm_sandbox *s, realm_instance *i);
+/* Puts the instance where its least deadline says; the caller holds timer_mu. */
+void realm_timer_update(realm_sandbox *s, realm_instance *i);
+void realm_timer_set_wake(realm_sandbox *s, realm_instance *i, uint64_t at_ns);
+void realm_timer_remove(realm_sandbox *s, realm_instance *i);
+
+/* instance.c */
+void realm_instance_run(realm_instance *i); /* a worker took it from the queue */
+void realm_instance_kill(realm_instance *i, realm_status why);
+/* Records why the host ends it, from `kill`. */
+void realm_instance_fill_kill(realm_instance *i);
+
+/* call.c */
+realm_status realm_linker_define(realm_sandbox *s, realm_error *err);
+/* Runs the open call's callback on this thread's stack; the phase says what came of it. */
+void realm_call_run(realm_call *c);
+
+/* compile.c */
+realm_status realm_compile(realm_sandbox *s, const void *wasm, size_t len, const realm_program_limits *limits,
+                           char **artifact, size_t *artifact_len, realm_error *err);
+
+/* cache.c: a miss is REALM_E_NOT_FOUND without error text; a file that was not written by this server is a miss too,
+ * and logged. */
+realm_status realm_cache_open(realm_sandbox *s, realm_error *err);
+void realm_cache_key(const realm_sandbox *s, const char *sha256, char out[REALM_SHA256_HEX]);
+realm_status realm_cache_get(realm_sandbox *s, const char *key, char **artifact, size_t *len, const char **payload);
+void realm_cache_put(realm_sandbox *s, const char *key, const char *artifact, size_t len);
+
+#endif

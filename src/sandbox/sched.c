@@ -1,0 +1,215 @@
+/* sandbox/sched.c - who runs when: W workers over one ready queue, and a clock thread.
+ *
+ * The ready queue is first in, first out, so every program that is ready gets a slice before any gets a second one.
+ * The clock thread has two tasks. While any worker is busy it advances the epoch every tick, which makes running
+ * programs look at their slice; when all sleep for a while it stops ticking and costs nothing. And it wakes or ends
+ * instances whose deadline has come: a heap holds each instance's least deadline (wall time, grace after cancel, the
+ * end of a wait). The heap has room for every instance from the start, so setting a deadline cannot fail.
+ */
+#include <string.h>
+
+#include "sandbox/internal.h"
+
+#define IDLE_TICKS 10u /* ticks without a busy worker before ticking stops */
+#define DUE_MAX 64u    /* instances taken from the heap at once */
+
+/* ---- ready queue ---- */
+
+void realm_sched_push(realm_sandbox *s, realm_instance *i) {
+    i->next_ready = NULL;
+    realm_mutex_lock(&s->ready_mu);
+    if (s->ready_tail)
+        s->ready_tail->next_ready = i;
+    else
+        s->ready_head = i;
+    s->ready_tail = i;
+    atomic_fetch_add_explicit(&s->n_ready, 1, memory_order_relaxed);
+    realm_cond_signal(&s->ready_cond);
+    realm_mutex_unlock(&s->ready_mu);
+}
+
+static void clock_resume(realm_sandbox *s) {
+    if (!atomic_load(&s->timer_idle)) return; /* seq_cst: pairs with the clock thread's store before it reads n_busy */
+    realm_mutex_lock(&s->timer_mu);
+    realm_cond_signal(&s->timer_cond);
+    realm_mutex_unlock(&s->timer_mu);
+}
+
+static void *worker_main(void *arg) {
+    realm_sandbox *s = arg;
+    realm_mutex_lock(&s->ready_mu);
+    for (;;) {
+        while (!s->ready_head && !s->stopping) realm_cond_wait(&s->ready_cond, &s->ready_mu);
+        if (!s->ready_head) break;
+        atomic_fetch_add(&s->n_busy, 1); /* seq_cst: see clock_resume */
+        while (s->ready_head) {
+            realm_instance *i = s->ready_head;
+            s->ready_head = i->next_ready;
+            if (!s->ready_head) s->ready_tail = NULL;
+            atomic_fetch_sub_explicit(&s->n_ready, 1, memory_order_relaxed);
+            realm_mutex_unlock(&s->ready_mu);
+            clock_resume(s);
+            realm_instance_run(i);
+            realm_mutex_lock(&s->ready_mu);
+        }
+        atomic_fetch_sub(&s->n_busy, 1);
+    }
+    realm_mutex_unlock(&s->ready_mu);
+    return NULL;
+}
+
+/* ---- heap of deadlines, under timer_mu ---- */
+
+static void heap_place(realm_sandbox *s, uint32_t at, realm_instance *i) {
+    s->heap[at] = i;
+    i->heap_at = at;
+}
+
+static void heap_sift(realm_sandbox *s, uint32_t at, realm_instance *i) {
+    while (at > 1 && s->heap[at / 2]->heap_key > i->heap_key) {
+        heap_place(s, at, s->heap[at / 2]);
+        at /= 2;
+    }
+    for (;;) {
+        uint32_t child = at * 2;
+        if (child > s->n_heap) break;
+        if (child < s->n_heap && s->heap[child + 1]->heap_key < s->heap[child]->heap_key) child++;
+        if (s->heap[child]->heap_key >= i->heap_key) break;
+        heap_place(s, at, s->heap[child]);
+        at = child;
+    }
+    heap_place(s, at, i);
+}
+
+static void heap_remove(realm_sandbox *s, realm_instance *i) {
+    if (!i->heap_at) return;
+    uint32_t at = i->heap_at;
+    realm_instance *last = s->heap[s->n_heap--];
+    i->heap_at = 0;
+    if (last != i) heap_sift(s, at, last);
+}
+
+static uint64_t least(uint64_t a, uint64_t b) { return !a ? b : !b ? a : REALM_MIN(a, b); }
+
+void realm_timer_update(realm_sandbox *s, realm_instance *i) {
+    uint64_t key = least(least(i->wall_ns, i->grace_ns), i->wake_ns);
+    if (!key) {
+        heap_remove(s, i);
+        return;
+    }
+    i->heap_key = key;
+    if (i->heap_at)
+        heap_sift(s, i->heap_at, i);
+    else
+        heap_sift(s, ++s->n_heap, i);
+    if (key < s->timer_sleeps_until_ns) realm_cond_signal(&s->timer_cond);
+}
+
+void realm_timer_set_wake(realm_sandbox *s, realm_instance *i, uint64_t at_ns) {
+    realm_mutex_lock(&s->timer_mu);
+    i->wake_ns = at_ns;
+    realm_timer_update(s, i);
+    realm_mutex_unlock(&s->timer_mu);
+}
+
+void realm_timer_remove(realm_sandbox *s, realm_instance *i) {
+    realm_mutex_lock(&s->timer_mu);
+    i->wall_ns = i->grace_ns = i->wake_ns = 0;
+    heap_remove(s, i);
+    realm_mutex_unlock(&s->timer_mu);
+}
+
+/* ---- clock thread ---- */
+
+typedef struct due {
+    realm_instance *i;
+    realm_status kill; /* REALM_OK: a wake-up alone */
+} due;
+
+/* Takes instances whose deadline has come, with a reference each. */
+static size_t take_due(realm_sandbox *s, uint64_t now, due *out) {
+    size_t n = 0;
+    while (n < DUE_MAX && s->n_heap > 0 && s->heap[1]->heap_key <= now) {
+        realm_instance *i = s->heap[1];
+        out[n] = (due){.i = realm_instance_retain(i), .kill = REALM_OK};
+        if (i->wall_ns && i->wall_ns <= now) {
+            out[n].kill = REALM_E_TIMEOUT;
+            i->wall_ns = 0;
+        }
+        if (i->grace_ns && i->grace_ns <= now) {
+            out[n].kill = REALM_E_CANCELLED;
+            i->grace_ns = 0;
+        }
+        if (i->wake_ns <= now) i->wake_ns = 0;
+        realm_timer_update(s, i);
+        n++;
+    }
+    return n;
+}
+
+static void *timer_main(void *arg) {
+    realm_sandbox *s = arg;
+    due list[DUE_MAX];
+    unsigned idle_ticks = 0;
+    realm_mutex_lock(&s->timer_mu);
+    while (!s->timer_stop) {
+        uint64_t now = realm_clock_ns();
+        size_t n = take_due(s, now, list);
+        if (n > 0) {
+            realm_mutex_unlock(&s->timer_mu);
+            for (size_t k = 0; k < n; k++) {
+                if (list[k].kill)
+                    realm_instance_kill(list[k].i, list[k].kill);
+                else
+                    realm_instance_wake(list[k].i);
+                realm_instance_release(list[k].i);
+            }
+            realm_mutex_lock(&s->timer_mu);
+            continue;
+        }
+        bool busy = atomic_load_explicit(&s->n_busy, memory_order_relaxed) > 0;
+        idle_ticks = busy ? 0 : idle_ticks + 1;
+        uint64_t until = now + REALM_TICK_NS;
+        if (idle_ticks > IDLE_TICKS) {
+            atomic_store(&s->timer_idle, true);
+            if (atomic_load(&s->n_busy) > 0) {
+                atomic_store(&s->timer_idle, false);
+                continue;
+            }
+            until = UINT64_MAX;
+        }
+        if (s->n_heap > 0) until = REALM_MIN(until, s->heap[1]->heap_key);
+        s->timer_sleeps_until_ns = until;
+        if (until == UINT64_MAX)
+            realm_cond_wait(&s->timer_cond, &s->timer_mu);
+        else
+            realm_cond_wait_until(&s->timer_cond, &s->timer_mu, until);
+        s->timer_sleeps_until_ns = 0;
+        atomic_store(&s->timer_idle, false);
+        if (atomic_load_explicit(&s->n_busy, memory_order_relaxed) > 0) wasmtime_engine_increment_epoch(s->engine);
+    }
+    realm_mutex_unlock(&s->timer_mu);
+    return NULL;
+}
+
+realm_status realm_sched_start(realm_sandbox *s, realm_error *err) {
+    realm_status st = realm_thread_start(&s->timer, "sandbox-clock", timer_main, s, err);
+    if (st) return st;
+    s->timer_started = true;
+    for (; s->n_workers_started < s->n_workers; s->n_workers_started++)
+        if ((st = realm_thread_start(&s->workers[s->n_workers_started], "sandbox", worker_main, s, err))) return st;
+    return REALM_OK;
+}
+
+void realm_sched_stop(realm_sandbox *s) {
+    realm_mutex_lock(&s->ready_mu);
+    s->stopping = true;
+    realm_cond_broadcast(&s->ready_cond);
+    realm_mutex_unlock(&s->ready_mu);
+    for (uint32_t k = 0; k < s->n_workers_started; k++) pthread_join(s->workers[k], NULL);
+    realm_mutex_lock(&s->timer_mu);
+    s->timer_stop = true;
+    realm_cond_signal(&s->timer_cond);
+    realm_mutex_unlock(&s->timer_mu);
+    if (s->timer_started) pthread_join(s->timer, NULL);
+}

@@ -1,0 +1,253 @@
+/* What the tests of this folder share: a small import table, a sandbox, running a module to its end. */
+#ifndef TESTS_UNIT_SANDBOX_FIXTURE_H
+#define TESTS_UNIT_SANDBOX_FIXTURE_H
+
+#include <setjmp.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdatomic.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "base/alloc.h"
+#include "base/clock.h"
+#include "base/file.h"
+#include "base/thread.h"
+#include "sandbox/sandbox.h"
+
+#define PATIENCE_NS (60 * REALM_NS_PER_S) /* a test that needs longer has failed */
+
+/* cmocka puts its own handlers of fault signals in place for every test; Wasmtime's, by which a program's fault becomes
+ * a trap, are put back when a test starts an instance. */
+static const int FAULTS[] = {SIGSEGV, SIGILL, SIGFPE, SIGBUS};
+static struct sigaction fault_actions[4];
+
+static void faults_remember(void) {
+    for (int i = 0; i < 4; i++) sigaction(FAULTS[i], NULL, &fault_actions[i]);
+}
+
+static void faults_restore(void) {
+    for (int i = 0; i < 4; i++) sigaction(FAULTS[i], &fault_actions[i], NULL);
+}
+
+/* One running instance, as a test sees it. */
+typedef struct run {
+    realm_mutex mu;
+    realm_cond cond;
+    bool done;
+    int n_done;
+    realm_instance *instance;
+    realm_instance_result result;
+    char text[REALM_ERROR_TEXT_MAX];
+    char answer[4096];
+    size_t answer_len;
+    int answer_refusals; /* on_answer answers AGAIN so often */
+    atomic_int events;   /* what wait() consumes */
+    atomic_int waits;    /* how often wait()'s callback ran */
+} run;
+
+/* ---- imports ---- */
+
+static realm_call_result t_add(realm_call *call, const uint64_t *args, int32_t *result) {
+    (void)call;
+    *result = (int32_t)(args[0] + args[1]);
+    return REALM_CALL_DONE;
+}
+
+static realm_call_result t_touch(realm_call *call, const uint64_t *args, int32_t *result) {
+    unsigned char *p = realm_call_memory(call, args[0], args[1]);
+    *result = p ? REALM_OK : REALM_E_RANGE;
+    if (p && args[1]) p[0] = p[args[1] - 1] = 1; /* a wrong answer above would fault here */
+    return REALM_CALL_DONE;
+}
+
+static realm_call_result t_kinds(realm_call *call, const uint64_t *args, int32_t *result) {
+    float f;
+    double d;
+    uint32_t bits = (uint32_t)args[3];
+    (void)call;
+    memcpy(&f, &bits, sizeof f);
+    memcpy(&d, &args[4], sizeof d);
+    *result = args[0] == UINT32_C(0xfffffffe) && args[1] == UINT32_C(0xfffffffd) && (int64_t)args[2] == -4 &&
+              f == 1.5f && d == -2.5;
+    return REALM_CALL_DONE;
+}
+
+/* Takes one event, or waits for one. */
+static realm_call_result t_wait(realm_call *call, const uint64_t *args, int32_t *result) {
+    run *r = realm_call_user(call);
+    (void)args;
+    atomic_fetch_add(&r->waits, 1);
+    int n = atomic_load(&r->events);
+    while (n > 0 && !atomic_compare_exchange_weak(&r->events, &n, n - 1)) {
+    }
+    if (n > 0) {
+        *result = 1;
+        return REALM_CALL_DONE;
+    }
+    if (realm_call_cancelled(call)) {
+        *result = REALM_E_CANCELLED;
+        return REALM_CALL_DONE;
+    }
+    return REALM_CALL_SUSPEND;
+}
+
+/* Ends args[0] milliseconds after it began; 1 if it was ever suspended. */
+static realm_call_result t_sleep(realm_call *call, const uint64_t *args, int32_t *result) {
+    uint64_t *until = realm_call_state(call);
+    if (!realm_call_resumed(call)) {
+        assert_true(*until == 0);
+        *until = realm_clock_ns() + args[0] * REALM_NS_PER_MS;
+    }
+    if (realm_clock_ns() < *until) {
+        realm_call_wake_at(call, *until);
+        return REALM_CALL_SUSPEND;
+    }
+    *result = realm_call_resumed(call);
+    return REALM_CALL_DONE;
+}
+
+static realm_call_result t_fail(realm_call *call, const uint64_t *args, int32_t *result) {
+    (void)result;
+    return realm_call_fail(call, "asked to fail with %d", (int)args[0]);
+}
+
+/* More stack than a fiber has. */
+static realm_call_result t_deep(realm_call *call, const uint64_t *args, int32_t *result) {
+    volatile char big[3 << 20];
+    (void)call;
+    for (size_t i = 0; i < sizeof big; i += 4096) big[i] = (char)args[0];
+    *result = big[sizeof big / 2 / 4096 * 4096] == (char)args[0];
+    return REALM_CALL_DONE;
+}
+
+static const realm_import IMPORTS[] = {
+    {"t", "add", "ii", false, 0, t_add},
+    {"t", "touch", "pp", false, 0, t_touch},
+    {"t64", "touch", "pp", true, 0, t_touch},
+    {"t", "kinds", "iplfd", false, 0, t_kinds},
+    {"t", "wait", "i", false, REALM_IMPORT_SUSPENDS, t_wait},
+    {"t", "wait_off", "i", false, REALM_IMPORT_OFF_FIBER, t_wait},
+    {"t", "sleep", "i", false, REALM_IMPORT_SUSPENDS, t_sleep},
+    {"t", "fail", "i", false, 0, t_fail},
+    {"t", "fail_late", "i", false, REALM_IMPORT_OFF_FIBER, t_fail},
+    {"t", "deep", "i", false, REALM_IMPORT_OFF_FIBER, t_deep},
+};
+
+/* ---- sandbox and programs ---- */
+
+static realm_sandbox *open_sandbox(uint32_t workers, uint32_t instances, const char *cache) {
+    realm_error err = {0};
+    realm_sandbox *s = NULL;
+    realm_sandbox_config c = {.n_workers = workers,
+                              .max_instances = instances,
+                              .max_memory_bytes = 64u << 20,
+                              .compiler_path = "/proc/self/exe",
+                              .cache_dir = cache,
+                              .imports = IMPORTS,
+                              .n_imports = REALM_ARRAY_LEN(IMPORTS),
+                              .abi_major = 1};
+    if (realm_sandbox_open(&s, &c, &err)) fail_msg("%s", err.text);
+    return s;
+}
+
+static char *read_wasm(const char *name, size_t *len) {
+    char path[256], *data = NULL;
+    realm_error err = {0};
+    snprintf(path, sizeof path, "%s/test/%s.wasm", TEST_WASM, name);
+    if (realm_file_read(path, REALM_MODULE_BYTES_MAX, &data, len, &err)) fail_msg("%s: %s", path, err.text);
+    return data;
+}
+
+static realm_program *open_program(realm_sandbox *s, const char *name) {
+    realm_error err = {0};
+    realm_program *p = NULL;
+    realm_program_limits limits = {.trusted = true};
+    size_t n = 0;
+    char *wasm = read_wasm(name, &n);
+    if (realm_program_open(s, wasm, n, &limits, &p, &err)) fail_msg("%s: %s", name, err.text);
+    realm_free(wasm);
+    return p;
+}
+
+/* ---- running ---- */
+
+static void on_done(void *user, realm_instance *instance, const realm_instance_result *result) {
+    run *r = user;
+    realm_mutex_lock(&r->mu);
+    (void)instance;
+    r->result = *result;
+    snprintf(r->text, sizeof r->text, "%s", result->text);
+    r->done = true;
+    r->n_done++;
+    realm_cond_broadcast(&r->cond);
+    realm_mutex_unlock(&r->mu);
+}
+
+static realm_status on_answer(void *user, const char *text, size_t len, realm_error *err) {
+    run *r = user;
+    (void)err;
+    if (r->answer_refusals-- > 0) return REALM_E_AGAIN;
+    if (len > sizeof r->answer) return REALM_E_LIMIT;
+    memcpy(r->answer, text, len);
+    r->answer_len = len;
+    return REALM_OK;
+}
+
+static void run_init(run *r) {
+    memset(r, 0, sizeof *r);
+    realm_mutex_init(&r->mu, REALM_RANK_REQUEST);
+    realm_cond_init(&r->cond);
+}
+
+static void run_start(run *r, realm_program *p, realm_instance_params params) {
+    realm_error err = {0};
+    run_init(r);
+    faults_restore();
+    params.user = r;
+    params.on_done = on_done;
+    params.on_answer = on_answer;
+    if (realm_instance_start(p, &params, &r->instance, &err)) fail_msg("%s", err.text);
+}
+
+static bool run_ended(run *r) {
+    realm_mutex_lock(&r->mu);
+    bool done = r->done;
+    realm_mutex_unlock(&r->mu);
+    return done;
+}
+
+static void run_wait(run *r) {
+    uint64_t until = realm_clock_ns() + PATIENCE_NS;
+    realm_mutex_lock(&r->mu);
+    while (!r->done)
+        if (!realm_cond_wait_until(&r->cond, &r->mu, until)) fail_msg("the instance does not end");
+    realm_mutex_unlock(&r->mu);
+    realm_instance_release(r->instance);
+    r->instance = NULL;
+}
+
+static inline run run_module(realm_sandbox *s, const char *name, realm_instance_params params) {
+    run r;
+    realm_program *p = open_program(s, name);
+    run_start(&r, p, params);
+    realm_program_release(p);
+    run_wait(&r);
+    return r;
+}
+
+/* Waits until wait()'s callback has run n times. */
+static inline void await_waits(run *r, int n) {
+    uint64_t until = realm_clock_ns() + PATIENCE_NS;
+    while (atomic_load(&r->waits) < n) {
+        if (realm_clock_ns() > until) fail_msg("the program does not wait");
+        usleep(200);
+    }
+}
+
+#endif

@@ -1,0 +1,362 @@
+/* Instances: every way to start, wait, be woken and end, and that one program cannot hold up another. */
+#include "fixture.h"
+
+static realm_sandbox *box;
+
+static const realm_instance_params DEFAULTS = {0};
+
+static void returns(const char *name, int32_t value) {
+    run r = run_module(box, name, DEFAULTS);
+    if (r.result.status) fail_msg("%s: %s", name, r.text);
+    assert_int_equal(r.result.value, value);
+    assert_int_equal(r.n_done, 1);
+}
+
+static run expect_failure(const char *name, realm_instance_params params, realm_status status, const char *text) {
+    run r = run_module(box, name, params);
+    assert_int_equal(r.result.status, status);
+    if (!strstr(r.text, text)) fail_msg("%s: \"%s\" does not say \"%s\"", name, r.text, text);
+    assert_null(strchr(r.text, '\n'));
+    return r;
+}
+
+static void test_returns(void **state) {
+    (void)state;
+    returns("answer", 42);
+    run r = run_module(box, "answer", DEFAULTS);
+    assert_int_equal(r.result.memory_bytes, 65536);
+    assert_true(r.result.start_ns > 0);
+}
+
+static void test_arguments(void **state) {
+    (void)state;
+    returns("args", 1);
+}
+
+static void test_pointers(void **state) {
+    (void)state;
+    returns("pointers", 1 | 2 | 4 | 1 << 10);
+    returns("pointers64", 1 | 2);
+}
+
+static void test_traps(void **state) {
+    (void)state;
+    expect_failure("trap_start", DEFAULTS, REALM_E_PROGRAM, "unreachable");
+    expect_failure("recurse", DEFAULTS, REALM_E_PROGRAM, "call stack exhausted");
+    expect_failure("divide", DEFAULTS, REALM_E_PROGRAM, "integer division by zero");
+    expect_failure("host_trap", DEFAULTS, REALM_E_PROGRAM, "asked to fail with 5");
+    returns("answer", 42);
+}
+
+static void test_memory_limit(void **state) {
+    (void)state;
+    realm_instance_params p = {.memory_bytes = 10 * 65536};
+    run r = run_module(box, "grow", p);
+    assert_int_equal(r.result.value, 10);
+    assert_int_equal(r.result.memory_bytes, 10 * 65536);
+    returns("grow", 1024); /* the sandbox's 64 MiB */
+    realm_instance_params small = {.memory_bytes = 65536};
+    expect_failure("dirty", small, REALM_E_PROGRAM, "memory");
+}
+
+static void test_cpu_limit(void **state) {
+    (void)state;
+    static const char *const spinners[] = {"spin", "spin_start", "spin_host", "spin_bulk"};
+    realm_instance_params p = {.cpu_ms_per_wake = 60};
+    for (size_t i = 0; i < REALM_ARRAY_LEN(spinners); i++) {
+        run r = expect_failure(spinners[i], p, REALM_E_LIMIT, "cpu_ms_per_wake (60 ms)");
+        assert_true(r.result.cpu_ns >= 55 * REALM_NS_PER_MS);
+        assert_true(r.result.cpu_ns < 2000 * REALM_NS_PER_MS);
+    }
+}
+
+static void test_wall_limit(void **state) {
+    (void)state;
+    realm_instance_params p = {.wall_ms = 40};
+    expect_failure("wait_forever", p, REALM_E_TIMEOUT, "40 ms of wall time");
+    p.cpu_ms_per_wake = 60000;
+    expect_failure("spin", p, REALM_E_TIMEOUT, "40 ms of wall time");
+}
+
+/* More spinning programs than workers: others still run, wait and end. */
+static void test_spinners_hold_nobody_up(void **state) {
+    (void)state;
+    run spin[4];
+    realm_program *p = open_program(box, "spin");
+    realm_instance_params hog = {.cpu_ms_per_wake = 60000};
+    for (int i = 0; i < 4; i++) run_start(&spin[i], p, hog);
+    for (int i = 0; i < 20; i++) returns("answer", 42);
+    returns("wait_timer", 3);
+    for (int i = 0; i < 4; i++) {
+        assert_false(run_ended(&spin[i]));
+        realm_instance_cancel(spin[i].instance);
+    }
+    for (int i = 0; i < 4; i++) {
+        run_wait(&spin[i]);
+        assert_int_equal(spin[i].result.status, REALM_E_CANCELLED);
+    }
+    realm_program_release(p);
+}
+
+static void test_cancel(void **state) {
+    (void)state;
+    run r;
+    realm_program *polite = open_program(box, "wait_polite"), *rude = open_program(box, "wait_forever");
+    run_start(&r, polite, DEFAULTS);
+    await_waits(&r, 1);
+    realm_instance_cancel(r.instance);
+    realm_instance_cancel(r.instance);
+    run_wait(&r);
+    assert_int_equal(r.result.status, REALM_OK);
+    assert_int_equal(r.result.value, REALM_E_CANCELLED);
+    realm_instance_params p = {.cancel_grace_ms = 30};
+    run_start(&r, rude, p);
+    await_waits(&r, 1);
+    realm_instance_cancel(r.instance);
+    run_wait(&r);
+    assert_int_equal(r.result.status, REALM_E_CANCELLED);
+    run_start(&r, polite, DEFAULTS); /* before it has started */
+    realm_instance_cancel(r.instance);
+    run_wait(&r);
+    assert_int_equal(r.result.status, REALM_OK);
+    realm_program_release(polite);
+    realm_program_release(rude);
+}
+
+static void wake_ten(const char *name) {
+    run r;
+    realm_program *p = open_program(box, name);
+    run_start(&r, p, DEFAULTS);
+    for (int i = 0; i < 10; i++) {
+        realm_instance_wake(r.instance); /* without an event: it waits on */
+        atomic_fetch_add(&r.events, 1);
+        realm_instance_wake(r.instance);
+        if (i % 3 == 0) usleep(300);
+    }
+    run_wait(&r);
+    assert_int_equal(r.result.status, REALM_OK);
+    assert_int_equal(r.result.value, 10);
+    realm_program_release(p);
+}
+
+static void test_wake(void **state) {
+    (void)state;
+    wake_ten("wait");
+    wake_ten("wait_off");
+    returns("wait_timer", 3);
+    returns("wait_start", 7);
+    returns("grow_wait", 0);
+    returns("deep_off", 1);
+}
+
+/* Four threads wake eight instances as fast as they can: no wake-up is lost, none comes twice. */
+enum { WAKERS = 4, SLEEPERS = 8, ROUNDS = 60 };
+typedef struct waking {
+    run *runs;
+    int from;
+} waking;
+
+static void *wake_all(void *arg) {
+    waking *w = arg;
+    for (int n = 0; n < ROUNDS; n++)
+        for (int i = 0; i < SLEEPERS; i++) {
+            run *r = &w->runs[(i + w->from) % SLEEPERS];
+            realm_instance_wake(r->instance);
+        }
+    return NULL;
+}
+
+static void test_wake_from_many_threads(void **state) {
+    (void)state;
+    static run runs[SLEEPERS];
+    pthread_t threads[WAKERS];
+    waking w[WAKERS];
+    realm_error err = {0};
+    realm_program *p = open_program(box, "wait");
+    for (int i = 0; i < SLEEPERS; i++) run_start(&runs[i], p, DEFAULTS);
+    for (int k = 0; k < WAKERS; k++) {
+        w[k] = (waking){.runs = runs, .from = k};
+        assert_int_equal(realm_thread_start(&threads[k], "waker", wake_all, &w[k], &err), REALM_OK);
+    }
+    for (int n = 0; n < 10; n++)
+        for (int i = 0; i < SLEEPERS; i++) {
+            atomic_fetch_add(&runs[i].events, 1);
+            realm_instance_wake(runs[i].instance);
+        }
+    for (int k = 0; k < WAKERS; k++) pthread_join(threads[k], NULL);
+    for (int i = 0; i < SLEEPERS; i++) {
+        run_wait(&runs[i]);
+        assert_int_equal(runs[i].result.value, 10);
+        assert_int_equal(atomic_load(&runs[i].events), 0);
+        assert_int_equal(runs[i].n_done, 1);
+    }
+    realm_program_release(p);
+}
+
+static void test_generate_pair(void **state) {
+    (void)state;
+    realm_instance_params p = {.prompt = "What is the capital of France?", .prompt_len = 30, .model_id = 9};
+    static const char *const same[] = {"gen", "gen_grow", "gen64"};
+    for (size_t i = 0; i < REALM_ARRAY_LEN(same); i++) {
+        run r = run_module(box, same[i], p);
+        if (r.result.status) fail_msg("%s: %s", same[i], r.text);
+        assert_int_equal(r.answer_len, p.prompt_len);
+        assert_memory_equal(r.answer, p.prompt, p.prompt_len);
+    }
+    realm_instance_params none = {.model_id = 9};
+    assert_int_equal(run_module(box, "gen", none).answer_len, 0);
+    expect_failure("gen_outside", p, REALM_E_PROGRAM, "returned 65536, outside");
+    expect_failure("gen_endless", p, REALM_E_PROGRAM, "no NUL byte");
+    expect_failure("gen_alloc_bad", p, REALM_E_PROGRAM, "realm_alloc returned 4294967292");
+    static char big[400000];
+    memset(big, 'a', sizeof big);
+    realm_instance_params much = {.prompt = big, .prompt_len = sizeof big, .model_id = 9};
+    expect_failure("gen_grow", much, REALM_E_LIMIT, "no room for a prompt of 400000 bytes");
+    expect_failure("gen", much, REALM_E_PROGRAM, "do not fit");
+}
+
+static void test_answer_waits_for_its_reader(void **state) {
+    (void)state;
+    run r;
+    realm_program *p = open_program(box, "gen");
+    realm_instance_params params = {
+        .prompt = "later", .prompt_len = 5, .model_id = 9, .user = &r, .on_done = on_done, .on_answer = on_answer};
+    realm_error err = {0};
+    run_init(&r);
+    r.answer_refusals = 3;
+    assert_int_equal(realm_instance_start(p, &params, &r.instance, &err), REALM_OK);
+    uint64_t until = realm_clock_ns() + PATIENCE_NS;
+    while (!run_ended(&r) && realm_clock_ns() < until) {
+        realm_instance_wake(r.instance);
+        usleep(500);
+    }
+    run_wait(&r);
+    assert_int_equal(r.answer_len, 5);
+    assert_true(r.answer_refusals < 0);
+    realm_program_release(p);
+}
+
+static void test_bounded(void **state) {
+    (void)state;
+    run r[3], extra;
+    realm_error err = {0};
+    realm_sandbox *s = open_sandbox(1, 3, NULL);
+    realm_program *p = open_program(s, "wait_polite");
+    for (int i = 0; i < 3; i++) run_start(&r[i], p, DEFAULTS);
+    run_init(&extra);
+    realm_instance_params params = {.user = &extra, .on_done = on_done};
+    assert_int_equal(realm_instance_start(p, &params, &extra.instance, &err), REALM_E_BUSY);
+    assert_null(extra.instance);
+    for (int i = 0; i < 3; i++) {
+        atomic_fetch_add(&r[i].events, 1);
+        realm_instance_wake(r[i].instance);
+        run_wait(&r[i]);
+    }
+    assert_false(extra.done);
+    realm_program_release(p);
+    realm_sandbox_close(s);
+}
+
+static void test_reused_memory_is_clean(void **state) {
+    (void)state;
+    realm_sandbox *s = open_sandbox(1, 1, NULL); /* one slot: always the same */
+    for (int i = 0; i < 20; i++) {
+        run r = run_module(s, "dirty", DEFAULTS);
+        assert_int_equal(r.result.status, REALM_OK);
+        assert_int_equal(r.result.value, 0);
+    }
+    realm_sandbox_close(s);
+}
+
+static void test_close_ends_everything(void **state) {
+    (void)state;
+    run r[6];
+    realm_sandbox *s = open_sandbox(1, 16, NULL);
+    realm_program *waits = open_program(s, "wait_forever"), *spins = open_program(s, "spin");
+    realm_instance_params hog = {.cpu_ms_per_wake = 60000};
+    for (int i = 0; i < 6; i++) run_start(&r[i], i % 2 ? spins : waits, hog);
+    realm_program_release(waits);
+    realm_program_release(spins);
+    realm_sandbox_close(s);
+    for (int i = 0; i < 6; i++) {
+        assert_int_equal(r[i].n_done, 1);
+        assert_int_equal(r[i].result.status, REALM_E_CLOSED);
+        realm_instance_release(r[i].instance);
+    }
+}
+
+/* Ten thousand starts: the resident set at the end is that of the first thousand. */
+static long resident_kib(void) {
+    long total = 0, resident = 0;
+    FILE *f = fopen("/proc/self/statm", "r");
+    if (!f || fscanf(f, "%ld %ld", &total, &resident) != 2) fail_msg("no /proc/self/statm");
+    fclose(f);
+    return resident * (sysconf(_SC_PAGESIZE) / 1024);
+}
+
+static void test_ten_thousand(void **state) {
+    (void)state;
+    enum { BATCH = 50 };
+    static run runs[BATCH];
+    realm_program *p = open_program(box, "answer");
+    realm_sandbox_stats before, after;
+    realm_sandbox_get_stats(box, &before);
+    long settled = 0;
+    for (int n = 0; n < 10000; n += BATCH) {
+        for (int i = 0; i < BATCH; i++) run_start(&runs[i], p, DEFAULTS);
+        for (int i = 0; i < BATCH; i++) {
+            run_wait(&runs[i]);
+            assert_int_equal(runs[i].result.value, 42);
+        }
+        if (n == 1000) settled = resident_kib();
+    }
+    assert_true(resident_kib() - settled < 4096);
+    realm_sandbox_get_stats(box, &after);
+    assert_int_equal(after.started - before.started, 10000);
+    assert_int_equal(after.starts_timed - before.starts_timed, 10000);
+    assert_true(after.instances <= 2); /* the last may still be leaving its on_done */
+    realm_program_release(p);
+}
+
+/* A program is released while its instances run: they finish on it. */
+static void test_swap(void **state) {
+    (void)state;
+    run r;
+    realm_program *old = open_program(box, "wait_polite");
+    run_start(&r, old, DEFAULTS);
+    realm_program_release(old);
+    returns("answer", 42);
+    atomic_fetch_add(&r.events, 1);
+    realm_instance_wake(r.instance);
+    run_wait(&r);
+    assert_int_equal(r.result.value, 1);
+}
+
+int main(int argc, char **argv) {
+    if (argc == 5 && !strcmp(argv[2], "compile-child")) return realm_sandbox_compile_child(argc - 3, argv + 3);
+    box = open_sandbox(2, 64, NULL);
+    faults_remember();
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_returns),
+        cmocka_unit_test(test_arguments),
+        cmocka_unit_test(test_pointers),
+        cmocka_unit_test(test_traps),
+        cmocka_unit_test(test_memory_limit),
+        cmocka_unit_test(test_cpu_limit),
+        cmocka_unit_test(test_wall_limit),
+        cmocka_unit_test(test_spinners_hold_nobody_up),
+        cmocka_unit_test(test_cancel),
+        cmocka_unit_test(test_wake),
+        cmocka_unit_test(test_wake_from_many_threads),
+        cmocka_unit_test(test_generate_pair),
+        cmocka_unit_test(test_answer_waits_for_its_reader),
+        cmocka_unit_test(test_bounded),
+        cmocka_unit_test(test_reused_memory_is_clean),
+        cmocka_unit_test(test_close_ends_everything),
+        cmocka_unit_test(test_ten_thousand),
+        cmocka_unit_test(test_swap),
+    };
+    int failed = cmocka_run_group_tests_name("sandbox", tests, NULL, NULL);
+    realm_sandbox_close(box);
+    return failed;
+}

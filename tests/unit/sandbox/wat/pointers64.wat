@@ -1,0 +1,17 @@
+;; The same with 64-bit pointers.
+(module
+  (import "t64" "touch" (func $touch (param i64 i64) (result i32)))
+  (memory (export "memory") i64 1)
+  (global $bits (mut i32) (i32.const 0))
+  (func $try (param $bit i32) (param $ptr i64) (param $len i64)
+    (if (i32.eqz (call $touch (local.get $ptr) (local.get $len)))
+      (then (global.set $bits (i32.or (global.get $bits) (i32.shl (i32.const 1) (local.get $bit)))))))
+  (func (export "realm_main") (result i32)
+    (call $try (i32.const 0) (i64.const 0) (i64.const 65536))
+    (call $try (i32.const 1) (i64.const 65536) (i64.const 0))
+    (call $try (i32.const 2) (i64.const 65536) (i64.const 1))
+    (call $try (i32.const 3) (i64.const 4294967296) (i64.const 1))
+    (call $try (i32.const 4) (i64.const -1) (i64.const 2))
+    (call $try (i32.const 5) (i64.const 2) (i64.const -1))
+    (call $try (i32.const 6) (i64.const -9223372036854775808) (i64.const -9223372036854775808))
+    (global.get $bits)))
