@@ -28,7 +28,7 @@
 #include "base/buf.h"
 
 #define REALM_TEMPLATE_SOURCE_MAX (256u << 10) /* bytes of a template */
-#define REALM_TEMPLATE_INPUT_MAX (64u << 20)   /* bytes of messages, tools and arguments together */
+#define REALM_TEMPLATE_INPUT_MAX (16u << 20)   /* bytes of messages, tools and arguments together */
 #define REALM_TEMPLATE_OUTPUT_MAX (64u << 20)  /* bytes of result, should the caller's buffer allow more */
 
 typedef struct realm_template realm_template;

@@ -1,0 +1,562 @@
+//! What a chat template finds: the filters, tests, functions and methods that Hugging Face's transformers gives to
+//! Python's jinja2, each charged for its work (bounds.rs), and nothing that reaches outside.
+
+use crate::bounds::{self, charge, charge_len, charge_read, check_storable, fail, now_unix, own, Failure, VALUE_COST};
+use crate::python::{show, Json};
+use minijinja::value::{from_args, Kwargs, Rest, Value, ValueKind};
+use minijinja::{format_filter, Environment, Error, ErrorKind, FormatStyle, State};
+
+/// Filters of minijinja that multiply their input, show internals or are not jinja2's.
+const REMOVED_FILTERS: &[&str] = &["batch", "slice", "groupby", "sum", "pprint", "chain", "zip", "lines", "split"];
+
+/// Filters whose cost does not depend on the size of what they are applied to.
+pub const CONSTANT_FILTERS: &[&str] = &["first", "default", "d", "safe", "tojson", "string", "join", "replace", "list"];
+/// Filters that make a value of every character of a string.
+pub const EXPLODING_FILTERS: &[&str] =
+    &["sort", "unique", "map", "select", "reject", "selectattr", "rejectattr", "reverse", "min", "max"];
+/// Tests whose cost does not depend on the size of what is tested.
+pub const CONSTANT_TESTS: &[&str] = &[
+    "defined",
+    "undefined",
+    "none",
+    "boolean",
+    "true",
+    "false",
+    "odd",
+    "even",
+    "divisibleby",
+    "number",
+    "integer",
+    "int",
+    "float",
+    "string",
+    "mapping",
+    "sequence",
+    "iterable",
+    "safe",
+    "escaped",
+    "callable",
+    "filter",
+    "test",
+];
+
+fn invalid(text: impl Into<String>) -> Error {
+    Error::new(ErrorKind::InvalidOperation, text.into())
+}
+
+fn wrong_types(op: &str, a: &Value, b: &Value) -> Error {
+    invalid(format!("unsupported operand types for {op}: {} and {}", a.kind(), b.kind()))
+}
+
+fn string_of(v: &Value) -> Result<String, Error> {
+    let mut s = String::new();
+    show(&mut s, v)?;
+    Ok(s)
+}
+
+fn text_of(v: &Value) -> Result<std::borrow::Cow<'_, str>, Error> {
+    Ok(match v.as_str() {
+        Some(s) => s.into(),
+        None => string_of(v)?.into(),
+    })
+}
+
+fn items_of(v: &Value) -> Result<Vec<Value>, Error> {
+    let per_item = if v.kind() == ValueKind::String { 1 } else { 2 };
+    charge_len(v.as_str().map_or(0, str::len))?;
+    let mut items = Vec::new();
+    for item in v.try_iter()? {
+        charge(VALUE_COST * per_item)?;
+        items.push(item);
+    }
+    Ok(items)
+}
+
+// --- operators --------------------------------------------------------------------------------------------------
+
+fn is_list(v: &Value) -> bool {
+    matches!(v.kind(), ValueKind::Seq | ValueKind::Iterable)
+}
+
+fn as_int(v: &Value) -> Option<i128> {
+    match v.kind() {
+        ValueKind::Bool => Some(v.is_true() as i128),
+        ValueKind::Number if v.is_integer() => i128::try_from(v.clone()).ok(),
+        _ => None,
+    }
+}
+
+fn int_value(v: i128) -> Value {
+    i64::try_from(v).map_or_else(|_| Value::from(v), Value::from)
+}
+
+fn as_float(v: &Value) -> Option<f64> {
+    as_int(v).map(|i| i as f64).or_else(|| if v.is_number() { f64::try_from(v.clone()).ok() } else { None })
+}
+
+fn add(a: Value, b: Value) -> Result<Value, Error> {
+    if let (Some(x), Some(y)) = (a.as_str(), b.as_str()) {
+        charge_len(x.len() + y.len() + VALUE_COST as usize)?;
+        return Ok(Value::from([x, y].concat()));
+    }
+    if is_list(&a) && is_list(&b) {
+        let mut items = items_of(&a)?;
+        items.extend(items_of(&b)?);
+        return own(Value::from(items));
+    }
+    if let (Some(x), Some(y)) = (as_int(&a), as_int(&b)) {
+        return x.checked_add(y).map(int_value).ok_or_else(|| invalid("integer overflow"));
+    }
+    match (as_float(&a), as_float(&b)) {
+        (Some(x), Some(y)) => Ok(Value::from(x + y)),
+        _ => Err(wrong_types("+", &a, &b)),
+    }
+}
+
+fn multiply(a: Value, b: Value) -> Result<Value, Error> {
+    let (a, b) = if b.as_str().is_some() || is_list(&b) { (b, a) } else { (a, b) };
+    if a.as_str().is_some() || is_list(&a) {
+        let n = as_int(&b).ok_or_else(|| wrong_types("*", &a, &b))?.clamp(0, u32::MAX as i128) as u64;
+        let Some(s) = a.as_str() else {
+            let items = items_of(&a)?;
+            charge(VALUE_COST.saturating_mul(n).saturating_mul(items.len() as u64))?;
+            let len = items.len() * n as usize;
+            return own(Value::from(items.into_iter().cycle().take(len).collect::<Vec<_>>()));
+        };
+        charge(n.saturating_mul(s.len() as u64) + VALUE_COST)?;
+        return Ok(Value::from(s.repeat(n as usize)));
+    }
+    if let (Some(x), Some(y)) = (as_int(&a), as_int(&b)) {
+        return x.checked_mul(y).map(int_value).ok_or_else(|| invalid("integer overflow"));
+    }
+    match (as_float(&a), as_float(&b)) {
+        (Some(x), Some(y)) => Ok(Value::from(x * y)),
+        _ => Err(wrong_types("*", &a, &b)),
+    }
+}
+
+fn concatenate(a: Value, b: Value) -> Result<Value, Error> {
+    let mut s = String::new();
+    show(&mut s, &a)?;
+    show(&mut s, &b)?;
+    Ok(Value::from(s))
+}
+
+/// `text % values`: printf formatting of strings, the remainder of numbers.
+fn remainder(a: Value, b: Value) -> Result<Value, Error> {
+    if let Some(s) = a.as_str() {
+        let values = if is_list(&b) { items_of(&b)? } else { vec![b.clone()] };
+        return format_checked(FormatStyle::Printf, s, &values);
+    }
+    if let (Some(x), Some(y)) = (as_int(&a), as_int(&b)) {
+        let r = x.checked_rem(y).ok_or_else(|| invalid("remainder of a division by zero"))?;
+        // Python's takes the sign of the divisor.
+        return Ok(int_value(if r != 0 && (r < 0) != (y < 0) { r + y } else { r }));
+    }
+    match (as_float(&a), as_float(&b)) {
+        (Some(x), Some(y)) if y != 0.0 => Ok(Value::from(x - y * (x / y).floor())),
+        _ => Err(wrong_types("%", &a, &b)),
+    }
+}
+
+// --- text -------------------------------------------------------------------------------------------------------
+
+/// Formatting with the field widths and the repetition of arguments bounded beforehand.
+fn format_checked(style: FormatStyle, format: &str, args: &[Value]) -> Result<Value, Error> {
+    let mut digits = 0;
+    let mut fields = 1u64;
+    for b in format.bytes() {
+        digits = if b.is_ascii_digit() { digits + 1 } else { 0 };
+        if digits > 4 {
+            return Err(fail(Failure::Limit("a field of a format is too wide")));
+        }
+        fields += matches!(b, b'%' | b'{') as u64;
+    }
+    let mut size = 10_000;
+    for arg in args {
+        charge_read(arg, 8, 0)?;
+        size += match arg.as_str() {
+            Some(s) => s.len() as u64,
+            None => string_of(arg)?.len() as u64,
+        };
+    }
+    // A width given as an argument ("%*d").
+    if format.contains('*') && args.iter().any(|a| as_int(a).is_some_and(|n| n.abs() > 9_999)) {
+        return Err(fail(Failure::Limit("a field of a format is too wide")));
+    }
+    charge(format.len() as u64 + if args.is_empty() { 0 } else { fields.saturating_mul(size) / 16 })?;
+    let text = format_filter(style, format, args)?;
+    charge_len(text.len())?;
+    Ok(Value::from(text))
+}
+
+fn replace(s: &str, from: &str, to: &str, count: Option<i64>) -> Result<Value, Error> {
+    charge_len(s.len())?;
+    let limit = count.filter(|&n| n >= 0).map_or(usize::MAX, |n| n as usize);
+    let found = s.matches(from).take(limit).count();
+    charge(s.len() as u64 + (found as u64).saturating_mul(to.len() as u64) + VALUE_COST)?;
+    Ok(Value::from(s.replacen(from, to, limit)))
+}
+
+fn split(s: &str, separator: Option<&str>, max: Option<i64>, from_right: bool) -> Result<Value, Error> {
+    charge_len(s.len())?;
+    if separator == Some("") {
+        return Err(invalid("empty separator"));
+    }
+    let limit = max.filter(|&n| n >= 0).map_or(usize::MAX, |n| (n as usize).saturating_add(1));
+    let mut pieces = Vec::new();
+    let push = |pieces: &mut Vec<Value>, piece: &str| -> Result<(), Error> {
+        charge_len(piece.len() + 2 * VALUE_COST as usize)?;
+        pieces.push(Value::from(piece));
+        Ok(())
+    };
+    match separator {
+        Some(sep) if from_right => {
+            for piece in s.rsplitn(limit, sep) {
+                push(&mut pieces, piece)?;
+            }
+            pieces.reverse();
+        }
+        Some(sep) => {
+            for piece in s.splitn(limit, sep) {
+                push(&mut pieces, piece)?;
+            }
+        }
+        // Runs of white space separate; what a limit leaves over keeps that at its far end.
+        None => {
+            let mut rest = if from_right { s.trim_end() } else { s.trim_start() };
+            while !rest.is_empty() {
+                let cut = if pieces.len() + 1 >= limit {
+                    None
+                } else if from_right {
+                    let at = rest.char_indices().rev().find(|(_, c)| c.is_whitespace());
+                    at.map(|(i, c)| (&rest[i + c.len_utf8()..], rest[..i].trim_end()))
+                } else {
+                    rest.find(char::is_whitespace).map(|i| (&rest[..i], rest[i..].trim_start()))
+                };
+                let (piece, next) = cut.unwrap_or((rest, ""));
+                push(&mut pieces, piece)?;
+                rest = next;
+            }
+            if from_right {
+                pieces.reverse();
+            }
+        }
+    }
+    Ok(Value::from(pieces))
+}
+
+fn join(values: &Value, separator: &str, attribute: Option<&str>) -> Result<Value, Error> {
+    let mut out = String::new();
+    for (i, item) in items_of(values)?.into_iter().enumerate() {
+        if i > 0 {
+            crate::python::Sink::put(&mut out, separator)?;
+        }
+        match attribute {
+            Some(name) => show(&mut out, &item.get_attr(name)?)?,
+            None => show(&mut out, &item)?,
+        }
+    }
+    Ok(Value::from(out))
+}
+
+fn indent(s: &str, width: &str, first: bool, blank: bool) -> Result<Value, Error> {
+    let lines = s.matches('\n').count() as u64 + 1;
+    charge(s.len() as u64 * 2 + lines.saturating_mul(width.len() as u64))?;
+    let mut out = String::new();
+    for (i, line) in s.split_inclusive('\n').enumerate() {
+        if (i > 0 || first) && (blank || !line.trim_end_matches(['\n', '\r']).is_empty()) {
+            out.push_str(width);
+        }
+        out.push_str(line);
+    }
+    Ok(Value::from(out))
+}
+
+fn width_of(v: Option<Value>, default: usize) -> Result<String, Error> {
+    let spaces = match &v {
+        None => default,
+        Some(v) => match (v.as_str(), v.as_usize()) {
+            (Some(s), _) => return Ok(s.to_string()),
+            (None, Some(n)) => n,
+            _ => return Err(invalid("the width must be a number or a string")),
+        },
+    };
+    if spaces > 64 {
+        return Err(fail(Failure::Limit("an indentation is too wide")));
+    }
+    Ok(" ".repeat(spaces))
+}
+
+fn tojson(value: Value, rest: Rest<Value>, kwargs: Kwargs) -> Result<Value, Error> {
+    let indent = match kwargs.get::<Option<Value>>("indent")?.or_else(|| rest.first().cloned()) {
+        Some(v) if !v.is_none() => Some(width_of(Some(v), 0)?),
+        _ => None,
+    };
+    let separators = kwargs.get::<Option<Value>>("separators")?.filter(|v| !v.is_none());
+    let (item, key) = match separators {
+        Some(pair) => {
+            let part = |i| pair.get_item_by_index(i).and_then(|v| text_of(&v).map(|s| s.into_owned()));
+            (part(0)?, part(1)?)
+        }
+        None => ((if indent.is_some() { "," } else { ", " }).to_string(), ": ".to_string()),
+    };
+    let json = Json {
+        ensure_ascii: kwargs.get::<Option<bool>>("ensure_ascii")?.unwrap_or(false),
+        indent,
+        item_separator: item,
+        key_separator: key,
+        sort_keys: kwargs.get::<Option<bool>>("sort_keys")?.unwrap_or(false),
+    };
+    kwargs.assert_all_used()?;
+    let mut out = String::new();
+    json.write(&mut out, &value, 0)?;
+    Ok(Value::from(out))
+}
+
+// --- methods ----------------------------------------------------------------------------------------------------
+
+fn call_method(state: &State, value: &Value, method: &str, args: &[Value]) -> Result<Value, Error> {
+    if let Some(s) = value.as_str() {
+        charge_len(s.len() / 8 + 1)?;
+        for arg in args {
+            charge_read(arg, 1, 0)?;
+        }
+        return string_method(state, value, s, method, args);
+    }
+    match (value.kind(), method) {
+        (ValueKind::Map, "copy") | (ValueKind::Seq, "copy") => from_args(args).map(|()| value.clone()),
+        (ValueKind::Map, "get") => minijinja_contrib::pycompat::unknown_method_callback(state, value, method, args),
+        (ValueKind::Seq, "index") => {
+            let (what,): (&Value,) = from_args(args)?;
+            charge_read(value, 1, 0)?;
+            let at = value.try_iter()?.position(|item| item == *what);
+            at.map(Value::from).ok_or_else(|| invalid("the list does not hold the value"))
+        }
+        _ => {
+            charge_read(value, 1, 0)?;
+            minijinja_contrib::pycompat::unknown_method_callback(state, value, method, args)
+        }
+    }
+}
+
+fn string_method(state: &State, value: &Value, s: &str, method: &str, args: &[Value]) -> Result<Value, Error> {
+    match method {
+        "replace" => {
+            let (from, to, count): (&str, &str, Option<i64>) = from_args(args)?;
+            replace(s, from, to, count)
+        }
+        "split" | "rsplit" => {
+            let (sep, max, kwargs): (Option<&str>, Option<i64>, Kwargs) = from_args(args)?;
+            let max = kwargs.get::<Option<i64>>("maxsplit")?.or(max);
+            split(s, sep, max, method == "rsplit")
+        }
+        "splitlines" => {
+            charge_len(s.len() + s.matches('\n').count() * 2 * VALUE_COST as usize)?;
+            minijinja_contrib::pycompat::unknown_method_callback(state, value, method, args)
+        }
+        "join" => {
+            let (values,): (&Value,) = from_args(args)?;
+            join(values, s, None)
+        }
+        "format" => format_checked(FormatStyle::StrFormat, s, args),
+        "count" => {
+            let (what,): (&str,) = from_args(args)?;
+            charge_len(s.len())?;
+            Ok(Value::from(if what.is_empty() { s.chars().count() + 1 } else { s.matches(what).count() }))
+        }
+        // Python counts characters, not bytes.
+        "find" | "rfind" | "index" | "rindex" => {
+            let (what,): (&str,) = from_args(args)?;
+            charge_len(s.len())?;
+            let at = if method.starts_with('r') { s.rfind(what) } else { s.find(what) };
+            match at {
+                Some(at) => Ok(Value::from(s[..at].chars().count())),
+                None if method.ends_with("find") => Ok(Value::from(-1)),
+                None => Err(invalid("substring not found")),
+            }
+        }
+        "removeprefix" | "removesuffix" => {
+            let (part,): (&str,) = from_args(args)?;
+            let cut = if method == "removeprefix" { s.strip_prefix(part) } else { s.strip_suffix(part) };
+            Ok(Value::from(cut.unwrap_or(s)))
+        }
+        _ => {
+            charge_len(s.len())?;
+            minijinja_contrib::pycompat::unknown_method_callback(state, value, method, args)
+        }
+    }
+}
+
+// --- the clock --------------------------------------------------------------------------------------------------
+
+/// strftime for a time in UTC, with the C locale's names.
+pub fn strftime(format: &str, unix: i64) -> String {
+    const DAYS: [&str; 7] = ["Sunday", "Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday"];
+    const MONTHS: [&str; 12] = [
+        "January",
+        "February",
+        "March",
+        "April",
+        "May",
+        "June",
+        "July",
+        "August",
+        "September",
+        "October",
+        "November",
+        "December",
+    ];
+    let unix = unix.clamp(-62_135_596_800, 253_402_300_799); // the years 1 to 9999
+    let (day, second) = (unix.div_euclid(86_400), unix.rem_euclid(86_400));
+    // Civil date from the day number: https://howardhinnant.github.io/date_algorithms.html#civil_from_days
+    let z = day + 719_468;
+    let era = z.div_euclid(146_097);
+    let doe = z.rem_euclid(146_097);
+    let yoe = (doe - doe / 1460 + doe / 36_524 - doe / 146_096) / 365;
+    let doy = doe - (365 * yoe + yoe / 4 - yoe / 100);
+    let mp = (5 * doy + 2) / 153;
+    let d = doy - (153 * mp + 2) / 5 + 1;
+    let m = if mp < 10 { mp + 3 } else { mp - 9 };
+    let y = yoe + era * 400 + (m <= 2) as i64;
+    let leap = y % 4 == 0 && (y % 100 != 0 || y % 400 == 0);
+    let before = [0, 31, 59, 90, 120, 151, 181, 212, 243, 273, 304, 334][(m - 1) as usize];
+    let yday = before + d + (leap && m > 2) as i64;
+    let (hh, mm, ss) = (second / 3600, second / 60 % 60, second % 60);
+    let wday = (day + 4).rem_euclid(7);
+    let h12 = if hh % 12 == 0 { 12 } else { hh % 12 };
+
+    let mut out = String::new();
+    let mut chars = format.chars();
+    while let Some(c) = chars.next() {
+        if c != '%' {
+            out.push(c);
+            continue;
+        }
+        let mut directive = chars.next();
+        let bare = directive == Some('-');
+        if bare {
+            directive = chars.next();
+        }
+        let two = |v: i64| if bare { v.to_string() } else { format!("{v:02}") };
+        match directive {
+            Some('Y') => out.push_str(&y.to_string()),
+            Some('y') => out.push_str(&two(y.rem_euclid(100))),
+            Some('m') => out.push_str(&two(m)),
+            Some('d') => out.push_str(&two(d)),
+            Some('e') => out.push_str(&format!("{d:2}")),
+            Some('H') => out.push_str(&two(hh)),
+            Some('I') => out.push_str(&two(h12)),
+            Some('M') => out.push_str(&two(mm)),
+            Some('S') => out.push_str(&two(ss)),
+            Some('p') => out.push_str(if hh < 12 { "AM" } else { "PM" }),
+            Some('j') => out.push_str(&if bare { yday.to_string() } else { format!("{yday:03}") }),
+            Some('B') => out.push_str(MONTHS[(m - 1) as usize]),
+            Some('b' | 'h') => out.push_str(&MONTHS[(m - 1) as usize][..3]),
+            Some('A') => out.push_str(DAYS[wday as usize]),
+            Some('a') => out.push_str(&DAYS[wday as usize][..3]),
+            Some('w') => out.push_str(&wday.to_string()),
+            Some('F') => out.push_str(&format!("{y}-{m:02}-{d:02}")),
+            Some('T') => out.push_str(&format!("{hh:02}:{mm:02}:{ss:02}")),
+            Some('D') => out.push_str(&format!("{m:02}/{d:02}/{:02}", y.rem_euclid(100))),
+            Some('R') => out.push_str(&format!("{hh:02}:{mm:02}")),
+            Some('Z') => out.push_str("UTC"),
+            Some('z') => out.push_str("+0000"),
+            Some('s') => out.push_str(&unix.to_string()),
+            Some('f') => out.push_str("000000"),
+            Some('%') => out.push('%'),
+            other => {
+                out.push('%');
+                out.extend(bare.then_some('-'));
+                out.extend(other);
+            }
+        }
+    }
+    out
+}
+
+// --- the environment --------------------------------------------------------------------------------------------
+
+pub fn environment() -> Environment<'static> {
+    let mut env = Environment::new();
+    env.set_fuel(Some(bounds::FUEL));
+    env.set_recursion_limit(bounds::RECURSION);
+    env.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
+    env.set_unknown_method_callback(call_method);
+    env.set_formatter(|out, _, value| show(out, value));
+
+    for name in REMOVED_FILTERS {
+        env.remove_filter(name);
+    }
+    // What rewrite.rs puts in the place of operators and around values.
+    env.add_filter("__add", add);
+    env.add_filter("__mul", multiply);
+    env.add_filter("__rem", remainder);
+    env.add_filter("__cat", concatenate);
+    env.add_filter("__own", own);
+    env.add_filter("__cost", |v: Value| charge_read(&v, 1, 0).map(|()| v));
+    env.add_filter("__cost_chars", |v: Value| charge_read(&v, 8 * VALUE_COST, 0).map(|()| v));
+    env.add_filter("__set", |v: Value| check_storable(&v, 0).map(|()| v));
+    env.add_filter("__at", |v: Value| charge_len(v.as_str().map_or(0, str::len) / 4).map(|()| v));
+    env.add_filter("__each", |v: Value| {
+        let n = v.as_str().map(str::len).or_else(|| v.as_object().and_then(|o| o.enumerator_len())).unwrap_or(0);
+        charge(n as u64 * if v.kind() == ValueKind::Map { VALUE_COST } else { 2 }).map(|()| v)
+    });
+
+    env.add_filter("string", |v: Value| -> Result<Value, Error> {
+        if v.as_str().is_some() {
+            Ok(v)
+        } else {
+            string_of(&v).map(Value::from)
+        }
+    });
+    env.add_filter("list", |v: Value| items_of(&v).map(Value::from));
+    env.add_filter("tojson", tojson);
+    env.add_filter("format", |f: Value, args: Rest<Value>| format_checked(FormatStyle::Printf, &text_of(&f)?, &args));
+    env.add_filter("replace", |v: Value, from: Value, to: Value, count: Option<i64>| {
+        replace(&text_of(&v)?, &text_of(&from)?, &text_of(&to)?, count)
+    });
+    env.add_filter("join", |v: Value, sep: Option<Value>, attr: Option<Value>, kwargs: Kwargs| {
+        let sep = kwargs.get::<Option<Value>>("d")?.or(sep).unwrap_or_else(|| Value::from(""));
+        let attr = kwargs.get::<Option<Value>>("attribute")?.or(attr);
+        kwargs.assert_all_used()?;
+        join(&v, &text_of(&sep)?, attr.as_ref().and_then(|a| a.as_str()))
+    });
+    env.add_filter("indent", |v: Value, width: Option<Value>, first: Option<bool>, blank: Option<bool>, kw: Kwargs| {
+        let width = kw.get::<Option<Value>>("width")?.or(width);
+        let first = kw.get::<Option<bool>>("first")?.or(first).unwrap_or(false);
+        let blank = kw.get::<Option<bool>>("blank")?.or(blank).unwrap_or(false);
+        kw.assert_all_used()?;
+        indent(&text_of(&v)?, &width_of(width, 4)?, first, blank)
+    });
+    env.add_filter("sum", |v: Value| -> Result<Value, Error> {
+        items_of(&v)?.into_iter().try_fold(Value::from(0), |sum, item| match item.is_number() {
+            true => add(sum, item),
+            false => Err(invalid("sum: not a number")),
+        })
+    });
+
+    env.add_test("sequence", |v: &Value| {
+        matches!(v.kind(), ValueKind::Seq | ValueKind::Iterable | ValueKind::Map | ValueKind::String)
+    });
+    env.add_test("callable", |v: &Value| v.as_object().is_some_and(|o| o.type_name().contains("unction")));
+
+    env.remove_global("debug");
+    env.add_function("raise_exception", |text: Value| -> Result<Value, Error> {
+        Err(fail(Failure::Raised(string_of(&text)?)))
+    });
+    env.add_function("strftime_now", |format: &str| -> Result<Value, Error> {
+        charge_len(format.len() * 16)?;
+        Ok(Value::from(strftime(format, now_unix())))
+    });
+    env.add_function("namespace", |args: Option<Value>| -> Result<Value, Error> {
+        if let Some(args) = &args {
+            charge_read(args, 1, 0)?;
+            for (_, item) in args.as_object().and_then(|o| o.try_iter_pairs()).into_iter().flatten() {
+                check_storable(&item, 0)?;
+            }
+        }
+        minijinja::functions::namespace(args)
+    });
+    env
+}
