@@ -16,5 +16,5 @@ $(BUILD)/wasm/test/%.wasm: tests/unit/sandbox/wat/%.wat
 	@mkdir -p $(@D)
 	$(WAT2WASM) --enable-memory64 $< -o $@
 
-$(BUILD)/unit/sandbox/test_sandbox: | $(WAT_WASM)
+$(BUILD)/unit/sandbox/test_sandbox $(BUILD)/unit/sandbox/test_program: | $(WAT_WASM)
 $(BUILD)/unit/sandbox/%: private CFLAGS += -DTEST_WASM='"$(BUILD)/wasm"'

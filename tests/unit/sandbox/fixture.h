@@ -215,7 +215,7 @@ static void run_start(run *r, realm_program *p, realm_instance_params params) {
     if (realm_instance_start(p, &params, &r->instance, &err)) fail_msg("%s", err.text);
 }
 
-static bool run_ended(run *r) {
+static inline bool run_ended(run *r) {
     realm_mutex_lock(&r->mu);
     bool done = r->done;
     realm_mutex_unlock(&r->mu);
