@@ -6,6 +6,9 @@
 # where there is one). What a run finds is kept in $(BUILD)/fuzz/corpus/<name>; an input that fails is left in
 # $(BUILD)/fuzz as <name>-crash-..., and the command ends with an error.
 
+FUZZ_LINK_http := $(LINK_net)
+FUZZ_LINK_json := $(LINK_data)
+
 FUZZ_NAMES  := $(sort $(patsubst tests/fuzz/fuzz_%.c,%,$(wildcard tests/fuzz/fuzz_*.c)))
 FUZZ_FLAGS   = -O1 -g -fno-omit-frame-pointer -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all
 SECONDS     ?= 60
