@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "base/alloc.h"
+#include "base/str.h"
 
 static realm_status from_errno(realm_error *err, const char *path, int e) {
     realm_status s = e == ENOENT || e == ENOTDIR ? REALM_E_NOT_FOUND
@@ -17,7 +18,8 @@ static realm_status from_errno(realm_error *err, const char *path, int e) {
                      : e == ENOMEM               ? REALM_E_NOMEM
                      : e == EISDIR || e == ENXIO ? REALM_E_INVALID
                                                  : REALM_E_IO;
-    return realm_error_set(err, s, "%s: %s", path, strerror(e));
+    char shown[256];
+    return realm_error_set(err, s, "%s: %s", realm_escape(shown, sizeof shown, path, strlen(path)), strerror(e));
 }
 
 /* Opens a regular file; O_NONBLOCK so that a FIFO without a writer does not hang the caller. */
@@ -32,7 +34,9 @@ static realm_status open_regular(const char *path, int *fd_out, size_t *size, re
     }
     if (!S_ISREG(st.st_mode)) {
         close(fd);
-        return realm_error_set(err, REALM_E_INVALID, "%s: not a regular file", path);
+        char shown[256];
+        return realm_error_set(err, REALM_E_INVALID, "%s: not a regular file",
+                               realm_escape(shown, sizeof shown, path, strlen(path)));
     }
     *fd_out = fd;
     *size = (size_t)st.st_size;
