@@ -134,7 +134,7 @@ fn guarded(error: *mut c_char, cap: usize, f: impl FnOnce() -> Result<(), Failed
 /// # Safety
 /// As src/template/template.c calls it: every pointer valid for its length, `out` writable.
 #[no_mangle]
-pub unsafe extern "C" fn realm_deps_template_open(
+pub unsafe extern "C" fn rdeps_template_open(
     source: Str,
     bos: Str,
     eos: Str,
@@ -174,18 +174,18 @@ pub unsafe extern "C" fn realm_deps_template_open(
 }
 
 /// # Safety
-/// `t` is NULL or from realm_deps_template_open, and not in use.
+/// `t` is NULL or from rdeps_template_open, and not in use.
 #[no_mangle]
-pub unsafe extern "C" fn realm_deps_template_close(t: *mut Template) {
+pub unsafe extern "C" fn rdeps_template_close(t: *mut Template) {
     if !t.is_null() {
         drop(Box::from_raw(t));
     }
 }
 
 /// # Safety
-/// `t` is from realm_deps_template_open; the pointers of `input` are valid for their lengths; `take` does not unwind.
+/// `t` is from rdeps_template_open; the pointers of `input` are valid for their lengths; `take` does not unwind.
 #[no_mangle]
-pub unsafe extern "C" fn realm_deps_template_render(
+pub unsafe extern "C" fn rdeps_template_render(
     t: *const Template,
     input: *const Input,
     max_output: usize,
@@ -215,7 +215,7 @@ pub unsafe extern "C" fn realm_deps_template_render(
 /// # Safety
 /// The pointer is valid for its length.
 #[no_mangle]
-pub unsafe extern "C" fn realm_deps_template_arg_known(name: Str) -> bool {
+pub unsafe extern "C" fn rdeps_template_arg_known(name: Str) -> bool {
     ARGS.iter().any(|a| a.as_bytes() == name.bytes())
 }
 
@@ -314,7 +314,7 @@ fn parse_json(what: &str, bytes: &[u8]) -> Result<serde_json::Value, Failed> {
 }
 
 fn context(t: &Template, input: &Input) -> Result<Value, Failed> {
-    // SAFETY: realm_deps_template_render's caller promises it.
+    // SAFETY: rdeps_template_render's caller promises it.
     let (messages, tools, args) = unsafe { (input.messages.bytes(), input.tools.bytes(), input.args.bytes()) };
     let messages = parse_json("messages", messages)?;
     if !messages.as_array().is_some_and(|m| m.iter().all(|m| m.is_object())) {
