@@ -79,6 +79,13 @@ INLINE __m512 load_bytes_signed(const uint8_t *p) {
     return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_load_si128((const __m128i *)p)));
 }
 
+/* Into the second-level cache, a run of panels ahead of its use: fewer columns than about 6 wait for memory alone, and
+ * the processor's own prefetchers lose track where a panel's sections meet. (Into the first level it gains nothing.)
+ * Behind the last panel nothing is read, only asked for. */
+INLINE void prefetch(const uint8_t *p, unsigned n) {
+    UNROLL for (unsigned i = 0; i < n; i += 64) _mm_prefetch((const char *)p + i, _MM_HINT_T1);
+}
+
 /* ---- sums of bytes ---------------------------------------------------------------------------------------------- */
 
 INLINE __m512i broadcast_i32(const uint8_t *p) {
@@ -102,14 +109,17 @@ INLINE void sum_add(realm_pack_kind kind, byte_sum *s, unsigned step, __m512i co
     (void)kind, (void)step;
     s->s32 = _mm512_dpbusd_epi32(s->s32, codes, q);
 }
-INLINE __m512i sum_get(const byte_sum *s) { return s->s32; }
+INLINE __m512i sum_get(const byte_sum *s, __m512i start) {
+    (void)start;
+    return s->s32;
+}
 #else
 /* Pairs of products fit 16 bits for all codes below 7 bits: 15 * 127 * 2 = 3,810 eight times, 31 * 127 * 2 = 7,874 four
  * times, 63 * 127 * 2 = 16,002 twice. Values of Q8_0 are taken as |w| * (sign of w * q): 128 * 127 * 2 once. */
 typedef struct byte_sum {
     __m512i s32, s16;
 } byte_sum;
-INLINE void sum_start(byte_sum *s, __m512i start) { s->s32 = start; }
+INLINE void sum_start(byte_sum *s, __m512i start) { (void)s, (void)start; } /* added at the end: a register less */
 INLINE void sum_add(realm_pack_kind kind, byte_sum *s, unsigned step, __m512i codes, __m512i q) {
     const unsigned flush = kind == REALM_PACK_Q8_0 ? 1 : kind == REALM_PACK_Q6_K ? 2 : HAS_FIFTH(kind) ? 4 : 8;
     __m512i pairs;
@@ -122,9 +132,12 @@ INLINE void sum_add(realm_pack_kind kind, byte_sum *s, unsigned step, __m512i co
         pairs = _mm512_maddubs_epi16(codes, q);
     }
     s->s16 = step % flush == 0 ? pairs : _mm512_add_epi16(s->s16, pairs);
-    if (step % flush == flush - 1) s->s32 = _mm512_add_epi32(s->s32, _mm512_madd_epi16(s->s16, _mm512_set1_epi16(1)));
+    if (step % flush == flush - 1) {
+        __m512i wide = _mm512_madd_epi16(s->s16, _mm512_set1_epi16(1));
+        s->s32 = step < flush ? wide : _mm512_add_epi32(s->s32, wide);
+    }
 }
-INLINE __m512i sum_get(const byte_sum *s) { return s->s32; }
+INLINE __m512i sum_get(const byte_sum *s, __m512i start) { return _mm512_add_epi32(s->s32, start); }
 #endif
 
 /* ---- quantised kinds -------------------------------------------------------------------------------------------- */
@@ -142,13 +155,9 @@ INLINE void block_sums(realm_pack_kind kind, const unsigned R, const unsigned C,
     const uint8_t *neg = tile + 40 * C; /* after q, d and dsum */
     const bool halves = kind == REALM_PACK_Q6_K;
     byte_sum s[2][REALM_LINEAR_MAX_COLS], t[2][REALM_LINEAR_MAX_COLS]; /* t: last 16 inputs, Q6_K only */
-    UNROLL for (unsigned c = 0; c < C; c++) {
-        __m512i start = start_of(kind, neg + 4 * ((halves ? C : 0) + c));
-        UNROLL for (unsigned r = 0; r < R; r++) sum_start(&s[r][c], start);
-        if (halves) {
-            start = start_of(kind, neg + 4 * (2 * C + c));
-            UNROLL for (unsigned r = 0; r < R; r++) sum_start(&t[r][c], start);
-        }
+    UNROLL for (unsigned c = 0; c < C; c++) UNROLL for (unsigned r = 0; r < R; r++) {
+        sum_start(&s[r][c], start_of(kind, neg + 4 * ((halves ? C : 0) + c)));
+        if (halves) sum_start(&t[r][c], start_of(kind, neg + 4 * (2 * C + c)));
     }
     UNROLL for (unsigned i = 0; i < 4; i++) {
         code_pair w[2];
@@ -164,12 +173,15 @@ INLINE void block_sums(realm_pack_kind kind, const unsigned R, const unsigned C,
         }
     }
     UNROLL for (unsigned r = 0; r < R; r++) {
-        if (halves) { /* below 2^24 throughout: exact in floats */
-            __m512 s0 = load_bytes_signed(scales[r]), s1 = load_bytes_signed(scales[r] + 16);
-            UNROLL for (unsigned c = 0; c < C; c++) sums[r][c] = _mm512_fmadd_ps(
-                _mm512_cvtepi32_ps(sum_get(&t[r][c])), s1, _mm512_mul_ps(_mm512_cvtepi32_ps(sum_get(&s[r][c])), s0));
-        } else {
-            UNROLL for (unsigned c = 0; c < C; c++) sums[r][c] = _mm512_cvtepi32_ps(sum_get(&s[r][c]));
+        const __m512 scale0 = halves ? load_bytes_signed(scales[r]) : _mm512_setzero_ps();
+        const __m512 scale1 = halves ? load_bytes_signed(scales[r] + 16) : _mm512_setzero_ps();
+        UNROLL for (unsigned c = 0; c < C; c++) {
+            __m512 sum = _mm512_cvtepi32_ps(sum_get(&s[r][c], start_of(kind, neg + 4 * ((halves ? C : 0) + c))));
+            if (halves) { /* below 2^24 throughout: exact in floats */
+                __m512 last = _mm512_cvtepi32_ps(sum_get(&t[r][c], start_of(kind, neg + 4 * (2 * C + c))));
+                sum = _mm512_fmadd_ps(last, scale1, _mm512_mul_ps(sum, scale0));
+            }
+            sums[r][c] = sum;
         }
     }
 }
@@ -189,6 +201,10 @@ INLINE void panels_quantized(realm_pack_kind kind, const unsigned R, const unsig
     }
     for (uint32_t b = 0; b < n_blocks; b++) {
         __m512 sums[2][REALM_LINEAR_MAX_COLS];
+        UNROLL for (unsigned r = 0; r < R; r++) {
+            prefetch(q[r] + R * panel_bytes, QUANT_BYTES(kind));
+            if (SCALE_BYTES(kind) == 64 || b % 2 == 0) prefetch(scales[r] + R * panel_bytes, 64);
+        }
         block_sums(kind, R, C, q, tile, sums, scales);
         const uint8_t *d = tile + 32 * C, *dsum = tile + 36 * C;
         UNROLL for (unsigned r = 0; r < R; r++) {
@@ -248,7 +264,11 @@ INLINE void panels_float(realm_pack_kind kind, const unsigned R, const unsigned 
     UNROLL for (unsigned r = 0; r < R; r++) UNROLL for (unsigned c = 0; c < C; c++) f[r][c] = _mm512_setzero_ps();
     for (uint32_t i = 0; i < k; i++, x += C) {
         __m512 w[4];
-        UNROLL for (unsigned r = 0; r < R; r++) w[r] = load_weights(kind, panel + r * panel_bytes, i);
+        UNROLL for (unsigned r = 0; r < R; r++) {
+            w[r] = load_weights(kind, panel + r * panel_bytes, i);
+            if (kind == REALM_PACK_F32 || i % 2 == 0)
+                prefetch(panel + (r + R) * panel_bytes + (size_t)i * PANEL_ROWS * (kind == REALM_PACK_F32 ? 4 : 2), 64);
+        }
         UNROLL for (unsigned c = 0; c < C; c++) {
             __m512 a = _mm512_set1_ps(x[c]);
             UNROLL for (unsigned r = 0; r < R; r++) f[r][c] = _mm512_fmadd_ps(w[r], a, f[r][c]);
@@ -272,18 +292,24 @@ INLINE void panels_float(realm_pack_kind kind, const unsigned R, const unsigned 
     M(name, kind, R_FEW, 1)                    \
     M(name, kind, R_FEW, 2)                    \
     M(name, kind, R_FEW, 3)                    \
-    M(name, kind, R_FEW, 4)                    \
+    M(name, kind, R_MANY, 4)                   \
     M(name, kind, R_MANY, 5)                   \
     M(name, kind, R_MANY, 6)                   \
     M(name, kind, R_MANY, 7)                   \
     M(name, kind, R_MANY, 8)
 #define ROW_OF(name) {name##_1, name##_2, name##_3, name##_4, name##_5, name##_6, name##_7, name##_8}
 
-ALL_COLS(QUANTIZED, q4_0, REALM_PACK_Q4_0, 2, 2)
-ALL_COLS(QUANTIZED, q4_1, REALM_PACK_Q4_1, 2, 2)
-ALL_COLS(QUANTIZED, q5_0, REALM_PACK_Q5_0, 2, 2)
-ALL_COLS(QUANTIZED, q5_1, REALM_PACK_Q5_1, 2, 2)
-ALL_COLS(QUANTIZED, q8_0, REALM_PACK_Q8_0, 2, 2)
-ALL_COLS(QUANTIZED, q4_k, REALM_PACK_Q4_K, 2, 2)
-ALL_COLS(QUANTIZED, q5_k, REALM_PACK_Q5_K, 2, 2)
+/* Panels side by side, for up to 3 columns and for more: as many sums as registers hold. */
+#ifdef REALM_VNNI
+#define MANY 2
+#else
+#define MANY 1
+#endif
+ALL_COLS(QUANTIZED, q4_0, REALM_PACK_Q4_0, 2, MANY)
+ALL_COLS(QUANTIZED, q4_1, REALM_PACK_Q4_1, 2, MANY)
+ALL_COLS(QUANTIZED, q5_0, REALM_PACK_Q5_0, 2, MANY)
+ALL_COLS(QUANTIZED, q5_1, REALM_PACK_Q5_1, 2, MANY)
+ALL_COLS(QUANTIZED, q8_0, REALM_PACK_Q8_0, 2, MANY)
+ALL_COLS(QUANTIZED, q4_k, REALM_PACK_Q4_K, 2, MANY)
+ALL_COLS(QUANTIZED, q5_k, REALM_PACK_Q5_K, 2, MANY)
 ALL_COLS(QUANTIZED, q6_k, REALM_PACK_Q6_K, 2, 1)

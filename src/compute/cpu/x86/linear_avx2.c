@@ -18,6 +18,7 @@
 
 #define PANEL_ROWS 16u
 #define PASS_COLS 4u
+#define FIRST_PASS(C) ((C) <= PASS_COLS ? (C) : ((C) + 1) / 2) /* two passes of nearly equal width */
 #define HAS_MIN(kind) \
     ((kind) == REALM_PACK_Q4_1 || (kind) == REALM_PACK_Q5_1 || (kind) == REALM_PACK_Q4_K || (kind) == REALM_PACK_Q5_K)
 #define HAS_FIFTH(kind) ((kind) == REALM_PACK_Q5_0 || (kind) == REALM_PACK_Q5_1 || (kind) == REALM_PACK_Q5_K)
@@ -50,6 +51,12 @@ INLINE __m256i unpack(realm_pack_kind kind, const uint8_t *q, unsigned step) {
         v = _mm256_or_si256(v, _mm256_and_si256(plane, _mm256_set1_epi8(48)));
     }
     return v;
+}
+
+/* Into the second-level cache, a panel ahead of its use: few columns wait for memory alone, and the processor's own
+ * prefetchers lose track where a panel's sections meet. Behind the last panel nothing is read, only asked for. */
+INLINE void prefetch(const uint8_t *p, unsigned n) {
+    UNROLL for (unsigned i = 0; i < n; i += 64) _mm_prefetch((const char *)p + i, _MM_HINT_T1);
 }
 
 INLINE __m256 load_halves(const uint8_t *p) { return _mm256_cvtph_ps(_mm_load_si128((const __m128i *)p)); }
@@ -145,13 +152,18 @@ INLINE void block_half(realm_pack_kind kind, const unsigned C, const unsigned fi
 
 /* H halves of a panel from `half` on, columns [first_col, first_col + N). */
 INLINE void pass_quantized(realm_pack_kind kind, const unsigned C, const unsigned first_col, const unsigned N,
-                           const unsigned H, unsigned half, const uint8_t *panel, uint32_t n_blocks,
+                           const unsigned H, unsigned half, const uint8_t *panel, size_t panel_bytes, uint32_t n_blocks,
                            const uint8_t *tile, float *out, size_t out_stride) {
     const uint8_t *scales = panel + (size_t)n_blocks * QUANT_BYTES(kind);
     const uint8_t *supers = scales + (((size_t)n_blocks * SCALE_BYTES(kind) + 63) & ~(size_t)63);
     __m256 f[2][PASS_COLS];
     UNROLL for (unsigned h = 0; h < H; h++) UNROLL for (unsigned c = 0; c < N; c++) f[h][c] = _mm256_setzero_ps();
+    const bool first_pass = first_col == 0 && half == 0;
     for (uint32_t b = 0; b < n_blocks; b++) {
+        if (first_pass) {
+            prefetch(panel + panel_bytes, QUANT_BYTES(kind));
+            if (SCALE_BYTES(kind) == 64 || b % 2 == 0) prefetch(scales + panel_bytes, 64);
+        }
         UNROLL for (unsigned h = 0; h < H; h++) block_half(kind, C, first_col, N, panel + 32 * (half + h), scales,
                                                            supers + (size_t)(b / 8) * 64, half + h, tile, f[h]);
         panel += QUANT_BYTES(kind);
@@ -162,16 +174,16 @@ INLINE void pass_quantized(realm_pack_kind kind, const unsigned C, const unsigne
         _mm256_storeu_ps(out + (first_col + c) * out_stride + 8 * (half + h), f[h][c]);
 }
 
-INLINE void panel_quantized(realm_pack_kind kind, const unsigned C, const uint8_t *panel, uint32_t n_blocks,
-                            const uint8_t *tile, float *out, size_t out_stride) {
-    if (C <= 2) { /* all rows in one pass: memory is read once, in order */
-        pass_quantized(kind, C, 0, C, 2, 0, panel, n_blocks, tile, out, out_stride);
+INLINE void panel_quantized(realm_pack_kind kind, const unsigned C, const uint8_t *panel, size_t panel_bytes,
+                            uint32_t n_blocks, const uint8_t *tile, float *out, size_t out_stride) {
+    if (C == 1) { /* all rows in one pass: memory is read once, in order */
+        pass_quantized(kind, C, 0, C, 2, 0, panel, panel_bytes, n_blocks, tile, out, out_stride);
         return;
     }
-    UNROLL for (unsigned c = 0; c < C; c += PASS_COLS) {
-        const unsigned N = C - c < PASS_COLS ? C - c : PASS_COLS;
+    UNROLL for (unsigned c = 0; c < C; c += FIRST_PASS(C)) {
+        const unsigned N = C - c < FIRST_PASS(C) ? C - c : FIRST_PASS(C);
         for (unsigned half = 0; half < 2; half++)
-            pass_quantized(kind, C, c, N, 1, half, panel, n_blocks, tile, out, out_stride);
+            pass_quantized(kind, C, c, N, 1, half, panel, panel_bytes, n_blocks, tile, out, out_stride);
     }
 }
 
@@ -180,7 +192,7 @@ INLINE void panel_quantized(realm_pack_kind kind, const unsigned C, const uint8_
                            uint32_t n_cols, float *out, size_t out_stride) {                                           \
         (void)n_cols;                                                                                                  \
         for (; n_panels; n_panels--, panels += panel_bytes, out += PANEL_ROWS)                                         \
-            panel_quantized(kind, C, panels, k / 32, tile, out, out_stride);                                           \
+            panel_quantized(kind, C, panels, panel_bytes, k / 32, tile, out, out_stride);                              \
     }
 
 /* ---- float kinds ------------------------------------------------------------------------------------------------ */
@@ -192,15 +204,17 @@ INLINE __m256 load_weights(realm_pack_kind kind, const uint8_t *panel, size_t at
     return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(v), 16));
 }
 
-INLINE void panel_float(realm_pack_kind kind, const unsigned C, const uint8_t *panel, uint32_t k, const float *x,
-                        float *out, size_t out_stride) {
-    UNROLL for (unsigned c0 = 0; c0 < C; c0 += PASS_COLS) {
-        const unsigned N = C - c0 < PASS_COLS ? C - c0 : PASS_COLS;
+INLINE void panel_float(realm_pack_kind kind, const unsigned C, const uint8_t *panel, size_t panel_bytes, uint32_t k,
+                        const float *x, float *out, size_t out_stride) {
+    UNROLL for (unsigned c0 = 0; c0 < C; c0 += FIRST_PASS(C)) {
+        const unsigned N = C - c0 < FIRST_PASS(C) ? C - c0 : FIRST_PASS(C);
         __m256 f[2][PASS_COLS];
         UNROLL for (unsigned h = 0; h < 2; h++) UNROLL for (unsigned c = 0; c < N; c++) f[h][c] = _mm256_setzero_ps();
         for (uint32_t i = 0; i < k; i++) {
             __m256 w0 = load_weights(kind, panel, (size_t)i * PANEL_ROWS);
             __m256 w1 = load_weights(kind, panel, (size_t)i * PANEL_ROWS + 8);
+            if (c0 == 0 && (kind == REALM_PACK_F32 || i % 2 == 0))
+                prefetch(panel + panel_bytes + (size_t)i * PANEL_ROWS * (kind == REALM_PACK_F32 ? 4 : 2), 64);
             UNROLL for (unsigned c = 0; c < N; c++) {
                 __m256 a = _mm256_set1_ps(x[(size_t)i * C + c0 + c]);
                 f[0][c] = _mm256_fmadd_ps(w0, a, f[0][c]);
@@ -217,13 +231,13 @@ INLINE void panel_float(realm_pack_kind kind, const unsigned C, const uint8_t *p
                            uint32_t n_cols, float *out, size_t out_stride) {                                           \
         (void)n_cols;                                                                                                  \
         for (; n_panels; n_panels--, panels += panel_bytes, out += PANEL_ROWS)                                         \
-            panel_float(kind, C, panels, k, tile, out, out_stride);                                                    \
+            panel_float(kind, C, panels, panel_bytes, k, tile, out, out_stride);                                       \
     }
 
-#define ALL_COLS(M, name, kind)                                                                           \
-    M(name, kind, 1)                                                                                      \
-    M(name, kind, 2) M(name, kind, 3) M(name, kind, 4) M(name, kind, 5) M(name, kind, 6) M(name, kind, 7) \
-        M(name, kind, 8)
+#define ALL_COLS(M, name, kind) \
+    M(name, kind, 1)            \
+    M(name, kind, 2)            \
+    M(name, kind, 3) M(name, kind, 4) M(name, kind, 5) M(name, kind, 6) M(name, kind, 7) M(name, kind, 8)
 #define ROW_OF(name) {name##_1, name##_2, name##_3, name##_4, name##_5, name##_6, name##_7, name##_8}
 
 ALL_COLS(FLOATS, f32, REALM_PACK_F32)
