@@ -77,6 +77,7 @@ $(BUILD)/obj/compute/cpu/x86/%_avx2.o:   ISA := -mavx2 -mfma -mf16c -mbmi2
 $(BUILD)/obj/compute/cpu/x86/%_avx512.o: ISA := -mavx2 -mfma -mf16c -mbmi2 -mavx512f -mavx512bw -mavx512dq -mavx512vl -mprefer-vector-width=512
 $(BUILD)/obj/compute/cpu/x86/%_vnni.o:   ISA := -mavx2 -mfma -mf16c -mbmi2 -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni -mprefer-vector-width=512
 $(BUILD)/obj/compute/%.o: CFLAGS += -O3
+$(BUILD)/obj/engine/sampling.o: CFLAGS += -O3
 $(BUILD)/obj/sandbox/%.o $(BUILD)/obj/template/%.o: private INC := $(DEPS_INC)
 $(BUILD)/obj/sandbox/%.o $(BUILD)/obj/template/%.o: | $(DEPS_LIB)
 

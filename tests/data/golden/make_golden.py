@@ -8,12 +8,14 @@ PEER_DIR holds llama-server. Each prompt is tokenised by it, then continued gree
 
     # comment
     prompt NAME N        followed by one line of N ids
-    tokens N             followed by N lines "id margin": the greedy token, and by how much its log-probability exceeds
-                         the second best one's (before any sampling)
+    tokens N             followed by N lines "id margin id32 margin32 logprob32": the greedy token, by how much its
+                         log-probability exceeds the second best one's (before any sampling); and, after the same tokens,
+                         the best one, its margin and its log-probability when the file's weights are widened to float32
+                         and activations and KV are float32 throughout
 
 Prompts are chosen so that no end token is the best one within TOKENS steps; one where it is stops the program.
 """
-import json, pathlib, socket, subprocess, sys, time, urllib.request
+import json, pathlib, socket, subprocess, sys, tempfile, time, urllib.request
 
 TOKENS = 48
 
@@ -68,7 +70,7 @@ PROMPTS = [
     ("letter", "Dear Ms. Okafor,\n\nThank you for your letter of the third of May. I am writing to tell you that"),
     ("unicode", "Москва — столица России. 東京は日本の首都です。 The capital of Japan is"),
     ("middle", PROSE[:1100]),
-    ("long prose", PROSE + PROSE[:PROSE.index("They drank")] + "That evening, Marta"),
+    ("long prose", PROSE + PROSE + "That evening, Marta"),
     ("long report", REPORT + "Summary: the station"),
     ("longer report", "".join(
         f"{i}. On day {i} the river stood at {(i * 17) % 83} cm and the weather was {('clear', 'wet', 'cold')[i % 3]}.\n"
@@ -79,51 +81,85 @@ PROMPTS = [
 ]
 
 
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
+class Server:
+    """llama-server on one model file; usable once constructed."""
+
+    def __init__(self, peer, model, *options):
+        with socket.socket() as s:
+            s.bind(("127.0.0.1", 0))
+            self.port = s.getsockname()[1]
+        self.process = subprocess.Popen(
+            [peer / "llama-server", "-m", model, "--port", str(self.port), "-c", "4096", "--parallel", "1", "--no-warmup",
+             *options], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        for _ in range(600):
+            try:
+                self.call("/health")
+                break
+            except OSError:
+                time.sleep(0.2)
+
+    def call(self, path, body=None):
+        data = json.dumps(body).encode() if body is not None else None
+        req = urllib.request.Request(f"http://127.0.0.1:{self.port}{path}", data, {"Content-Type": "application/json"})
+        with urllib.request.urlopen(req, timeout=600) as r:
+            return json.load(r)
+
+    def complete(self, ids, n, cache):
+        r = self.call("/completion", {"prompt": ids, "n_predict": n, "temperature": 0, "cache_prompt": cache,
+                                      "n_probs": 5, "ignore_eos": True})
+        return r["completion_probabilities"]
+
+    def close(self):
+        self.process.terminate()
+        self.process.wait()
+
+
+def margin(step):
+    return step["top_logprobs"][0]["logprob"] - step["top_logprobs"][1]["logprob"]
+
+
+def reference(peer, model):
+    """[(name, prompt ids, steps)] as the reference runs the file."""
+    server, out = Server(peer, model, "-ub", "512", "-fa", "on"), []
+    try:
+        for name, text in PROMPTS:
+            ids = server.call("/tokenize", {"content": " ".join(text.split("\n")) if name.endswith("prose") else text,
+                                            "add_special": True})["tokens"]
+            steps = server.complete(ids, TOKENS, False)
+            if len(steps) != TOKENS:
+                sys.exit(f"{name}: {len(steps)} tokens")
+            for step in steps:
+                if step["top_logprobs"][0]["id"] != step["id"]:
+                    sys.exit(f"{name}: {step['id']} was taken where {step['top_logprobs'][0]['id']} is best")
+            out.append((name, ids, steps))
+    finally:
+        server.close()
+    return out
 
 
 def main():
     if len(sys.argv) != 3:
         sys.exit(__doc__)
-    peer, model, port = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]), free_port()
-    server = subprocess.Popen([peer / "llama-server", "-m", model, "--port", str(port), "-c", "4096", "--parallel", "1",
-                               "-ub", "512", "-fa", "on", "--no-warmup"],
-                              stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-
-    def call(path, body=None):
-        data = json.dumps(body).encode() if body is not None else None
-        req = urllib.request.Request(f"http://127.0.0.1:{port}{path}", data, {"Content-Type": "application/json"})
-        with urllib.request.urlopen(req, timeout=600) as r:
-            return json.load(r)
-
-    try:
-        for _ in range(300):
-            try:
-                call("/health")
-                break
-            except OSError:
-                time.sleep(0.2)
-        print(f"# {model.name}: greedy continuations by the reference; make_golden.py says what the lines are")
-        for name, text in PROMPTS:
-            ids = call("/tokenize", {"content": " ".join(text.split("\n")) if name.endswith("prose") else text,
-                                     "add_special": True})["tokens"]
-            r = call("/completion", {"prompt": ids, "n_predict": TOKENS, "temperature": 0, "cache_prompt": False,
-                                     "n_probs": 5, "ignore_eos": True, "return_tokens": True})
-            steps = r["completion_probabilities"]
-            if len(steps) != TOKENS:
-                sys.exit(f"{name}: {len(steps)} tokens")
-            print(f"prompt {name.replace(' ', '_')} {len(ids)}\n{' '.join(map(str, ids))}\ntokens {TOKENS}")
-            for step in steps:
-                top = step["top_logprobs"]
-                if top[0]["id"] != step["id"]:
-                    sys.exit(f"{name}: {step['id']} was taken where {top[0]['id']} is best")
-                print(step["id"], f"{top[0]['logprob'] - top[1]['logprob']:.3f}")
-    finally:
-        server.terminate()
-        server.wait()
+    peer, model = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2])
+    runs = reference(peer, model)
+    with tempfile.TemporaryDirectory() as tmp:
+        wide = pathlib.Path(tmp) / "f32.gguf"
+        subprocess.run([peer / "llama-quantize", "--allow-requantize", model, wide, "F32"], check=True,
+                       stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        server = Server(peer, wide, "-fa", "off", "-ctk", "f32", "-ctv", "f32")
+        try:
+            print(f"# {model.name}: greedy continuations by the reference; make_golden.py says what the lines are")
+            for name, ids, steps in runs:
+                print(f"prompt {name.replace(' ', '_')} {len(ids)}\n{' '.join(map(str, ids))}\ntokens {TOKENS}")
+                so_far = list(ids)
+                for step in steps:
+                    exact = server.complete(so_far, 1, True)[0]
+                    best = exact["top_logprobs"][0]
+                    print(step["id"], f"{margin(step):.3f}", best["id"], f"{margin(exact):.3f} {best['logprob']:.4f}",
+                          flush=True)
+                    so_far.append(step["id"])
+        finally:
+            server.close()
 
 
 main()

@@ -1,0 +1,378 @@
+/* engine/engine.c - the engine's thread: intake, step, publication.
+ *
+ *      loop:  intake    inbox -> queues (under mu; sleeps here while nothing can be done)
+ *             sweep, admit, build        schedule.c
+ *             run       one forward pass over the batch
+ *             sample    the wanted rows, over the backend's threads when there are several
+ *             commit    tokens into generations, ends
+ *             publish   counts under mu, all at once; then events and callbacks, generation by generation
+ *
+ * Counts come before events, so a consumer that has seen an end finds its tokens counted. A step that fails ends the
+ * generations that were in it with the backend's error; the engine goes on with the others. Between steps nothing is
+ * allocated: arrays are sized at opening by max_generations, max_queued and chunk_tokens.
+ */
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/alloc.h"
+#include "base/log.h"
+#include "engine/internal.h"
+
+#define MAX_GENERATIONS_DEFAULT 64u
+#define MAX_QUEUED_DEFAULT 1024u
+#define CHUNK_TOKENS_DEFAULT 256u
+#define MAX_GENERATIONS_MOST 4096u
+#define MAX_QUEUED_MOST (1u << 20)
+#define CHUNK_TOKENS_MOST 8192u
+#define PAGES_MOST (1u << 24)
+#define PARALLEL_MIN_LOGITS 65536u /* below this much work waking threads costs more than it saves */
+
+void realm_engine_wake(realm_engine *e) {
+    realm_mutex_lock(&e->mu);
+    e->wake = true;
+    realm_cond_signal(&e->cond);
+    realm_mutex_unlock(&e->mu);
+}
+
+void realm_engine_touch(realm_engine *e, realm_generation *g) {
+    if (g->touched) return;
+    g->touched = true;
+    e->touched[e->n_touched++] = g;
+}
+
+/* Takes a generation whose end has been decided out of everything. */
+static void retire(realm_engine *e, realm_generation *g) {
+    realm_schedule_drop_pages(e, g);
+    realm_schedule_unlink(e, g);
+    g->state = REALM_GEN_ENDED;
+    g->account->n_ended++;
+    e->n_ended += g->finish == REALM_FINISH_STOP || g->finish == REALM_FINISH_LENGTH;
+    e->n_cancelled += g->finish == REALM_FINISH_CANCELLED;
+    e->n_failed += g->finish == REALM_FINISH_ERROR;
+    e->progress = true;
+    realm_engine_touch(e, g);
+}
+
+void realm_engine_end(realm_engine *e, realm_generation *g, realm_finish finish, realm_status status,
+                      const char *text) {
+    if (g->state == REALM_GEN_ENDED) return;
+    realm_generation_finish(g, finish, status, text);
+    retire(e, g);
+}
+
+/* ---- a step ----------------------------------------------------------------------------------------------------- */
+
+/* Takes what other threads left; false when the thread is to end. */
+static bool intake(realm_engine *e) {
+    realm_mutex_lock(&e->mu);
+    while (!e->progress && !e->wake) {
+        if (e->next_wake_ns == 0)
+            realm_cond_wait(&e->cond, &e->mu);
+        else if (!realm_cond_wait_until(&e->cond, &e->mu, e->next_wake_ns))
+            break;
+    }
+    e->wake = false;
+    e->stopping = e->shut;
+    realm_generation *g = e->inbox_head;
+    e->inbox_head = e->inbox_tail = NULL;
+    realm_prompt_share *dead = e->dead_shares;
+    e->dead_shares = NULL;
+    for (realm_generation *next; g; g = next) {
+        next = g->next;
+        realm_schedule_enqueue(e, g, false);
+    }
+    for (uint32_t i = 0; i < e->n_ring; i++) {
+        uint64_t limit = e->ring[i]->limits.kv_tokens;
+        uint64_t pages = limit / REALM_KV_PAGE_TOKENS;
+        e->ring[i]->max_pages = limit == 0 || pages > UINT32_MAX ? UINT32_MAX : (uint32_t)pages;
+    }
+    bool go_on = !e->stopping || e->n_ring > 0;
+    realm_mutex_unlock(&e->mu);
+    for (realm_prompt_share *next; dead; dead = next) {
+        next = dead->next_dead;
+        realm_share_free(dead);
+    }
+    e->progress = false;
+    return go_on;
+}
+
+typedef struct sample_work {
+    realm_engine *e;
+    uint32_t n_workers;
+} sample_work;
+
+static void sample_part(void *user, uint32_t worker) {
+    const sample_work *w = user;
+    for (uint32_t i = worker; i < w->e->n_jobs; i += w->n_workers)
+        realm_sampler_run(&w->e->samplers[worker], &w->e->jobs[i]);
+}
+
+static void sample(realm_engine *e) {
+    for (uint32_t i = 0; i < e->n_jobs; i++) e->jobs[i].logits = e->backend->v->logits(e->plan, i);
+    sample_work work = {e, REALM_MIN(e->n_jobs, e->n_samplers)};
+    if (work.n_workers <= 1 || (uint64_t)e->n_jobs * e->n_vocab < PARALLEL_MIN_LOGITS) {
+        work.n_workers = 1;
+        sample_part(&work, 0);
+    } else {
+        e->backend->v->parallel(e->backend, work.n_workers, sample_part, &work);
+    }
+}
+
+static void commit(realm_engine *e, realm_generation *g) {
+    g->n_past += g->step_rows;
+    if (g->share && g->share->leader == g && g->n_past >= g->n_prompt) realm_share_fill(g->share, g);
+    if (g->n_past < g->n_tokens || g->n_jobs == 0) return;
+    const realm_sample_job *job = &e->jobs[g->first_job + g->n_jobs - 1];
+    if (job->failed) {
+        realm_engine_end(e, g, REALM_FINISH_ERROR, REALM_E_FORMAT, "the model's output is not finite");
+        return;
+    }
+    g->account->delta.completion++;
+    realm_generation_accept(g, job->id);
+    if (g->finish != REALM_FINISH_NONE) retire(e, g);
+}
+
+static void run_step(realm_engine *e) {
+    realm_error err = {0};
+    uint64_t start = realm_clock_ns();
+    realm_status s = e->backend->v->run(e->backend, e->plan, &e->batch, &err);
+    e->progress = true;
+    if (s != REALM_OK) {
+        realm_log_warn("engine", "a step of %u rows failed: %s", e->batch.n_rows, err.text);
+        for (uint32_t i = 0; i < e->batch.n_seqs; i++) {
+            realm_generation *g = e->batch_gens[i];
+            g->n_jobs = 0;
+            g->step_rows = 0;
+            realm_engine_end(e, g, REALM_FINISH_ERROR, s, err.text);
+        }
+        return;
+    }
+    sample(e);
+    for (uint32_t i = 0; i < e->batch.n_seqs; i++) commit(e, e->batch_gens[i]);
+    e->step_ns = realm_clock_ns() - start;
+    if (e->n_prefill_rows >= REALM_KV_PAGE_TOKENS) {
+        double row = (double)e->step_ns / e->batch.n_rows;
+        e->row_ns = e->row_ns > 0 ? 0.75 * e->row_ns + 0.25 * row : row;
+    }
+}
+
+static void charge(realm_engine *e, realm_account *a) {
+    a->counts.prompt += a->delta.prompt;
+    a->counts.cached += a->delta.cached;
+    a->counts.completion += a->delta.completion;
+    e->total.prompt += a->delta.prompt;
+    e->total.cached += a->delta.cached;
+    e->total.completion += a->delta.completion;
+    a->delta = (realm_token_counts){0};
+    a->n_generations -= a->n_ended;
+    e->n_alive -= a->n_ended;
+    a->n_ended = 0;
+}
+
+static void publish(realm_engine *e) {
+    realm_mutex_lock(&e->mu);
+    for (uint32_t i = 0; i < e->n_touched; i++) charge(e, e->touched[i]->account);
+    realm_engine_stats *st = &e->stats;
+    if (e->batch.n_rows > 0) {
+        st->steps++;
+        st->rows += e->batch.n_rows;
+        st->step_ns += e->step_ns;
+    }
+    st->ended += e->n_ended;
+    st->cancelled += e->n_cancelled;
+    st->failed += e->n_failed;
+    st->running = e->n_running;
+    st->kv_pages_used = e->pool.n - e->pool.n_free;
+    realm_mutex_unlock(&e->mu);
+    e->n_ended = e->n_cancelled = e->n_failed = e->step_ns = 0;
+    for (uint32_t i = 0; i < e->n_touched; i++) {
+        realm_generation *g = e->touched[i];
+        g->touched = false;
+        realm_generation_publish(g);
+        if (g->state == REALM_GEN_ENDED) realm_generation_unref(g);
+    }
+    e->n_touched = 0;
+}
+
+static void *engine_main(void *arg) {
+    realm_engine *e = arg;
+    while (intake(e)) {
+        uint64_t now = realm_clock_ns();
+        realm_schedule_sweep(e, now);
+        realm_schedule_admit(e, now);
+        realm_schedule_build(e, now);
+        if (e->batch.n_rows > 0) run_step(e);
+        publish(e);
+    }
+    return NULL;
+}
+
+/* ---- opening and closing ---------------------------------------------------------------------------------------- */
+
+static uint64_t physical_bytes(void) {
+    long pages = sysconf(_SC_PHYS_PAGES), size = sysconf(_SC_PAGESIZE);
+    return pages > 0 && size > 0 ? (uint64_t)pages * (uint64_t)size : (uint64_t)4 << 30;
+}
+
+/* Fills in defaults and says how many KV pages there are: as many as all generations at full length need, within a
+ * quarter of the machine's memory (pages are committed when first written). */
+static realm_status resolve_config(realm_engine *e, const realm_engine_config *config, uint32_t *n_pages,
+                                   realm_error *err) {
+    realm_engine_config *c = &e->config;
+    if (config) *c = *config;
+    if (c->max_generations == 0) c->max_generations = MAX_GENERATIONS_DEFAULT;
+    if (c->max_queued == 0) c->max_queued = MAX_QUEUED_DEFAULT;
+    if (c->chunk_tokens == 0) c->chunk_tokens = CHUNK_TOKENS_DEFAULT;
+    if (c->n_ctx == 0) c->n_ctx = realm_model_hparams(e->model)->n_ctx_train;
+    if (c->max_generations > MAX_GENERATIONS_MOST || c->max_queued > MAX_QUEUED_MOST ||
+        c->chunk_tokens > CHUNK_TOKENS_MOST)
+        return realm_error_set(err, REALM_E_RANGE,
+                               "at most %u generations, %u queued and chunks of %u tokens are supported",
+                               MAX_GENERATIONS_MOST, MAX_QUEUED_MOST, CHUNK_TOKENS_MOST);
+    realm_kv *probe;
+    realm_status s = realm_model_kv_open(e->model, 1, &probe, err);
+    if (s != REALM_OK) return s;
+    uint64_t page_bytes = e->backend->v->kv_page_bytes(probe);
+    e->backend->v->kv_close(e->backend, probe);
+    uint64_t pages;
+    if (c->kv_bytes > 0) {
+        pages = c->kv_bytes / page_bytes;
+    } else {
+        pages = (uint64_t)c->max_generations * realm_pages_for(c->n_ctx);
+        uint64_t fits = physical_bytes() / 4 / page_bytes;
+        if (pages > fits) pages = fits;
+    }
+    if (pages == 0)
+        return realm_error_set(err, REALM_E_RANGE, "the KV memory is less than one page of %llu bytes",
+                               (unsigned long long)page_bytes);
+    if (pages > PAGES_MOST) pages = PAGES_MOST;
+    /* Alone a sequence can fill the pool, not more. */
+    e->n_ctx = c->n_ctx < pages * REALM_KV_PAGE_TOKENS ? c->n_ctx : (uint32_t)(pages * REALM_KV_PAGE_TOKENS);
+    *n_pages = (uint32_t)pages;
+    c->kv_bytes = pages * page_bytes;
+    return REALM_OK;
+}
+
+/* The longest text that a token adds decides how large text buffers are. */
+static realm_status measure_pieces(realm_engine *e, realm_error *err) {
+    if (realm_tokenizer_vocab_size(e->tokenizer) != e->n_vocab)
+        return realm_error_set(err, REALM_E_FORMAT, "the tokenizer has %zu tokens, the model %u",
+                               realm_tokenizer_vocab_size(e->tokenizer), e->n_vocab);
+    for (uint32_t i = 0; i < e->n_vocab; i++) {
+        const char *bytes;
+        size_t len;
+        realm_status s = realm_tokenizer_piece(e->tokenizer, (realm_token)i, true, &bytes, &len);
+        if (s != REALM_OK) return realm_error_set(err, s, "token %u has no text", i);
+        if (len > REALM_PIECE_BYTES_MAX)
+            return realm_error_set(err, REALM_E_FORMAT, "token %u stands for %zu bytes, at most %u are supported", i,
+                                   len, REALM_PIECE_BYTES_MAX);
+        if (len > e->max_piece) e->max_piece = len;
+    }
+    return REALM_OK;
+}
+
+static realm_status allocate(realm_engine *e, realm_error *err) {
+    const realm_engine_config *c = &e->config;
+    e->cap_ring = c->max_generations + c->max_queued;
+    e->max_rows = c->max_generations + c->chunk_tokens;
+    e->max_out = c->max_generations + REALM_PROMPT_OUT_ROWS;
+    e->n_samplers = REALM_MAX(e->backend->n_threads, 1u);
+    e->ring = realm_calloc(e->cap_ring, sizeof *e->ring);
+    e->touched = realm_calloc(e->cap_ring, sizeof *e->touched);
+    e->running = realm_calloc(c->max_generations, sizeof *e->running);
+    e->batch_tokens = realm_calloc(e->max_rows, sizeof *e->batch_tokens);
+    e->batch_seqs = realm_calloc(c->max_generations, sizeof *e->batch_seqs);
+    e->batch_gens = realm_calloc(c->max_generations, sizeof *e->batch_gens);
+    e->batch_out = realm_calloc(e->max_out, sizeof *e->batch_out);
+    e->jobs = realm_calloc(e->max_out, sizeof *e->jobs);
+    e->samplers = realm_calloc(e->n_samplers, sizeof *e->samplers);
+    if (!e->ring || !e->touched || !e->running || !e->batch_tokens || !e->batch_seqs || !e->batch_gens ||
+        !e->batch_out || !e->jobs || !e->samplers)
+        return realm_error_set(err, REALM_E_NOMEM, "no memory for an engine of %u generations", c->max_generations);
+    for (uint32_t i = 0; i < e->n_samplers; i++) {
+        realm_status s = realm_sampler_init(&e->samplers[i], e->n_vocab, err);
+        if (s != REALM_OK) return s;
+    }
+    return REALM_OK;
+}
+
+static void engine_free(realm_engine *e) {
+    if (e->plan) e->backend->v->plan_close(e->backend, e->plan);
+    if (e->pool.kv) e->backend->v->kv_close(e->backend, e->pool.kv);
+    realm_pool_release(&e->pool);
+    for (uint32_t i = 0; e->samplers && i < e->n_samplers; i++) realm_sampler_release(&e->samplers[i]);
+    realm_free(e->samplers);
+    realm_free(e->jobs);
+    realm_free(e->batch_out);
+    realm_free(e->batch_gens);
+    realm_free(e->batch_seqs);
+    realm_free(e->batch_tokens);
+    realm_free(e->running);
+    realm_free(e->touched);
+    realm_free(e->ring);
+    realm_cond_destroy(&e->cond);
+    realm_mutex_destroy(&e->mu);
+    realm_free(e);
+}
+
+realm_status realm_engine_open(realm_engine **out, realm_backend *b, const realm_model *m, const realm_tokenizer *t,
+                               const realm_engine_config *config, realm_error *err) {
+    *out = NULL;
+    realm_engine *e = realm_calloc(1, sizeof *e);
+    if (!e) return realm_error_set(err, REALM_E_NOMEM, "no memory for an engine");
+    realm_mutex_init(&e->mu, REALM_RANK_ENGINE);
+    realm_cond_init(&e->cond);
+    e->backend = b;
+    e->model = m;
+    e->tokenizer = t;
+    e->n_vocab = realm_model_hparams(m)->n_vocab;
+    e->weight_bytes = realm_model_weight_bytes(m);
+    uint32_t n_pages = 0;
+    realm_kv *kv;
+    realm_status s = measure_pieces(e, err);
+    if (s == REALM_OK) s = resolve_config(e, config, &n_pages, err);
+    if (s == REALM_OK) s = allocate(e, err);
+    if (s != REALM_OK) goto fail;
+    if ((s = realm_model_kv_open(m, n_pages, &kv, err)) != REALM_OK) goto fail;
+    s = realm_pool_init(&e->pool, b, kv, n_pages, err);
+    e->pool.kv = kv;
+    if (s != REALM_OK) goto fail;
+    if ((s = realm_model_plan_open(m, kv, e->max_rows, e->max_out, &e->plan, err)) != REALM_OK) goto fail;
+    e->stats.kv_pages = n_pages;
+    e->stats.kv_page_bytes = e->pool.page_bytes;
+    e->stats.weight_bytes = e->weight_bytes;
+    if ((s = realm_thread_start(&e->thread, "realm-engine", engine_main, e, err)) != REALM_OK) goto fail;
+    *out = e;
+    return REALM_OK;
+fail:
+    engine_free(e);
+    return s;
+}
+
+void realm_engine_close(realm_engine *e) {
+    if (!e) return;
+    realm_mutex_lock(&e->mu);
+    e->shut = true;
+    e->wake = true;
+    realm_cond_signal(&e->cond);
+    realm_mutex_unlock(&e->mu);
+    (void)pthread_join(e->thread, NULL);
+    while (e->dead_shares) {
+        realm_prompt_share *s = e->dead_shares;
+        e->dead_shares = s->next_dead;
+        realm_share_free(s);
+    }
+    engine_free(e);
+}
+
+const realm_model *realm_engine_model(const realm_engine *e) { return e->model; }
+const realm_tokenizer *realm_engine_tokenizer(const realm_engine *e) { return e->tokenizer; }
+uint32_t realm_engine_context_length(const realm_engine *e) { return e->n_ctx; }
+
+void realm_engine_get_stats(realm_engine *e, realm_engine_stats *out) {
+    realm_mutex_lock(&e->mu);
+    *out = e->stats;
+    out->queued = e->n_alive > out->running ? e->n_alive - out->running : 0;
+    realm_mutex_unlock(&e->mu);
+}

@@ -1,0 +1,448 @@
+/* engine/generation.c - what a consumer holds: submit, cancel, release, poll; and the text of a generation.
+ *
+ * Events lie in a list of fixed size in the generation, filled by the engine's thread at the end of a step and emptied
+ * by poll, which copies them into the consumer's batch: the batch's memory grows once and is then reused, the engine's
+ * never grows. The engine gives a generation its turn only when the list has room for what a step may add (`room`); a
+ * list without it marks the generation paused, and the poll that empties it wakes the engine.
+ *
+ * Text goes detokeniser --whole characters--> held --all but a possible start of a stop string--> events. The earliest
+ * stop string found ends the generation; what stands behind its start is never shown.
+ *
+ * The consumer's callback runs on the engine's thread without any lock held, between two flags under g->mu, so that
+ * release can wait for it to be over.
+ */
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/alloc.h"
+#include "base/utf8.h"
+#include "engine/internal.h"
+
+/* ---- submit ----------------------------------------------------------------------------------------------------- */
+
+static realm_status check_params(const realm_engine *e, const realm_generation_params *p, realm_error *err) {
+    if (!p->account || p->account->e != e || (p->share && (p->share->e != e || p->share->account != p->account)))
+        return realm_error_set(err, REALM_E_INVALID, "the account or prompt share is not of this engine");
+    if (p->n_prompt == 0) return realm_error_set(err, REALM_E_RANGE, "the prompt is empty");
+    if (p->n_prompt >= e->n_ctx)
+        return realm_error_set(err, REALM_E_RANGE,
+                               "the prompt has %zu tokens, the context of %u leaves no room for an answer", p->n_prompt,
+                               e->n_ctx);
+    for (size_t i = 0; i < p->n_prompt; i++)
+        if (p->prompt[i] < 0 || (uint32_t)p->prompt[i] >= e->n_vocab)
+            return realm_error_set(err, REALM_E_RANGE, "prompt token %zu is %d, the vocabulary has %u", i, p->prompt[i],
+                                   e->n_vocab);
+    if (p->n_stop > REALM_STOP_MAX)
+        return realm_error_set(err, REALM_E_RANGE, "%zu stop strings, at most %u are taken", p->n_stop, REALM_STOP_MAX);
+    for (size_t i = 0; i < p->n_stop; i++) {
+        if (p->stop[i].len == 0 || p->stop[i].len > REALM_STOP_BYTES_MAX)
+            return realm_error_set(err, REALM_E_RANGE, "stop string %zu has %zu bytes, it must have 1 to %u", i,
+                                   p->stop[i].len, REALM_STOP_BYTES_MAX);
+        if (!realm_utf8_valid(p->stop[i].data, p->stop[i].len))
+            return realm_error_set(err, REALM_E_RANGE, "stop string %zu is not valid UTF-8", i);
+    }
+    if (p->top_logprobs > REALM_TOP_LOGPROBS_MAX)
+        return realm_error_set(err, REALM_E_RANGE, "top_logprobs is %u, at most %u are given", p->top_logprobs,
+                               REALM_TOP_LOGPROBS_MAX);
+    return realm_sampling_check(&p->sampling, e->n_vocab, err);
+}
+
+static void generation_free(realm_generation *g) {
+    realm_free((void *)(uintptr_t)g->sampling.bias);
+    realm_free(g->stop_bytes);
+    realm_free(g->tokens);
+    realm_free(g->pages);
+    realm_free(g->events);
+    realm_free(g->top);
+    realm_buf_release(&g->held);
+    realm_buf_release(&g->text);
+    realm_cond_destroy(&g->callback_done);
+    realm_mutex_destroy(&g->mu);
+    realm_free(g);
+}
+
+static realm_status copy_stops(realm_generation *g, const realm_generation_params *p, size_t *longest) {
+    size_t total = 0;
+    *longest = 0;
+    for (size_t i = 0; i < p->n_stop; i++) {
+        total += p->stop[i].len; /* at most REALM_STOP_MAX * REALM_STOP_BYTES_MAX */
+        if (p->stop[i].len > *longest) *longest = p->stop[i].len;
+    }
+    g->stop_bytes = realm_malloc(total);
+    if (!g->stop_bytes) return REALM_E_NOMEM;
+    char *at = g->stop_bytes;
+    for (size_t i = 0; i < p->n_stop; i++) {
+        memcpy(at, p->stop[i].data, p->stop[i].len);
+        g->stop[i] = (realm_gguf_str){at, p->stop[i].len};
+        at += p->stop[i].len;
+    }
+    g->n_stop = p->n_stop;
+    return REALM_OK;
+}
+
+/* A generation with all the memory that it will ever need. */
+static realm_generation *generation_new(realm_engine *e, const realm_generation_params *p) {
+    realm_generation *g = realm_calloc(1, sizeof *g);
+    if (!g) return NULL;
+    realm_mutex_init(&g->mu, REALM_RANK_LEAF);
+    realm_cond_init(&g->callback_done);
+    g->e = e;
+    g->account = p->account;
+    g->share = p->share;
+    g->sampling = p->sampling;
+    g->sampling.bias = NULL;
+    g->n_prompt = (uint32_t)p->n_prompt;
+    g->max_new = e->n_ctx - g->n_prompt;
+    if (p->max_tokens > 0 && p->max_tokens < g->max_new) g->max_new = p->max_tokens;
+    g->logprobs = p->logprobs;
+    g->prompt_logprobs = p->prompt_logprobs;
+    g->n_top = p->logprobs || p->prompt_logprobs ? p->top_logprobs : 0;
+    g->ignore_end = p->ignore_end;
+    g->deadline_ns = p->deadline_ns;
+    g->on_ready = p->on_ready;
+    g->user = p->user;
+    g->cap_events = p->prompt_logprobs ? REALM_EVENTS_PENDING_PROMPT : REALM_EVENTS_PENDING;
+    g->end_id = -1;
+    atomic_init(&g->cancel, false);
+    atomic_init(&g->refs, 2);
+    realm_detok_init(&g->detok, e->tokenizer, p->special_text);
+
+    size_t longest;
+    if (copy_stops(g, p, &longest) != REALM_OK) goto fail;
+    /* Every byte of a token may become a replacement character of three; a few may have been waiting. */
+    g->text_step_max = longest + 3 * (e->max_piece + 16);
+    realm_buf_init(&g->held, g->text_step_max);
+    realm_buf_init(&g->text, REALM_TEXT_PENDING + g->text_step_max);
+    if (realm_buf_reserve(&g->held, g->held.max) != REALM_OK || realm_buf_reserve(&g->text, g->text.max) != REALM_OK)
+        goto fail;
+    if (p->sampling.n_bias > 0) {
+        realm_logit_bias *bias = realm_calloc(p->sampling.n_bias, sizeof *bias);
+        if (!bias) goto fail;
+        memcpy(bias, p->sampling.bias, p->sampling.n_bias * sizeof *bias);
+        g->sampling.bias = bias;
+    }
+    uint32_t n_tokens = g->n_prompt + g->max_new; /* at most n_ctx */
+    g->tokens = realm_calloc(n_tokens, sizeof *g->tokens);
+    g->pages = realm_calloc(realm_pages_for(n_tokens), sizeof *g->pages);
+    g->events = realm_calloc(g->cap_events, sizeof *g->events);
+    if (!g->tokens || !g->pages || !g->events) goto fail;
+    if (g->n_top > 0) {
+        g->top = realm_calloc((size_t)g->cap_events * g->n_top, sizeof *g->top);
+        if (!g->top) goto fail;
+    }
+    memcpy(g->tokens, p->prompt, p->n_prompt * sizeof *g->tokens);
+    g->n_tokens = g->n_prompt;
+    return g;
+fail:
+    generation_free(g);
+    return NULL;
+}
+
+/* Under engine->mu: the prompt of the first generation is the share's. */
+static realm_status join_share(realm_prompt_share *s, const realm_generation_params *p, realm_token **prompt,
+                               uint32_t **pages, realm_error *err) {
+    if (!s->prompt) {
+        s->prompt = *prompt;
+        s->pages = *pages;
+        s->n_prompt = p->n_prompt;
+        *prompt = NULL;
+        *pages = NULL;
+    } else if (s->n_prompt != p->n_prompt || memcmp(s->prompt, p->prompt, p->n_prompt * sizeof *p->prompt) != 0) {
+        return realm_error_set(err, REALM_E_INVALID, "siblings of a prompt share must have the same prompt");
+    }
+    s->refs++;
+    return REALM_OK;
+}
+
+/* Under engine->mu. */
+static realm_status admit_to_queue(realm_engine *e, const realm_generation_params *p, const realm_generation *g,
+                                   realm_error *err) {
+    const realm_account *a = p->account;
+    if (e->shut) return realm_error_set(err, REALM_E_CLOSED, "the engine is closing");
+    if (a->limits.generations > 0 && a->n_generations >= a->limits.generations)
+        return realm_error_set(err, REALM_E_LIMIT, "limit generations: %u are running or queued, %u are allowed",
+                               a->n_generations, a->limits.generations);
+    /* The last token sampled needs no place in the KV. */
+    uint64_t held = (uint64_t)g->n_prompt + (p->max_tokens > 0 ? g->max_new - 1 : 0);
+    uint64_t pages = realm_pages_for(held);
+    if (a->limits.kv_tokens > 0 && pages > a->limits.kv_tokens / REALM_KV_PAGE_TOKENS)
+        return realm_error_set(err, REALM_E_LIMIT,
+                               "limit kv_tokens: %llu tokens would be held (in pages of %u), "
+                               "%llu are allowed",
+                               (unsigned long long)(pages * REALM_KV_PAGE_TOKENS), REALM_KV_PAGE_TOKENS,
+                               (unsigned long long)a->limits.kv_tokens);
+    if (e->n_alive >= e->cap_ring)
+        return realm_error_set(err, REALM_E_BUSY, "%u generations are running or waiting already", e->n_alive);
+    return REALM_OK;
+}
+
+realm_status realm_generation_submit(realm_engine *e, const realm_generation_params *p, realm_generation **out,
+                                     realm_error *err) {
+    *out = NULL;
+    realm_token *share_prompt = NULL;
+    uint32_t *share_pages = NULL;
+    realm_status s = check_params(e, p, err);
+    if (s != REALM_OK) return s;
+    realm_generation *g = generation_new(e, p);
+    if (!g) return realm_error_set(err, REALM_E_NOMEM, "no memory for a generation");
+    if (p->share) {
+        share_prompt = realm_calloc(p->n_prompt, sizeof *share_prompt);
+        share_pages = realm_calloc(realm_pages_for(p->n_prompt), sizeof *share_pages);
+        if (!share_prompt || !share_pages) {
+            s = realm_error_set(err, REALM_E_NOMEM, "no memory for a prompt share");
+            goto fail;
+        }
+        memcpy(share_prompt, p->prompt, p->n_prompt * sizeof *share_prompt);
+    }
+    realm_mutex_lock(&e->mu);
+    s = admit_to_queue(e, p, g, err);
+    if (s == REALM_OK && p->share) s = join_share(p->share, p, &share_prompt, &share_pages, err);
+    if (s == REALM_OK) {
+        e->n_alive++;
+        p->account->n_generations++;
+        p->account->refs++;
+        if (e->inbox_tail)
+            e->inbox_tail->next = g;
+        else
+            e->inbox_head = g;
+        e->inbox_tail = g;
+        e->wake = true;
+        realm_cond_signal(&e->cond);
+    }
+    realm_mutex_unlock(&e->mu);
+    if (s != REALM_OK) goto fail;
+    realm_free(share_prompt);
+    realm_free(share_pages);
+    *out = g;
+    return REALM_OK;
+fail:
+    realm_free(share_prompt);
+    realm_free(share_pages);
+    generation_free(g);
+    return s;
+}
+
+/* ---- the consumer's side ---------------------------------------------------------------------------------------- */
+
+void realm_generation_cancel(realm_generation *g) {
+    atomic_store_explicit(&g->cancel, true, memory_order_relaxed);
+    realm_engine_wake(g->e);
+}
+
+void realm_generation_unref(realm_generation *g) {
+    /* acq_rel: the last holder sees all that the other wrote before it frees. */
+    if (atomic_fetch_sub_explicit(&g->refs, 1, memory_order_acq_rel) != 1) return;
+    realm_engine *e = g->e;
+    realm_mutex_lock(&e->mu);
+    if (g->share) realm_share_unref_locked(g->share);
+    realm_account_unref_locked(g->account);
+    realm_mutex_unlock(&e->mu);
+    if (g->share) realm_engine_wake(e);
+    generation_free(g);
+}
+
+void realm_generation_release(realm_generation *g) {
+    if (!g) return;
+    realm_mutex_lock(&g->mu);
+    g->released = true;
+    while (g->in_callback) realm_cond_wait(&g->callback_done, &g->mu);
+    bool running = !g->end_pushed;
+    realm_mutex_unlock(&g->mu);
+    if (running) realm_generation_cancel(g);
+    realm_generation_unref(g);
+}
+
+void realm_event_batch_init(realm_event_batch *b) {
+    *b = (realm_event_batch){0};
+    realm_buf_init(&b->text, SIZE_MAX / 2);
+}
+
+void realm_event_batch_release(realm_event_batch *b) {
+    realm_free(b->events);
+    realm_free(b->top);
+    realm_buf_release(&b->text);
+    *b = (realm_event_batch){0};
+}
+
+/* Room in the batch for what is pending. */
+static bool batch_fits(realm_event_batch *b, const realm_generation *g) {
+    if (b->cap_events < g->n_events) {
+        realm_event *p = realm_realloc_array(b->events, g->cap_events, sizeof *p);
+        if (!p) return false;
+        b->events = p;
+        b->cap_events = g->cap_events;
+    }
+    if (b->cap_top < g->n_pending_top) {
+        size_t cap = (size_t)g->cap_events * g->n_top;
+        realm_top_logprob *p = realm_realloc_array(b->top, cap, sizeof *p);
+        if (!p) return false;
+        b->top = p;
+        b->cap_top = cap;
+    }
+    return realm_buf_reserve(&b->text, g->text.len) == REALM_OK;
+}
+
+size_t realm_generation_poll(realm_generation *g, realm_event_batch *b) {
+    b->n_events = b->n_top = 0;
+    b->status = REALM_OK;
+    realm_error_clear(&b->error);
+    realm_buf_reset(&b->text);
+    realm_mutex_lock(&g->mu);
+    if (!batch_fits(b, g)) {
+        realm_mutex_unlock(&g->mu);
+        b->status = realm_error_set(&b->error, REALM_E_NOMEM, "no memory to take %u events", g->n_events);
+        realm_buf_reset(&b->text);
+        return 0;
+    }
+    if (g->n_events > 0) memcpy(b->events, g->events, g->n_events * sizeof *b->events);
+    if (g->n_pending_top > 0) memcpy(b->top, g->top, g->n_pending_top * sizeof *b->top);
+    if (g->text.len > 0) (void)realm_buf_append(&b->text, g->text.data, g->text.len); /* reserved above */
+    b->n_events = g->n_events;
+    b->n_top = g->n_pending_top;
+    b->prompt_tokens = g->counted_prompt;
+    b->cached_tokens = g->counted_cached;
+    b->completion_tokens = g->counted_new;
+    if (g->end_pushed && g->status != REALM_OK) b->status = realm_error_set(&b->error, g->status, "%s", g->status_text);
+    g->n_events = g->n_pending_top = 0;
+    realm_buf_reset(&g->text);
+    bool was_paused = g->paused;
+    g->paused = false;
+    realm_mutex_unlock(&g->mu);
+    if (was_paused) realm_engine_wake(g->e);
+    return b->n_events;
+}
+
+/* ---- the engine's side ------------------------------------------------------------------------------------------ */
+
+uint32_t realm_generation_room(realm_generation *g) {
+    uint32_t room = 0;
+    realm_mutex_lock(&g->mu);
+    /* One slot stays for END; the first prompt token's event comes besides its rows'. */
+    uint32_t kept = g->prompt_logprobs && g->prompt_events == 0 ? 2 : 1;
+    if (g->n_events + kept < g->cap_events && g->text.len + g->text_step_max <= g->text.max)
+        room = g->cap_events - g->n_events - kept;
+    if (g->released) room = g->cap_events; /* nobody reads; the cancel flag is on its way */
+    if (room == 0) g->paused = true;
+    realm_mutex_unlock(&g->mu);
+    return room;
+}
+
+/* Where the earliest stop string starts in text, or len. */
+static size_t find_stop(const realm_generation *g, const char *text, size_t len) {
+    size_t first = len;
+    for (size_t i = 0; i < g->n_stop; i++) {
+        size_t window = first + g->stop[i].len - 1 < len ? first + g->stop[i].len - 1 : len;
+        const char *p = memmem(text, window, g->stop[i].data, g->stop[i].len);
+        if (p) first = (size_t)(p - text);
+    }
+    return first;
+}
+
+/* Length of the longest end of text that a stop string starts with. */
+static size_t partial_stop(const realm_generation *g, const char *text, size_t len) {
+    size_t longest = 0;
+    for (size_t i = 0; i < g->n_stop; i++) {
+        size_t n = g->stop[i].len - 1 < len ? g->stop[i].len - 1 : len;
+        for (; n > longest; n--)
+            if (memcmp(text + len - n, g->stop[i].data, n) == 0) longest = n;
+    }
+    return longest;
+}
+
+void realm_generation_finish(realm_generation *g, realm_finish finish, realm_status status, const char *text) {
+    g->finish = finish;
+    g->status = status;
+    snprintf(g->status_text, sizeof g->status_text, "%s", text ? text : "");
+}
+
+void realm_generation_accept(realm_generation *g, realm_token id) {
+    g->n_new++;
+    if (!g->ignore_end && realm_tokenizer_is_end(g->e->tokenizer, id)) {
+        g->end_id = id;
+        realm_generation_finish(g, REALM_FINISH_STOP, REALM_OK, NULL);
+        return;
+    }
+    g->tokens[g->n_tokens++] = id;
+    g->token_shown = true;
+    if (realm_detok_push(&g->detok, id, &g->held) != REALM_OK) {
+        realm_generation_finish(g, REALM_FINISH_ERROR, REALM_E_INTERNAL, "a token's text exceeds its bound");
+        return;
+    }
+    size_t len = g->held.len, stop = g->n_stop > 0 ? find_stop(g, g->held.data, len) : len;
+    if (stop < len) {
+        g->held.len = g->shown = stop;
+        g->detok.n_held = 0;
+        realm_generation_finish(g, REALM_FINISH_STOP, REALM_OK, NULL);
+        return;
+    }
+    g->shown = g->n_stop > 0 ? len - partial_stop(g, g->held.data, len) : len;
+    if (g->n_new == g->max_new) realm_generation_finish(g, REALM_FINISH_LENGTH, REALM_OK, NULL);
+}
+
+/* Moves the first n held bytes to the pending text; both were made large enough at submit. */
+static void show(realm_generation *g, realm_event *ev, size_t n) {
+    ev->text_at = (uint32_t)g->text.len;
+    ev->text_len = (uint32_t)n;
+    if (n == 0) return;
+    if (realm_buf_append(&g->text, g->held.data, n) != REALM_OK) ev->text_len = 0;
+    realm_buf_consume(&g->held, n);
+}
+
+static void add_event(realm_generation *g, const realm_event *ev, const realm_sample_job *job) {
+    realm_event *dst = &g->events[g->n_events++];
+    *dst = *ev;
+    dst->top_at = g->n_pending_top;
+    if (!job) return;
+    dst->n_top = job->n_top < g->n_top ? job->n_top : g->n_top;
+    memcpy(g->top + g->n_pending_top, job->top, dst->n_top * sizeof *g->top);
+    g->n_pending_top += dst->n_top;
+}
+
+static void add_step_events(realm_generation *g) {
+    if (g->prompt_logprobs && g->step_rows > 0 && g->prompt_events == 0) {
+        add_event(g, &(realm_event){.kind = REALM_EVENT_PROMPT, .id = g->tokens[0], .logprob = NAN}, NULL);
+        g->prompt_events = 1;
+    }
+    for (uint32_t i = 0; i < g->n_jobs; i++) {
+        const realm_sample_job *job = &g->e->jobs[g->first_job + i];
+        if (job->failed) continue;
+        if (job->target >= 0) {
+            add_event(g, &(realm_event){.kind = REALM_EVENT_PROMPT, .id = job->id, .logprob = job->id_logprob}, job);
+            g->prompt_events++;
+        } else if (g->token_shown) {
+            realm_event ev = {.kind = REALM_EVENT_TOKEN, .id = job->id};
+            if (g->logprobs) ev.logprob = job->id_logprob;
+            show(g, &ev, g->shown);
+            add_event(g, &ev, g->logprobs ? job : NULL);
+        }
+    }
+}
+
+void realm_generation_publish(realm_generation *g) {
+    realm_mutex_lock(&g->mu);
+    bool was_empty = g->n_events == 0;
+    if (!g->released && !g->end_pushed) {
+        add_step_events(g);
+        if (g->state == REALM_GEN_ENDED) {
+            realm_event ev = {.kind = REALM_EVENT_END, .finish = g->finish, .id = g->end_id};
+            if (realm_detok_finish(&g->detok, &g->held) == REALM_OK) show(g, &ev, g->held.len);
+            add_event(g, &ev, NULL);
+        }
+    }
+    if (g->state == REALM_GEN_ENDED) g->end_pushed = true;
+    g->counted_prompt = g->prompt_charged;
+    g->counted_new = g->n_new;
+    bool call = was_empty && g->n_events > 0 && !g->released && g->on_ready;
+    g->in_callback = call;
+    realm_mutex_unlock(&g->mu);
+    g->step_rows = g->n_jobs = 0;
+    g->token_shown = false;
+    g->shown = 0;
+    if (!call) return;
+    g->on_ready(g->user);
+    realm_mutex_lock(&g->mu);
+    g->in_callback = false;
+    realm_cond_broadcast(&g->callback_done);
+    realm_mutex_unlock(&g->mu);
+}

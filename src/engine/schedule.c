@@ -1,0 +1,505 @@
+/* engine/schedule.c - who runs in the next step, with how many tokens, on which pages.
+ *
+ *      sweep   cancelled and overdue generations end, wherever they are
+ *      admit   queue -> running, while there are places and pages; the account with the fewest running goes first,
+ *              equals take turns
+ *      build   every running generation that has one token to compute (decoding) gets its row; prompts share
+ *              chunk_tokens: each account with prompts gets an equal part, its oldest prompt first, what is left over
+ *              goes round again; the account that starts changes every step
+ *
+ * While others decode, the prompt part is also held to about STALL_NS of work, by the measured time per row, so that a
+ * long prompt does not show as a pause in everybody's text.
+ *
+ * Pages. A generation takes pages as its tokens need them. One that cannot have a page waits for its turn, younger ones
+ * get none before it does. When nothing of the scope (the pool, or the account that is at its limit) can run, `relieve`
+ * makes room: kept prompts of shares first, then the youngest holder is preempted: its pages are dropped, it goes to
+ * the front of its account's queue, and when it comes back its tokens, prompt and generated, are computed again as a
+ * prompt. Rows do not depend on how they are batched, so its text goes on as if nothing had happened, and nothing is
+ * charged twice. A generation that alone fills its account's kv_tokens ends there with LENGTH. The oldest always
+ * finishes, so there is progress.
+ *
+ * Slow readers. A generation without room for events is stalled: it keeps its place, but when others wait for places or
+ * pages and it has been stalled for STALL_GRACE_NS, it is preempted too and not admitted before it has been read.
+ */
+#include <assert.h>
+
+#include "engine/internal.h"
+
+#define STALL_NS (50 * REALM_NS_PER_MS)
+#define STALL_MIN_ROWS 32u
+#define STALL_GRACE_NS (250 * REALM_NS_PER_MS)
+
+/* ---- lists ------------------------------------------------------------------------------------------------------ */
+
+static void ring_add(realm_engine *e, realm_account *a) {
+    if (a->in_ring) return;
+    assert(e->n_ring < e->cap_ring);
+    e->ring[e->n_ring++] = a;
+    a->in_ring = true;
+}
+
+static void ring_remove_if_idle(realm_engine *e, realm_account *a) {
+    if (!a->in_ring || a->n_queued + a->n_running > 0) return;
+    uint32_t at = 0;
+    while (e->ring[at] != a) at++;
+    for (uint32_t i = at; i + 1 < e->n_ring; i++) e->ring[i] = e->ring[i + 1];
+    e->n_ring--;
+    if (e->admit_turn > at) e->admit_turn--;
+    if (e->prefill_turn > at) e->prefill_turn--;
+    a->in_ring = false;
+}
+
+void realm_schedule_enqueue(realm_engine *e, realm_generation *g, bool front) {
+    realm_account *a = g->account;
+    g->state = REALM_GEN_QUEUED;
+    if (front) {
+        g->next = a->queue_head;
+        a->queue_head = g;
+        if (!a->queue_tail) a->queue_tail = g;
+    } else {
+        g->next = NULL;
+        if (a->queue_tail)
+            a->queue_tail->next = g;
+        else
+            a->queue_head = g;
+        a->queue_tail = g;
+    }
+    a->n_queued++;
+    ring_add(e, a);
+}
+
+static void unlink_queued(realm_generation *g) {
+    realm_account *a = g->account;
+    realm_generation *before = NULL;
+    for (realm_generation *q = a->queue_head; q != g; q = q->next) before = q;
+    if (before)
+        before->next = g->next;
+    else
+        a->queue_head = g->next;
+    if (a->queue_tail == g) a->queue_tail = before;
+    g->next = NULL;
+    a->n_queued--;
+}
+
+static void unlink_running(realm_engine *e, realm_generation *g) {
+    uint32_t at = 0;
+    while (e->running[at] != g) at++;
+    for (uint32_t i = at; i + 1 < e->n_running; i++) e->running[i] = e->running[i + 1];
+    e->n_running--;
+    g->account->n_running--;
+    if (g->share && g->share->leader == g) g->share->leader = NULL;
+    g->waits_share = false;
+}
+
+void realm_schedule_unlink(realm_engine *e, realm_generation *g) {
+    if (g->state == REALM_GEN_QUEUED)
+        unlink_queued(g);
+    else
+        unlink_running(e, g);
+    ring_remove_if_idle(e, g->account);
+}
+
+void realm_schedule_drop_pages(realm_engine *e, realm_generation *g) {
+    for (uint32_t i = 0; i < g->n_pages; i++) realm_page_unref(&e->pool, g->pages[i]);
+    g->n_pages = 0;
+    g->n_past = 0;
+}
+
+static void preempt(realm_engine *e, realm_generation *g) {
+    realm_schedule_drop_pages(e, g);
+    unlink_running(e, g);
+    realm_schedule_enqueue(e, g, true);
+    e->progress = true;
+}
+
+/* ---- sweep ------------------------------------------------------------------------------------------------------ */
+
+static void wake_at(realm_engine *e, uint64_t t) {
+    if (e->next_wake_ns == 0 || t < e->next_wake_ns) e->next_wake_ns = t;
+}
+
+/* True when it ended. */
+static bool sweep_one(realm_engine *e, realm_generation *g, uint64_t now) {
+    if (e->stopping || atomic_load_explicit(&g->cancel, memory_order_relaxed)) {
+        realm_engine_end(e, g, REALM_FINISH_CANCELLED, REALM_OK, NULL);
+        return true;
+    }
+    if (g->deadline_ns == 0) return false;
+    if (now >= g->deadline_ns) {
+        realm_engine_end(e, g, REALM_FINISH_ERROR, REALM_E_TIMEOUT, "the deadline has passed");
+        return true;
+    }
+    wake_at(e, g->deadline_ns);
+    return false;
+}
+
+void realm_schedule_sweep(realm_engine *e, uint64_t now) {
+    e->next_wake_ns = 0;
+    for (uint32_t i = 0; i < e->n_running;)
+        if (!sweep_one(e, e->running[i], now)) i++;
+    for (uint32_t i = 0; i < e->n_ring;) {
+        realm_account *a = e->ring[i];
+        for (realm_generation *g = a->queue_head, *next; g; g = next) {
+            next = g->next;
+            (void)sweep_one(e, g, now);
+        }
+        if (i < e->n_ring && e->ring[i] == a) i++;
+    }
+}
+
+/* ---- admission -------------------------------------------------------------------------------------------------- */
+
+/* Pages that it still needs to hold its tokens and the next one. A fork writes to one page of the share's. */
+static uint32_t pages_wanted(const realm_generation *g) {
+    uint32_t want = realm_pages_for((uint64_t)g->n_tokens + 1), have = g->n_pages;
+    if (have == 0 && g->share && !g->prompt_logprobs && (g->share->n_pages > 0 || g->share->leader))
+        have = realm_pages_for(g->n_prompt) - 1;
+    return want > have ? want - have : 0;
+}
+
+/* Pages promised to running generations (of an account, or of all). */
+static uint32_t pages_reserved(const realm_engine *e, const realm_account *a) {
+    uint64_t sum = 0;
+    for (uint32_t i = 0; i < e->n_running; i++)
+        if (!a || e->running[i]->account == a) sum += pages_wanted(e->running[i]);
+    return sum < UINT32_MAX ? (uint32_t)sum : UINT32_MAX;
+}
+
+static bool drop_one_share(realm_engine *e, const realm_account *a) {
+    for (realm_prompt_share *s = e->shares_with_pages; s; s = s->next) {
+        if (a && s->account != a) continue;
+        realm_share_drop_pages(s);
+        return true;
+    }
+    return false;
+}
+
+/* The first that could start: one that was preempted for its slow reader waits until it has been read. */
+static realm_generation *first_ready(realm_account *a) {
+    for (realm_generation *g = a->queue_head; g; g = g->next) {
+        if (!g->stalled || realm_generation_room(g) > 0) return g;
+    }
+    return NULL;
+}
+
+/* Preempts a generation whose reader has been slow for long; otherwise says when to look again. */
+static bool preempt_stalled(realm_engine *e, uint64_t now) {
+    for (uint32_t i = e->n_running; i-- > 0;) {
+        realm_generation *g = e->running[i];
+        if (!g->stalled) continue;
+        if (realm_generation_room(g) > 0) {
+            g->stalled = false;
+            continue;
+        }
+        if (now >= g->stalled_since_ns + STALL_GRACE_NS) {
+            preempt(e, g);
+            return true;
+        }
+        wake_at(e, g->stalled_since_ns + STALL_GRACE_NS);
+    }
+    return false;
+}
+
+static realm_account *next_account(realm_engine *e, realm_generation **g, uint32_t *index) {
+    realm_account *best = NULL;
+    for (uint32_t i = 0; i < e->n_ring; i++) {
+        uint32_t at = (e->admit_turn + i) % e->n_ring;
+        realm_account *a = e->ring[at];
+        if (a->skip || a->n_queued == 0 || (best && a->n_running >= best->n_running)) continue;
+        realm_generation *first = first_ready(a);
+        if (!first) continue;
+        best = a;
+        *g = first;
+        *index = at;
+    }
+    return best;
+}
+
+static void start(realm_engine *e, realm_generation *g) {
+    realm_account *a = g->account;
+    unlink_queued(g);
+    if (g->seq == 0) {
+        g->seq = ++e->next_seq;
+        if (!g->share || !g->share->counted) {
+            g->prompt_charged = g->n_prompt;
+            a->delta.prompt += g->n_prompt;
+            if (g->share) g->share->counted = true;
+        }
+        realm_engine_touch(e, g);
+    }
+    uint32_t at = e->n_running++;
+    for (; at > 0 && e->running[at - 1]->seq > g->seq; at--) e->running[at] = e->running[at - 1];
+    e->running[at] = g;
+    a->n_running++;
+    g->state = REALM_GEN_RUNNING;
+    g->stalled = false;
+    g->waits_share = g->share && !g->prompt_logprobs;
+    e->progress = true;
+}
+
+/* Whether pages allow it to start now; may end it. */
+typedef enum fit { FITS, WAITS_FOR_POOL, WAITS_FOR_ACCOUNT, ENDED } fit;
+static fit pages_allow(realm_engine *e, realm_generation *g) {
+    realm_account *a = g->account;
+    uint32_t want = pages_wanted(g);
+    if (a->max_pages != UINT32_MAX) {
+        while (a->n_running == 0 && a->pages + want > a->max_pages && drop_one_share(e, a)) want = pages_wanted(g);
+        uint64_t used = (uint64_t)a->pages + pages_reserved(e, a);
+        if (a->n_running > 0 && used + want > a->max_pages) return WAITS_FOR_ACCOUNT;
+        if (a->n_running == 0 && realm_pages_for(g->n_prompt) > a->max_pages) { /* the limit was lowered */
+            realm_engine_end(e, g, REALM_FINISH_ERROR, REALM_E_LIMIT, "limit kv_tokens: the prompt is longer");
+            return ENDED;
+        }
+    }
+    while (e->n_running == 0 && want > e->pool.n_free && drop_one_share(e, NULL)) want = pages_wanted(g);
+    if (e->n_running == 0) return FITS; /* alone it fits, or it would not have been taken */
+    uint64_t promised = pages_reserved(e, NULL);
+    if (g->seq != 0) promised += e->n_running; /* it was preempted: do not come back to be thrown out again */
+    return (uint64_t)want + promised <= e->pool.n_free ? FITS : WAITS_FOR_POOL;
+}
+
+void realm_schedule_admit(realm_engine *e, uint64_t now) {
+    for (uint32_t i = 0; i < e->n_ring; i++) e->ring[i]->skip = false;
+    for (;;) {
+        realm_generation *g = NULL;
+        uint32_t at = 0;
+        realm_account *a = next_account(e, &g, &at);
+        if (!a) return;
+        if (e->n_running == e->config.max_generations) {
+            if (!preempt_stalled(e, now)) return;
+            continue;
+        }
+        switch (pages_allow(e, g)) {
+        case FITS:
+            e->admit_turn = at + 1;
+            start(e, g);
+            break;
+        case WAITS_FOR_ACCOUNT: a->skip = true; break;
+        case WAITS_FOR_POOL:
+            if (!preempt_stalled(e, now)) return;
+            break;
+        case ENDED: break;
+        }
+    }
+}
+
+/* ---- building a step -------------------------------------------------------------------------------------------- */
+
+typedef struct builder {
+    realm_engine *e;
+    uint32_t n_rows, n_extra_out;
+    uint64_t starved_seq; /* oldest generation that the pool refused a page; younger ones get none */
+} builder;
+
+/* How many of `want` rows its pages can take after taking new ones. */
+static uint32_t cover(builder *b, realm_generation *g, uint32_t want) {
+    realm_engine *e = b->e;
+    realm_account *a = g->account;
+    const bool may_take = g->seq <= b->starved_seq;
+    realm_page_result r = REALM_PAGE_OK;
+    uint32_t at = g->n_past / REALM_KV_PAGE_TOKENS;
+    if (at < g->n_pages && e->pool.pages[g->pages[at]].refs > 1) {
+        r = may_take ? realm_page_own(&e->pool, a, &g->pages[at]) : REALM_PAGE_NONE_FREE;
+        if (r != REALM_PAGE_OK) want = 0;
+    }
+    while (r == REALM_PAGE_OK && (uint64_t)g->n_pages * REALM_KV_PAGE_TOKENS < (uint64_t)g->n_past + want) {
+        r = may_take ? realm_page_take(&e->pool, a, &g->pages[g->n_pages]) : REALM_PAGE_NONE_FREE;
+        if (r == REALM_PAGE_OK) g->n_pages++;
+    }
+    if (r != REALM_PAGE_OK) {
+        g->blocked = r;
+        if (r == REALM_PAGE_NONE_FREE && g->seq < b->starved_seq) b->starved_seq = g->seq;
+        uint32_t room = g->n_pages * REALM_KV_PAGE_TOKENS - g->n_past;
+        if (want > room) want = room;
+    }
+    return want;
+}
+
+static void give_rows(builder *b, realm_generation *g, uint32_t n) {
+    g->step_rows += n;
+    g->account->step_rows += n;
+    b->n_rows += n;
+}
+
+/* A sibling of a share: forks the common prompt when it is there, computes it when nobody does. True: goes on waiting.
+ */
+static bool waits_for_share(realm_generation *g) {
+    realm_prompt_share *s = g->share;
+    if (!g->waits_share) return false;
+    if (s->n_pages > 0) {
+        realm_share_fork(s, g);
+    } else if (!s->leader) {
+        s->leader = g;
+    } else {
+        return true;
+    }
+    g->waits_share = false;
+    return false;
+}
+
+static bool can_run(realm_generation *g, uint64_t now) {
+    if (realm_generation_room(g) > 0) {
+        g->stalled = false;
+        return true;
+    }
+    if (!g->stalled) g->stalled_since_ns = now;
+    g->stalled = true;
+    return false;
+}
+
+static void give_decode_rows(builder *b, uint64_t now) {
+    for (uint32_t i = 0; i < b->e->n_running; i++) {
+        realm_generation *g = b->e->running[i];
+        if (waits_for_share(g) || !can_run(g, now) || g->n_past + 1 != g->n_tokens) continue;
+        if (cover(b, g, 1) == 1) give_rows(b, g, 1);
+    }
+}
+
+/* Gives up to `most` more prompt rows to one generation. */
+static uint32_t extend_prefill(builder *b, realm_generation *g, uint32_t most) {
+    uint32_t left = g->n_tokens - g->n_past - g->step_rows;
+    uint32_t n = REALM_MIN(left, most);
+    if (g->prompt_logprobs && g->n_past < g->n_prompt) {
+        uint32_t room = realm_generation_room(g), out = REALM_PROMPT_OUT_ROWS - b->n_extra_out;
+        room = room > g->step_rows ? room - g->step_rows : 0;
+        n = REALM_MIN(n, REALM_MIN(room, out));
+        b->n_extra_out += n;
+    }
+    if (n == 0) return 0;
+    uint32_t covered = cover(b, g, g->step_rows + n);
+    n = covered > g->step_rows ? covered - g->step_rows : 0;
+    give_rows(b, g, n);
+    return n;
+}
+
+static bool prefills(const realm_generation *g) {
+    return !g->waits_share && !g->stalled && g->n_past + 1 < g->n_tokens && g->blocked == REALM_PAGE_OK;
+}
+
+static uint32_t account_prefill(builder *b, const realm_account *a, uint32_t most) {
+    uint32_t given = 0;
+    for (uint32_t i = 0; i < b->e->n_running && given < most; i++) {
+        realm_generation *g = b->e->running[i];
+        if (g->account == a && prefills(g)) given += extend_prefill(b, g, most - given);
+    }
+    return given;
+}
+
+static void give_prefill_rows(builder *b) {
+    realm_engine *e = b->e;
+    uint32_t budget = e->config.chunk_tokens, n_accounts = 0, last = 0;
+    if (b->n_rows > 0 && e->row_ns > 0) {
+        double rows = (double)STALL_NS / e->row_ns;
+        if (rows < budget) budget = rows > STALL_MIN_ROWS ? (uint32_t)rows : REALM_MIN(STALL_MIN_ROWS, budget);
+    }
+    for (uint32_t i = 0; i < e->n_ring; i++) {
+        e->ring[i]->skip = true;
+        for (uint32_t j = 0; j < e->n_running; j++)
+            if (e->running[j]->account == e->ring[i] && prefills(e->running[j])) e->ring[i]->skip = false;
+        n_accounts += !e->ring[i]->skip;
+    }
+    if (n_accounts == 0) return;
+    uint32_t part = REALM_MAX(budget / n_accounts, REALM_MIN(REALM_KV_PAGE_TOKENS, budget));
+    for (int round = 0; round < 2 && budget > 0; round++) {
+        for (uint32_t i = 0; i < e->n_ring && budget > 0; i++) {
+            uint32_t at = (e->prefill_turn + i) % e->n_ring;
+            if (e->ring[at]->skip) continue;
+            budget -= account_prefill(b, e->ring[at], round == 0 ? REALM_MIN(part, budget) : budget);
+            if (round == 0) last = at;
+        }
+    }
+    e->prefill_turn = last + 1;
+}
+
+/* Makes room where nothing of the scope runs: of account `a`, or of the pool. True when something changed. */
+static bool relieve(realm_engine *e, realm_account *a, realm_page_result why) {
+    realm_generation *needy = NULL, *victim = NULL;
+    for (uint32_t i = 0; i < e->n_running; i++) {
+        realm_generation *g = e->running[i];
+        if (a && g->account != a) continue;
+        if (g->blocked == why && !needy) needy = g;
+    }
+    if (!needy) return false;
+    if (drop_one_share(e, a)) return true;
+    for (uint32_t i = 0; i < e->n_running; i++) { /* the youngest, one with a slow reader before others */
+        realm_generation *g = e->running[i];
+        if ((a && g->account != a) || g == needy || g->n_pages == 0) continue;
+        if (!victim || g->stalled || !victim->stalled) victim = g;
+    }
+    if (victim) {
+        preempt(e, victim);
+    } else if (needy->n_new > 0) {
+        realm_engine_end(e, needy, REALM_FINISH_LENGTH, REALM_OK, NULL);
+    } else {
+        realm_engine_end(e, needy, REALM_FINISH_ERROR, REALM_E_LIMIT,
+                         why == REALM_PAGE_ACCOUNT_LIMIT ? "limit kv_tokens: the prompt does not fit"
+                                                         : "the prompt does not fit into the KV memory");
+    }
+    return true;
+}
+
+static bool relieve_all(builder *b) {
+    realm_engine *e = b->e;
+    if (b->n_rows == 0 && relieve(e, NULL, REALM_PAGE_NONE_FREE)) return true;
+    for (uint32_t i = 0; i < e->n_ring; i++) {
+        realm_account *a = e->ring[i];
+        if (a->step_rows == 0 && relieve(e, a, REALM_PAGE_ACCOUNT_LIMIT)) return true;
+    }
+    return false;
+}
+
+/* Writes one generation's rows into the batch and its wanted rows into the jobs. */
+static void lay_out(realm_engine *e, realm_generation *g) {
+    realm_batch *batch = &e->batch;
+    e->batch_gens[batch->n_seqs] = g;
+    e->batch_seqs[batch->n_seqs++] =
+        (realm_batch_seq){.first_row = batch->n_rows, .n_rows = g->step_rows, .n_past = g->n_past, .pages = g->pages};
+    g->first_job = e->n_jobs;
+    for (uint32_t r = 0; r < g->step_rows; r++) {
+        uint32_t pos = g->n_past + r, row = batch->n_rows++;
+        e->batch_tokens[row] = g->tokens[pos];
+        realm_token target = -1;
+        if (pos + 1 < g->n_tokens) {
+            if (!g->prompt_logprobs || pos + 1 >= g->n_prompt || pos + 1 < g->prompt_events) continue;
+            target = g->tokens[pos + 1];
+        }
+        assert(e->n_jobs < e->max_out);
+        e->batch_out[batch->n_out++] = row;
+        realm_sample_job *job = &e->jobs[e->n_jobs++];
+        job->sampling = &g->sampling;
+        job->tokens = g->tokens;
+        job->n_prompt = g->n_prompt;
+        job->n_tokens = g->n_tokens;
+        job->index = g->n_new;
+        job->target = target;
+        job->logprob = target >= 0 || g->logprobs;
+        job->n_top = g->n_top;
+    }
+    g->n_jobs = e->n_jobs - g->first_job;
+    if (g->n_jobs > 0 || (g->prompt_logprobs && g->prompt_events == 0)) realm_engine_touch(e, g);
+}
+
+void realm_schedule_build(realm_engine *e, uint64_t now) {
+    builder b;
+    do {
+        b = (builder){.e = e, .starved_seq = UINT64_MAX};
+        for (uint32_t i = 0; i < e->n_ring; i++) e->ring[i]->step_rows = 0;
+        for (uint32_t i = 0; i < e->n_running; i++) {
+            e->running[i]->step_rows = 0;
+            e->running[i]->blocked = REALM_PAGE_OK;
+        }
+        give_decode_rows(&b, now);
+        const uint32_t n_decode = b.n_rows;
+        give_prefill_rows(&b);
+        e->n_prefill_rows = b.n_rows - n_decode;
+    } while (relieve_all(&b));
+
+    e->batch = (realm_batch){.tokens = e->batch_tokens, .seqs = e->batch_seqs, .out_rows = e->batch_out};
+    e->n_jobs = 0;
+    for (uint32_t i = 0; i < e->n_running; i++)
+        if (e->running[i]->step_rows == 1 && e->running[i]->n_past + 1 == e->running[i]->n_tokens)
+            lay_out(e, e->running[i]);
+    for (uint32_t i = 0; i < e->n_running; i++)
+        if (e->running[i]->step_rows > 0 && e->running[i]->n_past + 1 != e->running[i]->n_tokens)
+            lay_out(e, e->running[i]);
+}
