@@ -276,7 +276,7 @@ static realm_status allocate(realm_engine *e, realm_error *err) {
     const realm_engine_config *c = &e->config;
     e->cap_ring = c->max_generations + c->max_queued;
     e->max_rows = c->max_generations + c->chunk_tokens;
-    e->max_out = c->max_generations + REALM_PROMPT_OUT_ROWS;
+    e->max_out = c->max_generations + REALM_MIN(REALM_PROMPT_OUT_ROWS, c->chunk_tokens);
     e->n_samplers = REALM_MAX(e->backend->n_threads, 1u);
     e->ring = realm_calloc(e->cap_ring, sizeof *e->ring);
     e->touched = realm_calloc(e->cap_ring, sizeof *e->touched);

@@ -360,7 +360,7 @@ static uint32_t extend_prefill(builder *b, realm_generation *g, uint32_t most) {
     uint32_t left = g->n_tokens - g->n_past - g->step_rows;
     uint32_t n = REALM_MIN(left, most);
     if (g->prompt_logprobs && g->n_past < g->n_prompt) {
-        uint32_t room = realm_generation_room(g), out = REALM_PROMPT_OUT_ROWS - b->n_extra_out;
+        uint32_t room = realm_generation_room(g), out = b->e->max_out - b->e->config.max_generations - b->n_extra_out;
         room = room > g->step_rows ? room - g->step_rows : 0;
         n = REALM_MIN(n, REALM_MIN(room, out));
         b->n_extra_out += n;
