@@ -8,6 +8,7 @@
 
 FUZZ_LINK_http := $(LINK_net)
 FUZZ_LINK_json := $(LINK_data)
+FUZZ_LIBS_template = $(DEPS_LIB)
 
 FUZZ_NAMES  := $(sort $(patsubst tests/fuzz/fuzz_%.c,%,$(wildcard tests/fuzz/fuzz_*.c)))
 FUZZ_FLAGS   = -O1 -g -fno-omit-frame-pointer -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all
