@@ -3,14 +3,44 @@
 
 GUEST_CFLAGS := --target=wasm32 -std=c17 -Oz -ffreestanding -fno-builtin -nostdlib -fvisibility=hidden -Wall -Wextra \
                 -Wpedantic -Wshadow -Wconversion -Iguest -Iinclude
-GUEST_LDFLAGS := -Wl,--no-entry -Wl,--strip-all -Wl,-z,stack-size=16384 -Wl,--gc-sections
+GUEST_LDFLAGS := -Wl,--no-entry -Wl,--strip-debug -Wl,-z,stack-size=16384 -Wl,--gc-sections -Wl,--export-memory
 
+# clang looks for a linker named wasm-ld; Debian's has its version in the name.
+GUEST_LDFLAGS += -fuse-ld=$(shell command -v $(WASM_LD) 2>/dev/null || echo wasm-ld)
+
+GUEST_HEADERS  := guest/realm_guest.h include/realm/abi.h include/realm/status.h
+GUEST_EXAMPLES := $(patsubst guest/examples/%.c,$(BUILD)/guest/%.wasm,$(sort $(wildcard guest/examples/*.c)))
+GUEST_DEFAULT  := $(BUILD)/guest/default.wasm
+DEFAULT_BYTES_MAX := 16384
+
+.PHONY: guests
+guests: $(GUEST_DEFAULT) $(GUEST_EXAMPLES)
+
+$(BUILD)/guest/%.wasm: guest/examples/%.c $(GUEST_HEADERS) mk/guest.mk
+	@mkdir -p $(@D)
+	$(CLANG) $(GUEST_CFLAGS) $(GUEST_LDFLAGS) -o $@ $<
+
+$(GUEST_DEFAULT): guest/default/default.c $(GUEST_HEADERS) mk/guest.mk
+	@mkdir -p $(@D)
+	$(CLANG) $(GUEST_CFLAGS) $(GUEST_LDFLAGS) -o $@ $<
+	@test $$(wc -c < $@) -le $(DEFAULT_BYTES_MAX) || { echo "$@ is larger than $(DEFAULT_BYTES_MAX) bytes" >&2; rm -f $@; exit 1; }
+
+# --- the default program as a C array ------------------------------------------------------------------------------
+DEFAULT_HEADER := $(BUILD)/gen/gen/default_program.h
+$(DEFAULT_HEADER): $(GUEST_DEFAULT)
+	@mkdir -p $(@D)
+	{ echo '/* Made from guest/default/default.c; do not edit. */'; \
+	  echo 'static const unsigned char realm_default_program[] = {'; \
+	  od -An -v -tu1 $< | sed 's/\([0-9][0-9]*\)/\1,/g'; \
+	  echo '};'; \
+	  echo 'static const unsigned long realm_default_program_len = sizeof realm_default_program;'; } > $@
+
+$(BUILD)/obj/tenant/runtime.o: $(DEFAULT_HEADER)
+
+# --- modules for the sandbox's tests -------------------------------------------------------------------------------
 WAT_SRCS := $(sort $(wildcard tests/unit/sandbox/wat/*.wat))
 WAT_WASM := $(patsubst tests/unit/sandbox/wat/%.wat,$(BUILD)/wasm/test/%.wasm,$(WAT_SRCS))
 WAT2WASM ?= wat2wasm
-
-.PHONY: guests
-guests:
 
 $(BUILD)/wasm/test/%.wasm: tests/unit/sandbox/wat/%.wat
 	@mkdir -p $(@D)

@@ -1,0 +1,113 @@
+/* tenant/host.h - inside the folder: the state behind one instance's host calls.
+ *
+ * Handles are (tag << 6 | slot) with a tag that changes whenever a slot is given out, so that one that was closed, or
+ * made up, is told apart from one that is open. They mean nothing outside their instance.
+ *
+ * Threads: the worker that runs the instance owns everything, except what other threads touch under `mu`: the list of
+ * generations (cancel) and how the pipe ended. `mu` is taken inside run->mu, so nothing of run.h is called under it.
+ */
+#ifndef REALM_TENANT_HOST_H
+#define REALM_TENANT_HOST_H
+
+#include <stdatomic.h>
+
+#include "base/alloc.h"
+#include "base/clock.h"
+#include "base/thread.h"
+#include "tenant/abi.h"
+#include "tenant/internal.h"
+
+#define HOST_SLOT_BITS 6u
+#define HOST_HANDLES_MAX (1u << HOST_SLOT_BITS)
+#define HOST_TAG_MAX ((1u << (31 - HOST_SLOT_BITS)) - 1)
+#define HOST_TEXT_BYTES_MAX (4u << 20)    /* text of one encode, decode or prompt */
+#define HOST_PROMPT_BYTES_MAX (64u << 20) /* text and tokens of all prompts of an instance */
+#define HOST_EVENTS_MAX 4096u             /* of one wait */
+#define HOST_RANDOM_MAX (64u << 10)       /* bytes of one random */
+#define HOST_NAME_MAX 256u                /* bytes of a field's name */
+#define HOST_LOG_BYTES_MAX 1000u          /* of a line; longer ones are cut */
+#define HOST_LOG_BURST 100u               /* lines at once, and then */
+#define HOST_LOG_PER_S 10u                /* a second; more are dropped and counted */
+
+typedef struct host_prompt {
+    realm_tokens tokens;
+    char *text; /* NULL: made from the tokens when asked for */
+    size_t text_len;
+    realm_text_span *spans; /* of `text`, where the template's control tokens are marked */
+    size_t n_spans;
+    size_t charged; /* against HOST_PROMPT_BYTES_MAX */
+} host_prompt;
+
+typedef struct host_generation {
+    realm_host *host;
+    realm_generation *g;
+    int32_t handle;
+    bool pipe;
+    bool delivered;          /* the program has seen its end */
+    realm_event_batch batch; /* polled; `next` is the first event that the program has not seen */
+    size_t next;
+    uint32_t counted_prompt, counted_cached, counted_completion; /* reported to the run */
+    /* Under mu, for a pipe: */
+    bool pipe_ended;
+    realm_finish pipe_finish;
+    realm_error pipe_error;
+    realm_guest_usage pipe_usage;
+} host_generation;
+
+typedef enum host_kind { HOST_FREE, HOST_PROMPT, HOST_GENERATION } host_kind;
+
+typedef struct host_slot {
+    host_kind kind;
+    uint32_t tag;
+    void *object;
+} host_slot;
+
+struct realm_host {
+    realm_run *run;
+    realm_mutex mu;
+    _Atomic(realm_instance *) instance;
+    atomic_bool cancelled;
+    host_slot slots[HOST_HANDLES_MAX];
+    uint32_t next_tag;
+    uint32_t next_wait; /* slot at which wait() on any starts looking */
+    host_prompt own;    /* the request's own prompt, once asked for */
+    bool own_made;
+    size_t prompt_bytes;
+    realm_json_doc *input;
+    bool finish_set;
+    realm_error error; /* of the last call that failed */
+    uint64_t opened_ns;
+    uint64_t log_credit_ns; /* time of logging that is saved up */
+    uint64_t log_at_ns;
+    uint32_t log_dropped;
+};
+
+/* host.c */
+realm_host *host_of(realm_call *call);
+/* What a failed call returns: keeps the text for last_error and for the run, sets *result. */
+realm_call_result host_fail(realm_host *h, int32_t *result, realm_status code, const char *fmt, ...) REALM_PRINTF(4, 5);
+/* The same with h->error filled already. */
+realm_call_result host_failed(realm_host *h, int32_t *result);
+/* Copies bytes out: *result is what is needed; nothing is written when that is more than `max`. */
+realm_call_result host_give(realm_call *call, uint64_t out, uint64_t max, const void *data, size_t len, size_t unit,
+                            int32_t *result);
+/* The program's bytes, or NULL with *result set. */
+void *host_range(realm_call *call, uint64_t ptr, uint64_t len, const char *what, int32_t *result);
+/* A free slot; REALM_E_LIMIT when all are taken. */
+realm_status host_slot_take(realm_host *h, host_kind kind, void *object, int32_t *handle);
+void host_slot_drop(realm_host *h, int32_t handle);
+/* NULL when the handle is not open or of another kind. */
+void *host_get(realm_host *h, uint64_t handle, host_kind kind);
+
+/* host_text.c */
+void host_prompt_release(realm_host *h, host_prompt *p); /* what is in it */
+realm_status host_own_prompt(realm_host *h);
+/* A prompt from text that a program hands over as a whole: the request's own prompt inside it keeps its control
+ * tokens, everything else is plain. */
+realm_status host_prompt_from_program(realm_host *h, const char *text, size_t len, bool as_chat, host_prompt *out);
+const realm_tokenizer *host_tokenizer(const realm_host *h);
+
+/* host_generate.c */
+void host_generation_free(realm_host *h, host_generation *g); /* cancels, reports, releases */
+
+#endif

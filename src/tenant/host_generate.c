@@ -1,0 +1,488 @@
+/* tenant/host_generate.c - host calls that start, follow and end generations.
+ *
+ * A generation in events mode is polled by wait(): whatever the engine has produced since goes to the program in one
+ * copy, so a free-running program is woken once per batch of tokens. In pipe mode the run hands the tokens to the
+ * client and the program hears of the end alone. Both are released when their handle is closed, and all that are left
+ * when the instance ends.
+ *
+ *   generate --submit--> engine --on_ready--> instance woken --wait--> events        (EVENTS)
+ *                                    \------> run notified --realm_run_poll--> client, END -> realm_host_pipe_ended
+ * (PIPE)
+ */
+#include <math.h>
+#include <string.h>
+
+#include "base/utf8.h"
+#include "tenant/host.h"
+
+/* ---- options ---- */
+
+typedef struct options { /* what a program asked for, on top of the request's own parameters */
+    realm_generation_params params;
+    bool chat;
+    realm_gguf_str stop[REALM_STOP_MAX];
+    realm_logit_bias *bias;
+} options;
+
+static void options_release(options *o) { realm_free(o->bias); }
+
+static realm_status read_stops(realm_call *call, const realm_generate_options *g, options *o) {
+    realm_host *h = host_of(call);
+    if (g->n_stop > REALM_STOP_MAX)
+        return realm_error_set(&h->error, REALM_E_RANGE, "options: at most %u stop strings", REALM_STOP_MAX);
+    const unsigned char *list = realm_call_memory(call, g->stop, (uint64_t)g->n_stop * sizeof(realm_bytes));
+    if (!list) return realm_error_set(&h->error, REALM_E_RANGE, "options: the stop list is not all inside the memory");
+    for (uint32_t i = 0; i < g->n_stop; i++) {
+        realm_bytes b;
+        memcpy(&b, list + i * sizeof b, sizeof b);
+        if (b.len == 0 || b.len > REALM_STOP_BYTES_MAX)
+            return realm_error_set(&h->error, REALM_E_RANGE, "options: stop string %u must have 1 to %u bytes", i,
+                                   REALM_STOP_BYTES_MAX);
+        const char *text = realm_call_memory(call, b.ptr, b.len);
+        if (!text)
+            return realm_error_set(&h->error, REALM_E_RANGE, "options: stop string %u is not all inside the memory", i);
+        o->stop[i] = (realm_gguf_str){text, (size_t)b.len}; /* the engine copies it at submit */
+    }
+    o->params.stop = o->stop;
+    o->params.n_stop = g->n_stop;
+    return REALM_OK;
+}
+
+static realm_status read_bias(realm_call *call, const realm_generate_options *g, options *o) {
+    realm_host *h = host_of(call);
+    if (g->n_bias > REALM_LOGIT_BIAS_MAX)
+        return realm_error_set(&h->error, REALM_E_RANGE, "options: at most %u biased tokens", REALM_LOGIT_BIAS_MAX);
+    const unsigned char *list = realm_call_memory(call, g->bias, (uint64_t)g->n_bias * sizeof(realm_bias));
+    if (!list) return realm_error_set(&h->error, REALM_E_RANGE, "options: the bias list is not all inside the memory");
+    if (!(o->bias = realm_calloc((size_t)g->n_bias + 1, sizeof *o->bias)))
+        return realm_error_set(&h->error, REALM_E_NOMEM, "out of memory");
+    for (uint32_t i = 0; i < g->n_bias; i++) {
+        realm_bias b;
+        memcpy(&b, list + i * sizeof b, sizeof b);
+        o->bias[i] = (realm_logit_bias){.id = b.token, .bias = b.bias};
+    }
+    o->params.sampling.bias = o->bias;
+    o->params.sampling.n_bias = g->n_bias;
+    return REALM_OK;
+}
+
+/* The request's own parameters with what the program set; ranges are the engine's to check. */
+static realm_status read_options(realm_call *call, uint64_t ptr, options *o) {
+    realm_host *h = host_of(call);
+    memset(o, 0, sizeof *o);
+    realm_run_generation_params(h->run, &o->params);
+    if (ptr == 0) return REALM_OK;
+    realm_generate_options g = {0};
+    uint32_t size = 0;
+    const void *from = realm_call_memory(call, ptr, sizeof size);
+    if (from) memcpy(&size, from, sizeof size);
+    if (!from || size < 2 * sizeof size || !(from = realm_call_memory(call, ptr, size)))
+        return realm_error_set(&h->error, REALM_E_RANGE, "options: a structure of %u bytes at %llu cannot be read",
+                               size, (unsigned long long)ptr);
+    memcpy(&g, from, REALM_MIN((size_t)size, sizeof g));
+    if (g.set & ~0x1fffu)
+        return realm_error_set(&h->error, REALM_E_UNSUPPORTED, "options: unknown fields 0x%x are set",
+                               g.set & ~0x1fffu);
+    const uint32_t known =
+        REALM_GENERATE_LOGPROBS | REALM_GENERATE_IGNORE_END | REALM_GENERATE_SPECIAL_TEXT | REALM_GENERATE_CHAT;
+    if (g.flags & ~known)
+        return realm_error_set(&h->error, REALM_E_UNSUPPORTED, "options: unknown flags 0x%x", g.flags & ~known);
+    realm_generation_params *p = &o->params;
+    realm_sampling *s = &p->sampling;
+    if (g.set & REALM_SET_MAX_TOKENS) p->max_tokens = g.max_tokens;
+    if (g.set & REALM_SET_TEMPERATURE) s->temperature = g.temperature;
+    if (g.set & REALM_SET_TOP_K) s->top_k = g.top_k;
+    if (g.set & REALM_SET_TOP_P) s->top_p = g.top_p;
+    if (g.set & REALM_SET_MIN_P) s->min_p = g.min_p;
+    if (g.set & REALM_SET_REPEAT_PENALTY) s->repeat_penalty = g.repeat_penalty;
+    if (g.set & REALM_SET_FREQUENCY_PENALTY) s->frequency_penalty = g.frequency_penalty;
+    if (g.set & REALM_SET_PRESENCE_PENALTY) s->presence_penalty = g.presence_penalty;
+    if (g.set & REALM_SET_PENALTY_LAST_N) s->penalty_last_n = g.penalty_last_n;
+    if (g.set & REALM_SET_SEED) s->seed = g.seed;
+    if (g.set & REALM_SET_FLAGS) {
+        p->logprobs = g.flags & REALM_GENERATE_LOGPROBS;
+        p->ignore_end = g.flags & REALM_GENERATE_IGNORE_END;
+        p->special_text = g.flags & REALM_GENERATE_SPECIAL_TEXT;
+    }
+    o->chat = g.flags & REALM_GENERATE_CHAT;
+    realm_status st = REALM_OK;
+    if (g.set & REALM_SET_STOP) st = read_stops(call, &g, o);
+    if (!st && (g.set & REALM_SET_BIAS)) st = read_bias(call, &g, o);
+    return st;
+}
+
+/* ---- start ---- */
+
+static void events_ready(void *user) {
+    host_generation *g = user;
+    realm_instance *i = atomic_load_explicit(&g->host->instance, memory_order_acquire);
+    if (i) realm_instance_wake(i);
+}
+
+static void pipe_ready(void *user) {
+    host_generation *g = user;
+    realm_run_pipe_ready(g->host->run);
+}
+
+static bool has_pipe(const realm_host *h) {
+    for (uint32_t i = 0; i < HOST_HANDLES_MAX; i++) {
+        const host_generation *g = h->slots[i].kind == HOST_GENERATION ? h->slots[i].object : NULL;
+        if (g && g->pipe && !g->delivered) return true;
+    }
+    return false;
+}
+
+/* Submits; on success the generation has a handle and, for a pipe, is the run's. */
+static realm_status start(realm_host *h, options *o, const realm_tokens *prompt, bool pipe, host_generation **out) {
+    realm_engine *e = realm_request_engine(realm_run_request(h->run));
+    host_generation *g = realm_calloc(1, sizeof *g);
+    if (!g) return realm_error_set(&h->error, REALM_E_NOMEM, "out of memory");
+    g->host = h;
+    g->pipe = pipe;
+    realm_event_batch_init(&g->batch);
+    o->params.prompt = prompt->ids;
+    o->params.n_prompt = prompt->len;
+    o->params.on_ready = pipe ? pipe_ready : events_ready;
+    o->params.user = g;
+    /* Siblings of a request share its own prompt's pages; any other prompt has nothing to share. */
+    if (!h->own_made || prompt->len != h->own.tokens.len ||
+        memcmp(prompt->ids, h->own.tokens.ids, prompt->len * sizeof *prompt->ids) != 0)
+        o->params.share = NULL;
+    realm_status st = host_slot_take(h, HOST_GENERATION, g, &g->handle);
+    if (st) {
+        realm_event_batch_release(&g->batch);
+        realm_free(g);
+        return st;
+    }
+    realm_generation *made = NULL;
+    st = realm_generation_submit(e, &o->params, &made, &h->error);
+    realm_mutex_lock(&h->mu);
+    g->g = made;
+    /* A cancel that came before the generation was in the list did not see it. */
+    if (!st && atomic_load_explicit(&h->cancelled, memory_order_acquire)) realm_generation_cancel(made);
+    realm_mutex_unlock(&h->mu);
+    if (!st && pipe && (st = realm_run_pipe(h->run, made)))
+        realm_error_set(&h->error, st, "generate: another generation is piped to the client");
+    if (st) {
+        g->pipe = false; /* it never became the run's */
+        host_generation_free(h, g);
+        return st;
+    }
+    *out = g;
+    return REALM_OK;
+}
+
+realm_call_result host_generate(realm_call *call, const uint64_t *args, int32_t *result) {
+    realm_host *h = host_of(call);
+    host_prompt *p = host_get(h, args[0], HOST_PROMPT);
+    host_generation *g;
+    options o;
+    if (!p) return host_fail(h, result, REALM_E_INVALID, "generate: %u is no open prompt", (unsigned)args[0]);
+    if (args[2] != REALM_MODE_EVENTS && args[2] != REALM_MODE_PIPE)
+        return host_fail(h, result, REALM_E_INVALID, "generate: there is no mode %u", (unsigned)args[2]);
+    bool pipe = args[2] == REALM_MODE_PIPE;
+    if (pipe && has_pipe(h))
+        return host_fail(h, result, REALM_E_BUSY, "generate: another generation is piped to the client");
+    realm_status st = read_options(call, args[1], &o);
+    if (!pipe) o.params.prompt_logprobs = false; /* wait() has no event for them */
+    if (!st) st = start(h, &o, &p->tokens, pipe, &g);
+    options_release(&o);
+    if (st) return host_failed(h, result);
+    *result = g->handle;
+    return REALM_CALL_DONE;
+}
+
+/* ---- following ---- */
+
+/* Tells the run what a generation has used since it was last told. */
+static void report(realm_host *h, host_generation *g) {
+    const realm_event_batch *b = &g->batch;
+    uint32_t prompt = b->prompt_tokens - g->counted_prompt, cached = b->cached_tokens - g->counted_cached,
+             completion = b->completion_tokens - g->counted_completion;
+    if (g->pipe || !(prompt | cached | completion)) return;
+    realm_run_count(h->run, prompt, cached, completion);
+    g->counted_prompt += prompt;
+    g->counted_cached += cached;
+    g->counted_completion += completion;
+}
+
+/* Makes sure that the next event is in the batch; false when there is none yet. */
+static bool fill(realm_host *h, host_generation *g) {
+    if (g->next < g->batch.n_events) return true;
+    g->next = 0;
+    size_t n = realm_generation_poll(g->g, &g->batch);
+    report(h, g);
+    return n > 0;
+}
+
+/* The end of a generation, as the run should know it. */
+static void note_end(realm_host *h, realm_finish finish, const realm_error *why) {
+    if (finish == REALM_FINISH_ERROR) {
+        h->error = *why;
+        realm_run_set_error(h->run, why);
+    }
+    if (!h->finish_set && finish != REALM_FINISH_CANCELLED) realm_run_set_finish(h->run, finish);
+}
+
+static uint32_t end_code(realm_finish f) {
+    switch (f) {
+    case REALM_FINISH_STOP: return REALM_END_STOP;
+    case REALM_FINISH_LENGTH: return REALM_END_LENGTH;
+    case REALM_FINISH_CANCELLED: return REALM_END_CANCELLED;
+    default: return REALM_END_ERROR;
+    }
+}
+
+typedef struct sink { /* where wait() puts events: the program's memory */
+    unsigned char *events;
+    size_t n, max;
+    char *text;
+    size_t text_len, text_max;
+    bool full; /* an event's text did not fit */
+} sink;
+
+static void put_event(sink *s, const realm_guest_event *e) {
+    memcpy(s->events + s->n * sizeof *e, e, sizeof *e); /* may not be aligned */
+    s->n++;
+}
+
+static void collect_pipe(realm_host *h, host_generation *g, sink *s) {
+    realm_mutex_lock(&h->mu);
+    bool ended = g->pipe_ended;
+    realm_mutex_unlock(&h->mu);
+    if (!ended || s->n == s->max) return;
+    realm_guest_event e = {
+        .handle = g->handle, .kind = REALM_EVENT_KIND_END, .token = -1, .finish = end_code(g->pipe_finish)};
+    if (g->pipe_finish == REALM_FINISH_ERROR) {
+        e.status = (int32_t)g->pipe_error.code;
+        h->error = g->pipe_error;
+    }
+    e.text_at = (uint32_t)s->text_len;
+    put_event(s, &e);
+    g->delivered = true; /* the run itself noted how it ended */
+}
+
+static void collect(realm_host *h, host_generation *g, sink *s) {
+    if (g->pipe) {
+        collect_pipe(h, g, s);
+        return;
+    }
+    while (!g->delivered && s->n < s->max && fill(h, g)) {
+        const realm_event *from = &g->batch.events[g->next];
+        if (from->text_len > s->text_max - s->text_len) {
+            s->full = true;
+            return;
+        }
+        realm_guest_event e = {.handle = g->handle,
+                               .kind = REALM_EVENT_KIND_TOKEN,
+                               .token = from->id,
+                               .logprob = from->logprob,
+                               .text_at = (uint32_t)s->text_len,
+                               .text_len = from->text_len};
+        if (from->text_len) memcpy(s->text + s->text_len, g->batch.text.data + from->text_at, from->text_len);
+        s->text_len += from->text_len;
+        g->next++;
+        if (from->kind == REALM_EVENT_END) {
+            e.kind = REALM_EVENT_KIND_END;
+            e.token = -1;
+            e.finish = end_code(from->finish);
+            e.status = from->finish == REALM_FINISH_ERROR ? (int32_t)g->batch.status : 0;
+            g->delivered = true;
+            note_end(h, from->finish, &g->batch.error);
+        } else if (from->kind != REALM_EVENT_TOKEN) {
+            continue;
+        }
+        put_event(s, &e);
+    }
+}
+
+/* Of one generation, or of all in turn; false when there is none that could still bring anything. */
+static bool collect_from(realm_host *h, host_generation *one, sink *s) {
+    if (one) {
+        collect(h, one, s);
+        return true;
+    }
+    bool any = false;
+    uint32_t first = h->next_wait;
+    for (uint32_t k = 0; k < HOST_HANDLES_MAX; k++) {
+        uint32_t i = (first + k) % HOST_HANDLES_MAX;
+        host_generation *g = h->slots[i].kind == HOST_GENERATION ? h->slots[i].object : NULL;
+        if (!g || g->delivered) continue;
+        any = true;
+        size_t before = s->n;
+        collect(h, g, s);
+        if (s->n > before) h->next_wait = i + 1; /* the next one goes first next time */
+    }
+    return any;
+}
+
+/* wait(handle or 0, events, max events, text, max text, timeout in ms or -1) -> events */
+realm_call_result host_wait(realm_call *call, const uint64_t *args, int32_t *result) {
+    realm_host *h = host_of(call);
+    uint64_t *deadline = realm_call_state(call);
+    int32_t timeout_ms = (int32_t)(uint32_t)args[5];
+    sink s = {.max = (size_t)REALM_MIN(args[2], HOST_EVENTS_MAX), .text_max = (size_t)REALM_MIN(args[4], UINT32_MAX)};
+    if (s.max == 0) return host_fail(h, result, REALM_E_RANGE, "wait: there must be room for one event");
+    if (!(s.events = host_range(call, args[1], s.max * sizeof(realm_guest_event), "wait", result)) ||
+        !(s.text = host_range(call, args[3], s.text_max, "wait", result)))
+        return REALM_CALL_DONE;
+    host_generation *g = NULL;
+    if (args[0] != 0) {
+        if (!(g = host_get(h, args[0], HOST_GENERATION)))
+            return host_fail(h, result, REALM_E_INVALID, "wait: %u is no open generation", (unsigned)args[0]);
+        if (g->delivered) return host_fail(h, result, REALM_E_CLOSED, "wait: the generation has ended");
+    }
+    if (atomic_load_explicit(&h->cancelled, memory_order_acquire) || realm_call_cancelled(call))
+        return host_fail(h, result, REALM_E_CANCELLED, "wait: the request was cancelled");
+    if (!collect_from(h, g, &s)) return host_fail(h, result, REALM_E_NOT_FOUND, "wait: no generation is running");
+    if (s.n > 0) {
+        *result = (int32_t)s.n;
+        return REALM_CALL_DONE;
+    }
+    if (s.full)
+        return host_fail(h, result, REALM_E_RANGE, "wait: the text of the next event does not fit in %zu bytes",
+                         s.text_max);
+    if (!realm_call_resumed(call) && timeout_ms >= 0)
+        *deadline = realm_clock_ns() + (uint64_t)timeout_ms * REALM_NS_PER_MS;
+    if (*deadline) {
+        if (realm_clock_ns() >= *deadline) return REALM_CALL_DONE; /* 0 events */
+        realm_call_wake_at(call, *deadline);
+    }
+    return REALM_CALL_SUSPEND;
+}
+
+realm_call_result host_usage(realm_call *call, const uint64_t *args, int32_t *result) {
+    realm_host *h = host_of(call);
+    host_generation *g = host_get(h, args[0], HOST_GENERATION);
+    if (!g) return host_fail(h, result, REALM_E_INVALID, "usage: %u is no open generation", (unsigned)args[0]);
+    void *to = host_range(call, args[1], sizeof(realm_guest_usage), "usage", result);
+    if (!to) return REALM_CALL_DONE;
+    realm_guest_usage u = {g->batch.prompt_tokens, g->batch.cached_tokens, g->batch.completion_tokens};
+    realm_mutex_lock(&h->mu);
+    if (g->pipe) u = g->pipe_usage;
+    realm_mutex_unlock(&h->mu);
+    memcpy(to, &u, sizeof u);
+    return REALM_CALL_DONE;
+}
+
+/* ---- ending ---- */
+
+void host_generation_free(realm_host *h, host_generation *g) {
+    realm_mutex_lock(&h->mu);
+    bool piped = g->pipe && !g->pipe_ended;
+    realm_mutex_unlock(&h->mu);
+    if (piped) realm_run_unpipe(h->run); /* no poll of the run is in it, or begins with it, from here on */
+    realm_mutex_lock(&h->mu);
+    realm_generation *made = g->g;
+    g->g = NULL;
+    realm_mutex_unlock(&h->mu);
+    host_slot_drop(h, g->handle);
+    if (made) {
+        if (!g->pipe && !g->delivered) {
+            realm_generation_cancel(made);
+            realm_generation_poll(made, &g->batch); /* what it has used by now; the account has the exact number */
+            report(h, g);
+        }
+        realm_generation_release(made);
+    }
+    realm_event_batch_release(&g->batch);
+    realm_free(g);
+}
+
+realm_call_result host_cancel(realm_call *call, const uint64_t *args, int32_t *result) {
+    realm_host *h = host_of(call);
+    host_generation *g = host_get(h, args[0], HOST_GENERATION);
+    if (!g) return host_fail(h, result, REALM_E_INVALID, "cancel: %u is no open generation", (unsigned)args[0]);
+    realm_generation_cancel(g->g);
+    return REALM_CALL_DONE;
+}
+
+realm_call_result host_close(realm_call *call, const uint64_t *args, int32_t *result) {
+    realm_host *h = host_of(call);
+    host_generation *g = host_get(h, args[0], HOST_GENERATION);
+    host_prompt *p = host_get(h, args[0], HOST_PROMPT);
+    if (!g && !p) return host_fail(h, result, REALM_E_INVALID, "close: %u is no open handle", (unsigned)args[0]);
+    if (g) {
+        host_generation_free(h, g);
+        return REALM_CALL_DONE;
+    }
+    host_slot_drop(h, (int32_t)args[0]);
+    if (p != &h->own) {
+        host_prompt_release(h, p);
+        realm_free(p);
+    }
+    return REALM_CALL_DONE;
+}
+
+/* ---- the whole of it in one call ---- */
+
+typedef struct whole { /* between the runs of realm_host_generate's callback */
+    int32_t handle;
+    bool full;
+    uint64_t len;
+} whole;
+
+static realm_status begin_whole(realm_call *call, const uint64_t *args, whole *w) {
+    realm_host *h = host_of(call);
+    host_prompt prompt = {0};
+    host_generation *g;
+    options o = {0};
+    if (args[0] != 0)
+        return realm_error_set(&h->error, REALM_E_NOT_FOUND,
+                               "realm_host_generate: model %u is not open (0 is the request's)", (unsigned)args[0]);
+    if (args[2] > HOST_TEXT_BYTES_MAX)
+        return realm_error_set(&h->error, REALM_E_LIMIT, "realm_host_generate: at most %u bytes of prompt",
+                               HOST_TEXT_BYTES_MAX);
+    const char *text = realm_call_memory(call, args[1], args[2]);
+    if (!text || !realm_call_memory(call, args[4], args[5]))
+        return realm_error_set(&h->error, REALM_E_RANGE, "realm_host_generate: %s is not all inside the memory",
+                               text ? "the output" : "the prompt");
+    realm_status st = read_options(call, args[3], &o);
+    o.params.prompt_logprobs = false;
+    if (!st) st = host_prompt_from_program(h, text, (size_t)args[2], o.chat, &prompt);
+    if (!st) st = start(h, &o, &prompt.tokens, false, &g);
+    if (!st) w->handle = g->handle;
+    options_release(&o);
+    host_prompt_release(h, &prompt);
+    return st;
+}
+
+/* Appends an event's text to the output; what does not fit is cut between characters. */
+static void append_whole(whole *w, char *out, uint64_t max, const char *text, size_t n) {
+    if (n > max - w->len) {
+        n = realm_utf8_complete_prefix(text, (size_t)(max - w->len));
+        w->full = true;
+    }
+    if (n) memcpy(out + w->len, text, n);
+    w->len += n;
+}
+
+realm_call_result host_realm_host_generate(realm_call *call, const uint64_t *args, int32_t *result) {
+    realm_host *h = host_of(call);
+    whole *w = realm_call_state(call);
+    if (!realm_call_resumed(call) && begin_whole(call, args, w)) return host_failed(h, result);
+    host_generation *g = host_get(h, (uint64_t)(uint32_t)w->handle, HOST_GENERATION);
+    char *out = realm_call_memory(call, args[4], args[5]);
+    uint64_t max = REALM_MIN(args[5], (uint64_t)INT32_MAX);
+    if (!g || !out) return host_fail(h, result, REALM_E_INTERNAL, "realm_host_generate: lost its generation");
+    realm_status failed = REALM_OK;
+    while (!g->delivered && !w->full && fill(h, g)) {
+        const realm_event *e = &g->batch.events[g->next++];
+        if (e->text_len) append_whole(w, out, max, g->batch.text.data + e->text_at, e->text_len);
+        if (e->kind != REALM_EVENT_END) continue;
+        g->delivered = true;
+        note_end(h, e->finish, &g->batch.error);
+        if (e->finish == REALM_FINISH_ERROR) failed = g->batch.status;
+        if (e->finish == REALM_FINISH_CANCELLED) failed = REALM_E_CANCELLED;
+    }
+    bool cancelled = atomic_load_explicit(&h->cancelled, memory_order_acquire) || realm_call_cancelled(call);
+    if (!g->delivered && !w->full && !cancelled) return REALM_CALL_SUSPEND;
+    bool ended = g->delivered;
+    if (w->full && !h->finish_set) realm_run_set_finish(h->run, REALM_FINISH_LENGTH);
+    host_generation_free(h, g);
+    if (failed == REALM_E_CANCELLED || (cancelled && !ended))
+        return host_fail(h, result, REALM_E_CANCELLED, "realm_host_generate: the request was cancelled");
+    if (failed) return host_failed(h, result); /* note_end left the text */
+    *result = (int32_t)w->len;
+    return REALM_CALL_DONE;
+}
