@@ -6,6 +6,7 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "gen/default_program.h"
+#include "realm/abi.h"
 #include "tenant/internal.h"
 
 #define MAX_INSTANCES_DEFAULT 1024u
@@ -28,7 +29,8 @@ realm_status realm_runtime_open(realm_runtime **out, const realm_runtime_config 
     realm_sandbox_config sc = {.n_workers = config->n_workers,
                                .max_instances = config->max_instances ? config->max_instances : MAX_INSTANCES_DEFAULT,
                                .compiler_path = config->compiler_path,
-                               .cache_dir = cache};
+                               .cache_dir = cache,
+                               .abi_major = REALM_ABI_MAJOR};
     sc.imports = realm_host_imports(&sc.n_imports);
     if ((s = realm_sandbox_open(&rt->sandbox, &sc, err)) != REALM_OK) goto fail;
     realm_program_limits own = {.trusted = true};
@@ -98,7 +100,11 @@ realm_status realm_runtime_check_program(const char *state_dir, const char *comp
     realm_sandbox *sandbox = NULL;
     realm_program *program = NULL;
     char *cache = state_dir ? realm_path_join(state_dir, PROGRAM_CACHE) : NULL;
-    realm_sandbox_config sc = {.n_workers = 1, .max_instances = 1, .compiler_path = compiler_path, .cache_dir = cache};
+    realm_sandbox_config sc = {.n_workers = 1,
+                               .max_instances = 1,
+                               .compiler_path = compiler_path,
+                               .cache_dir = cache,
+                               .abi_major = REALM_ABI_MAJOR};
     sc.imports = realm_host_imports(&sc.n_imports);
     realm_program_limits pl = {.memory_bytes = limits ? limits->memory_bytes : 0};
     realm_status s = realm_sandbox_open(&sandbox, &sc, err);
