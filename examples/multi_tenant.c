@@ -67,7 +67,7 @@ int main(int argc, char **argv) {
     for (int i = 0; i < N_TENANTS && s == REALM_OK; i++) {
         realm_job_params p = REALM_JOB_PARAMS_INIT;
         p.tenant = names[i];
-        p.prompt = "What is the capital of France?";
+        p.prompt = "What is the capital of France? Answer in one sentence.";
         p.max_tokens = 32;
         s = realm_job_start(r, &p, &jobs[i], &err);
     }

@@ -25,7 +25,7 @@ int main(int argc, char **argv) {
     if (s == REALM_OK) {
         realm_job_params p = REALM_JOB_PARAMS_INIT;
         p.tenant = "alpha";
-        p.prompt = "What is the capital of France?";
+        p.prompt = "What is the capital of France? Answer in one sentence.";
         p.max_tokens = 32;
         s = realm_job_start(r, &p, &job, &err);
     }

@@ -21,8 +21,8 @@ expect paris 'Paris' "$build/examples/paris" "$model"
 expect simple_test '^ok +the ledger has it all' "$build/examples/simple_test" "$model"
 expect multi_tenant '^plain +.*Paris' "$build/examples/multi_tenant" "$model" "$build/guest/shout.wasm" "$build/guest/redact.wasm"
 expect multi_tenant '^shout +.*PARIS' "$build/examples/multi_tenant" "$model" "$build/guest/shout.wasm" "$build/guest/redact.wasm"
-expect run 'Paris' "$build/realm" run --model "$model" --max-tokens 32 'What is the capital of France?'
-expect run_program 'PARIS' "$build/realm" run --model "$model" --max-tokens 32 --program "$build/guest/shout.wasm" 'What is the capital of France?'
+expect run 'Paris' "$build/realm" run --model "$model" --max-tokens 32 'What is the capital of France? Answer in one sentence.'
+expect run_program 'PARIS' "$build/realm" run --model "$model" --max-tokens 32 --program "$build/guest/shout.wasm" 'What is the capital of France? Answer in one sentence.'
 expect run_stdin 'Paris' sh -c "echo 'The capital of France is' | '$build/realm' run --model '$model' --raw --max-tokens 8"
 
 # What an installation exports and says of itself.
