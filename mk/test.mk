@@ -3,7 +3,7 @@
 UNIT_SRCS  := $(sort $(wildcard tests/unit/*/test_*.c))
 UNIT_TESTS := $(patsubst tests/unit/%.c,$(BUILD)/unit/%,$(UNIT_SRCS))
 TEST_CFLAGS = $(filter-out -Wmissing-prototypes -Wpedantic,$(ALL_CFLAGS)) -Itests/unit
-NEEDS_DEPS := template sandbox tenant api embed
+NEEDS_DEPS := template sandbox tenant embed
 
 .SECONDEXPANSION:
 $(BUILD)/unit/%: tests/unit/%.c $$(foreach f,$$(LINK_$$(*D)),$$(call objs_of,$$f)) \
@@ -50,3 +50,7 @@ test: check
 	@$(MAKE) --no-print-directory e2e
 	@$(MAKE) --no-print-directory examples-test
 	@$(MAKE) --no-print-directory asan
+
+# Tests that run guest programs.
+$(BUILD)/unit/tenant/%: private CFLAGS += -DTEST_GUESTS='"$(BUILD)/guest"'
+$(BUILD)/unit/tenant/test_runtime: | $(GUEST_EXAMPLES)
