@@ -23,6 +23,10 @@ ALL_CFLAGS = -std=c17 -D_GNU_SOURCE -DREALM_VERSION='"$(VERSION)"' -DREALM_PREFI
 LIBS    := -lcrypto -ljansson -lyaml -lsqlite3 -lpcre2-8 -lutf8proc
 SYSLIBS := -lm -ldl -pthread
 
+# One line per file built; V=1 shows the commands.
+Q := $(if $(V),,@)
+say = $(if $(V),@:,@echo "  $(1)")
+
 # --- the Rust parts (Wasmtime, llguidance, minijinja), built once per lock hash into the cache --------------------
 DEPS_DIR := $(shell tools/deps-dir)
 DEPS_LIB := $(DEPS_DIR)/librealm_deps.a
@@ -48,7 +52,7 @@ LINK_engine    := base crypto quant gguf tokenizer compute model engine
 LINK_sandbox   := base crypto sandbox
 LINK_tenant    := base crypto quant gguf data store template tokenizer compute model engine sandbox tenant
 LINK_net       := base net
-LINK_api       := $(LINK_tenant) net api
+LINK_api       := base data net api# its tests bring a double of tenant.h
 LINK_embed     := $(LINK_tenant) embed
 
 LIB_FOLDERS := $(LINK_embed)
@@ -83,23 +87,27 @@ $(BUILD)/obj/sandbox/%.o $(BUILD)/obj/template/%.o: | $(DEPS_LIB)
 
 $(BUILD)/obj/%.o: src/%.c
 	@mkdir -p $(@D)
-	$(CC) $(ALL_CFLAGS) $(INC) $(ISA) -c $< -o $@
+	$(call say,CC   $<)
+	$(Q)$(CC) $(ALL_CFLAGS) $(INC) $(ISA) -c $< -o $@
 
 $(BUILD)/librealm.a: $(LIB_OBJS)
 	@rm -f $@
-	$(AR) rcs $@ $^
+	$(call say,AR   $@)
+	$(Q)$(AR) rcs $@ $^
 
 $(BUILD)/realm: $(BIN_OBJS) $(BUILD)/librealm.a $(DEPS_LIB)
-	$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $(BIN_OBJS) $(BUILD)/librealm.a $(DEPS_LIB) $(LIBS) $(SYSLIBS) -Wl,--gc-sections
+	$(call say,LD   $@)
+	$(Q)$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $(BIN_OBJS) $(BUILD)/librealm.a $(DEPS_LIB) $(LIBS) $(SYSLIBS) -Wl,--gc-sections
 
 $(BUILD)/librealm.so: $(BUILD)/librealm.a $(DEPS_LIB) tools/librealm.map
-	$(CC) $(CFLAGS) $(LDFLAGS) -shared -Wl,-soname,librealm.so.0 -Wl,--version-script=tools/librealm.map -o $@ \
+	$(call say,LD   $@)
+	$(Q)$(CC) $(CFLAGS) $(LDFLAGS) -shared -Wl,-soname,librealm.so.0 -Wl,--version-script=tools/librealm.map -o $@ \
 	    -Wl,--whole-archive $(BUILD)/librealm.a -Wl,--no-whole-archive $(DEPS_LIB) $(LIBS) $(SYSLIBS) -Wl,--gc-sections
 	ln -sf librealm.so $(BUILD)/librealm.so.0
 
 $(BUILD)/realm.pc: tools/realm.pc.in Makefile
 	@mkdir -p $(@D)
-	sed -e 's|@PREFIX@|$(PREFIX)|' -e 's|@VERSION@|$(VERSION)|' -e 's|@LIBS@|$(LIBS) $(SYSLIBS)|' $< > $@
+	$(Q)sed -e 's|@PREFIX@|$(PREFIX)|' -e 's|@VERSION@|$(VERSION)|' -e 's|@LIBS@|$(LIBS) $(SYSLIBS)|' $< > $@
 
 # No prerequisites: the folder's name is the hash of what goes in.
 $(DEPS_LIB):

@@ -9,7 +9,8 @@ NEEDS_DEPS := template sandbox tenant embed
 $(BUILD)/unit/%: tests/unit/%.c $$(foreach f,$$(LINK_$$(*D)),$$(call objs_of,$$f)) \
                  $$(if $$(filter $$(*D),$$(NEEDS_DEPS)),$$(DEPS_LIB))
 	@mkdir -p $(@D)
-	$(CC) $(TEST_CFLAGS) $(LDFLAGS) -o $@ $(filter %.c %.o %.a,$^) -lcmocka $(LIBS) $(SYSLIBS)
+	$(call say,TEST $@)
+	$(Q)$(CC) $(TEST_CFLAGS) $(LDFLAGS) -o $@ $(filter %.c %.o %.a,$^) -lcmocka $(LIBS) $(SYSLIBS)
 
 -include $(wildcard $(BUILD)/unit/*/*.d)
 
