@@ -32,8 +32,8 @@
 #ifndef REALM_GUEST_NO_STATEMENT
 #define REALM_ABI_TEXT_(x) #x
 #define REALM_ABI_TEXT(x) REALM_ABI_TEXT_(x)
-__asm__(".section .custom_section.realm.abi,\"\",@\n.int16 " REALM_ABI_TEXT(
-    REALM_ABI_MINOR) "\n.int16 " REALM_ABI_TEXT(REALM_ABI_MAJOR) "\n.text");
+__asm__(".section .custom_section.realm.abi,\"\",@\n.int16 " REALM_ABI_TEXT(REALM_ABI_MINOR) "\n.int16 " REALM_ABI_TEXT(
+    REALM_ABI_MAJOR) "\n.text");
 #endif
 
 /* ---- about the host ---- */
@@ -80,6 +80,26 @@ int32_t realm_host_generate(int32_t model, const char *prompt, size_t prompt_len
                             char *out, size_t max) REALM_IMPORT(realm_host_generate);
 
 /* ---- helpers ---- */
+
+/* The compiler may call these three for copies and zeroed structures; with -mbulk-memory they are single instructions.
+ * Weak, so that a program with a C library keeps its own. */
+__attribute__((weak, no_builtin)) void *memset(void *to, int value, size_t n) {
+    for (size_t i = 0; i < n; i++) ((unsigned char *)to)[i] = (unsigned char)value;
+    return to;
+}
+__attribute__((weak, no_builtin)) void *memcpy(void *restrict to, const void *restrict from, size_t n) {
+    for (size_t i = 0; i < n; i++) ((unsigned char *)to)[i] = ((const unsigned char *)from)[i];
+    return to;
+}
+__attribute__((weak, no_builtin)) void *memmove(void *to, const void *from, size_t n) {
+    bool up = (uintptr_t)to <= (uintptr_t)from;
+    for (size_t k = 0; k < n; k++) {
+        size_t i = up ? k : n - 1 - k;
+        ((unsigned char *)to)[i] = ((const unsigned char *)from)[i];
+    }
+    return to;
+}
+
 #define REALM_LITERAL(s) (s), (sizeof(s) - 1)
 
 static inline size_t realm_strlen(const char *s) {

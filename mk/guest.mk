@@ -1,9 +1,9 @@
 # Guest programs: C for wasm32, freestanding. The default program is also embedded in the library as bytes. And the
 # modules of the sandbox's tests, assembled by wabt.
 
-GUEST_CFLAGS := --target=wasm32 -std=c17 -Oz -ffreestanding -fno-builtin -nostdlib -fvisibility=hidden -Wall -Wextra \
+GUEST_CFLAGS := --target=wasm32 -mbulk-memory -std=c17 -Oz -ffreestanding -fno-builtin -nostdlib -fvisibility=hidden -Wall -Wextra \
                 -Wpedantic -Wshadow -Wconversion -Iguest -Iinclude
-GUEST_LDFLAGS := -Wl,--no-entry -Wl,--strip-debug -Wl,-z,stack-size=16384 -Wl,--gc-sections -Wl,--export-memory
+GUEST_LDFLAGS := --no-wasm-opt -Wl,--no-entry -Wl,--strip-debug -Wl,-z,stack-size=16384 -Wl,--gc-sections -Wl,--export-memory
 
 # clang looks for a linker named wasm-ld; Debian's has its version in the name.
 GUEST_LDFLAGS += -fuse-ld=$(shell command -v $(WASM_LD) 2>/dev/null || echo wasm-ld)
@@ -48,3 +48,19 @@ $(BUILD)/wasm/test/%.wasm: tests/unit/sandbox/wat/%.wat
 
 $(BUILD)/unit/sandbox/test_sandbox $(BUILD)/unit/sandbox/test_program: | $(WAT_WASM)
 $(BUILD)/unit/sandbox/%: private CFLAGS += -DTEST_WASM='"$(BUILD)/wasm"'
+
+# --- programs for the tests of the host's functions, for 32-bit and 64-bit memory ----------------------------------
+TEST_GUESTS  := $(patsubst tests/unit/tenant/guest/%.c,$(BUILD)/wasm/guest/%.wasm,$(sort $(wildcard tests/unit/tenant/guest/*.c)))
+TEST_GUESTS  += $(BUILD)/wasm/guest/probe64.wasm
+
+$(BUILD)/wasm/guest/%64.wasm: tests/unit/tenant/guest/%.c $(GUEST_HEADERS) mk/guest.mk
+	@mkdir -p $(@D)
+	$(CLANG) $(subst wasm32,wasm64,$(GUEST_CFLAGS)) -c -o $(@:.wasm=.o) $<
+	$(WASM_LD) -mwasm64 --no-entry --export-memory -z stack-size=16384 -o $@ $(@:.wasm=.o)
+
+$(BUILD)/wasm/guest/%.wasm: tests/unit/tenant/guest/%.c $(GUEST_HEADERS) mk/guest.mk
+	@mkdir -p $(@D)
+	$(CLANG) $(GUEST_CFLAGS) $(GUEST_LDFLAGS) -o $@ $<
+
+$(BUILD)/unit/tenant/test_host: | $(TEST_GUESTS) $(GUEST_EXAMPLES)
+$(BUILD)/unit/tenant/test_host: private CFLAGS += -DTEST_WASM='"$(BUILD)/wasm"' -DTEST_GUESTS='"$(BUILD)/guest"'
