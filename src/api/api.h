@@ -1,0 +1,40 @@
+/* api/api.h - the OpenAI protocol over exchanges: what is between net and tenant.
+ *
+ *      net --realm_api_handler--> route, key, worker (parse, check, admit, start) --> runs --events--> JSON or SSE -->
+ * net
+ *
+ * Routes of the public listener: POST /v1/chat/completions, /v1/completions, /tokenize, /detokenize, /apply-template;
+ * GET /v1/models, /v1/models/{id}, /v1/usage, /health, /ready, and /metrics for an admin key. Routes of the admin
+ * listener: GET /health, /ready, /metrics (no key: bind it where only the operator reaches it) and, with an admin key,
+ * /admin/v1/usage and /admin/v1/models. Every other route needs a tenant's key. /metrics sums over tenants, which is
+ * why a tenant's key does not open it.
+ */
+#ifndef REALM_API_API_H
+#define REALM_API_API_H
+
+#include "net/net.h"
+#include "tenant/tenant.h"
+
+/* Tags of listeners (realm_listen). */
+enum { REALM_API_PUBLIC = 0, REALM_API_ADMIN = 1 };
+
+typedef struct realm_api realm_api;
+
+typedef struct realm_api_config { /* 0: the default */
+    unsigned n_workers;           /* threads that parse, check and start requests; 2 */
+    uint32_t max_waiting;         /* requests waiting for one; past it 503; 1024 */
+} realm_api_config;
+
+/* The runtime outlives the api. Starts the workers. */
+REALM_WARN_UNUSED realm_status realm_api_open(realm_api **out, realm_runtime *rt, const realm_api_config *config,
+                                              realm_error *err);
+/* What realm_server_open wants. */
+realm_http_handler realm_api_handler(realm_api *api);
+/* For /metrics: whose connections to count. Borrowed, set once before traffic matters; NULL: none. */
+void realm_api_set_server(realm_api *api, const realm_server *server);
+/* From now on /ready says 503, so that balancers look elsewhere while exchanges end. Any thread. */
+void realm_api_drain(realm_api *api);
+/* After the server was closed. Joins the workers. NULL-safe. */
+void realm_api_close(realm_api *api);
+
+#endif

@@ -1,0 +1,341 @@
+/* The runs of a call: one for each choice, a few at a time.
+ *
+ *      gen_start (worker)                 gen_wake (I/O thread, again and again)
+ *      read, check, admit, start some --> poll every run while the client keeps up --> choice ends --> start the next
+ *                                                                                  --> all ended: finish
+ *
+ * The answer begins with the first event, not with the request: until then whatever goes wrong is an HTTP status, after
+ * that it is an error object in the stream. A run that a limit of its tenant refuses while siblings run is put back and
+ * tried again when one has ended, so `n` may be larger than the number of generations that a tenant may have in flight.
+ */
+#include <stdio.h>
+#include <string.h>
+
+#include "api/internal.h"
+#include "base/alloc.h"
+#include "base/clock.h"
+
+#define ROOM_MIN ((size_t)8 << 10) /* of the out ring, to take another batch */
+
+static void on_ready(void *user) {
+    api_call *c = user;
+    realm_mutex_lock(&c->mu);
+    if (c->x) realm_exchange_wake(c->x);
+    realm_mutex_unlock(&c->mu);
+}
+
+/* Seeds of the choices: the request's own for the first, then mixed with the index (splitmix64's finaliser). */
+static uint64_t seed_of(uint64_t seed, uint32_t index) {
+    if (index == 0) return seed;
+    uint64_t z = seed + index * UINT64_C(0x9E3779B97F4A7C15);
+    z = (z ^ (z >> 30)) * UINT64_C(0xBF58476D1CE4E5B9);
+    z = (z ^ (z >> 27)) * UINT64_C(0x94D049BB133111EB);
+    return z ^ (z >> 31);
+}
+
+static realm_status start_choice(api_call *c, gen_choice *ch, realm_error *err) {
+    gen_request *q = &c->gen;
+    const gen_prompt *p = ch->prompt;
+    realm_buf input;
+    realm_buf_init(&input, REALM_RUN_INPUT_MAX);
+    realm_status s = gen_write_input(q, p, &input);
+    if (s != REALM_OK) {
+        realm_buf_release(&input);
+        return realm_error_set(err, s == REALM_E_NOMEM ? s : REALM_E_RANGE, "the request is too large");
+    }
+    realm_run_params rp = {.input = input.data,
+                           .input_len = input.len,
+                           .kind = p->kind,
+                           .prompt = p->text,
+                           .prompt_len = p->len,
+                           .parse_special = q->parse_special,
+                           .tokens = p->tokens,
+                           .n_tokens = p->n_tokens,
+                           .generation = q->gen,
+                           .on_ready = on_ready,
+                           .user = c};
+    rp.generation.sampling.seed = seed_of(q->seed, ch->index % q->n);
+    s = realm_run_start(c->request, &rp, &ch->run, err);
+    realm_buf_release(&input);
+    if (s != REALM_OK) return s;
+    ch->state = CHOICE_RUNNING;
+    c->n_running++;
+    return REALM_OK;
+}
+
+/* Starts pending choices while there may be more in parallel. */
+static realm_status start_some(api_call *c, realm_error *err) {
+    for (uint32_t i = 0; i < c->n_choices && c->n_running < c->parallel; i++) {
+        gen_choice *ch = &c->choices[i];
+        if (ch->state != CHOICE_PENDING) continue;
+        realm_status s = start_choice(c, ch, err);
+        if (s == REALM_E_LIMIT && c->n_running > 0) {
+            c->parallel = c->n_running;
+            return REALM_OK;
+        }
+        if (s != REALM_OK) return s;
+    }
+    return REALM_OK;
+}
+
+/* {"id":...,"object":...,"created":...,"model":..., : what answers and chunks begin with. */
+static void write_head(api_call *c, const char *object) {
+    realm_buf_reset(&c->head);
+    realm_buf_printf(&c->head, "{\"id\":\"%s\",\"object\":\"%s\",\"created\":%lld,\"model\":%s,", c->gen_id, object,
+                     (long long)c->created_s, c->model_json);
+}
+
+static bool prepare(api_call *c) {
+    gen_request *q = &c->gen;
+    api_error *e = &c->error;
+    c->created_s = realm_clock_wall_s();
+    api_random_id(c->gen_id, sizeof c->gen_id, q->chat ? "chatcmpl-" : "cmpl-", 16);
+    realm_buf name;
+    realm_buf_init(&name, 8 * REALM_MODEL_ID_MAX);
+    realm_json_writer w;
+    realm_json_writer_init(&w, &name);
+    realm_json_write_cstr(&w, q->model);
+    c->model_json = realm_buf_status(&name) == REALM_OK ? realm_buf_take(&name, NULL) : NULL;
+    realm_buf_release(&name);
+    c->n_choices = (uint32_t)(q->n * q->n_prompts);
+    c->parallel = API_PARALLEL_MAX;
+    c->choices = realm_calloc(c->n_choices, sizeof *c->choices);
+    if (!c->model_json || !c->choices) return api_error_status(e, REALM_E_NOMEM, NULL);
+    for (uint32_t i = 0; i < c->n_choices; i++) {
+        gen_choice *ch = &c->choices[i];
+        ch->index = i;
+        ch->prompt = &q->prompts[i / q->n];
+        realm_buf_init(&ch->text, API_REPLY_MAX);
+        realm_buf_init(&ch->logprobs, API_REPLY_MAX);
+        for (int k = 0; k < 3; k++) realm_buf_init(&ch->legacy[k], API_REPLY_MAX);
+    }
+    write_head(c, q->stream && q->chat ? "chat.completion.chunk" : q->chat ? "chat.completion" : "text_completion");
+    return true;
+}
+
+void gen_start(api_call *c) {
+    gen_request *q = &c->gen;
+    api_error *e = &c->error;
+    realm_error err = {0};
+    gen_request_init(q, c->route == ROUTE_CHAT);
+    if (!gen_request_read(q, c->api->rt, c->body, c->body_len, e) || !prepare(c)) return;
+    realm_free(c->body); /* the tree has all of it */
+    c->body = NULL;
+    realm_status s = realm_request_open(c->tenant, q->model, &c->rate, &c->request, &err);
+    c->has_rate = true;
+    if (s == REALM_OK) {
+        /* A share is for one prompt: several prompts are computed and counted one by one. */
+        if (q->n_prompts == 1) realm_request_expect_runs(c->request, q->n);
+        s = start_some(c, &err);
+    }
+    if (s == REALM_OK) return;
+    api_error_status(e, s, &err);
+    if (s == REALM_E_NOT_FOUND) e->code = "model_not_found";
+    if (s == REALM_E_LIMIT && c->rate.retry_after_ms) e->retry_after_ms = c->rate.retry_after_ms;
+}
+
+void gen_release(api_call *c) {
+    for (uint32_t i = 0; i < c->n_choices && c->choices; i++) {
+        gen_choice *ch = &c->choices[i];
+        realm_run_release(ch->run);
+        realm_buf_release(&ch->text);
+        realm_buf_release(&ch->logprobs);
+        for (int k = 0; k < 3; k++) realm_buf_release(&ch->legacy[k]);
+    }
+    realm_free(c->choices);
+    c->choices = NULL;
+    c->n_choices = 0;
+    realm_request_close(c->request);
+    c->request = NULL;
+    realm_free(c->model_json);
+    c->model_json = NULL;
+    gen_request_release(&c->gen);
+}
+
+/* ---- the answer ---- */
+
+const char *gen_finish_name(realm_finish f) {
+    switch (f) {
+    case REALM_FINISH_LENGTH: return "length";
+    case REALM_FINISH_STOP: return "stop";
+    default: return NULL;
+    }
+}
+
+void gen_write_usage(const api_call *c, realm_buf *out) {
+    realm_json_writer writer, *w = &writer;
+    uint64_t prompt = 0, cached = 0, completion = 0;
+    for (uint32_t i = 0; i < c->n_choices; i++) {
+        prompt += c->choices[i].prompt_tokens;
+        cached += c->choices[i].cached_tokens;
+        completion += c->choices[i].completion_tokens;
+    }
+    realm_json_writer_init(w, out);
+    realm_buf_puts(out, "\"usage\":");
+    realm_json_begin_object(w);
+    realm_json_key(w, "prompt_tokens");
+    realm_json_write_uint(w, prompt);
+    realm_json_key(w, "completion_tokens");
+    realm_json_write_uint(w, completion);
+    realm_json_key(w, "total_tokens");
+    realm_json_write_uint(w, prompt + completion);
+    realm_json_key(w, "prompt_tokens_details");
+    realm_json_begin_object(w);
+    realm_json_key(w, "cached_tokens");
+    realm_json_write_uint(w, cached);
+    realm_json_end_object(w);
+    realm_json_key(w, "completion_tokens_details");
+    realm_json_begin_object(w);
+    realm_json_key(w, "reasoning_tokens");
+    realm_json_write_uint(w, 0);
+    realm_json_end_object(w);
+    realm_json_end_object(w);
+}
+
+static void begin_stream(api_call *c) {
+    if (c->streaming) return;
+    c->streaming = true;
+    realm_exchange_field(c->x, "x-request-id", c->id);
+    realm_exchange_field(c->x, "Cache-Control", "no-cache");
+    realm_exchange_field(c->x, "X-Accel-Buffering", "no");
+    char text[32];
+    if (c->has_rate && c->rate.limit) {
+        (void)snprintf(text, sizeof text, "%u", c->rate.limit);
+        realm_exchange_field(c->x, "x-ratelimit-limit-requests", text);
+        (void)snprintf(text, sizeof text, "%u", c->rate.remaining);
+        realm_exchange_field(c->x, "x-ratelimit-remaining-requests", text);
+        (void)snprintf(text, sizeof text, "%.3gs", c->rate.reset_ms / 1000.0);
+        realm_exchange_field(c->x, "x-ratelimit-reset-requests", text);
+    }
+    realm_exchange_start(c->x, 200, "text/event-stream; charset=utf-8");
+}
+
+void gen_send(api_call *c) {
+    if (realm_buf_status(&c->piece) != REALM_OK) {
+        realm_exchange_abort(c->x);
+        return;
+    }
+    begin_stream(c);
+    /* one write, so one chunk and one line per event */
+    realm_exchange_write(c->x, c->piece.data, c->piece.len);
+    realm_buf_reset(&c->piece);
+}
+
+static void note_first_token(api_call *c) {
+    static const uint32_t bounds_ms[] = {10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10000, 30000};
+    if (c->first_token) return;
+    c->first_token = true;
+    uint64_t ns = realm_clock_ns() - c->start_ns;
+    size_t i = 0;
+    while (i < REALM_ARRAY_LEN(bounds_ms) && ns > bounds_ms[i] * REALM_NS_PER_MS) i++;
+    /* relaxed: statistics order nothing */
+    atomic_fetch_add_explicit(&c->api->first_token[i], 1, memory_order_relaxed);
+    atomic_fetch_add_explicit(&c->api->first_token_ns, ns, memory_order_relaxed);
+    atomic_fetch_add_explicit(&c->api->first_tokens, 1, memory_order_relaxed);
+}
+
+/* Stops everything and says why: as an HTTP status, or as the last thing in the stream. */
+static void fail(api_call *c, realm_status s, const realm_error *err) {
+    api_error_status(&c->error, s, err);
+    for (uint32_t i = 0; i < c->n_choices; i++)
+        if (c->choices[i].state == CHOICE_RUNNING) realm_run_cancel(c->choices[i].run);
+    if (!c->streaming) {
+        api_answer_error(c);
+        return;
+    }
+    realm_buf_reset(&c->piece);
+    realm_buf_puts(&c->piece, "data: ");
+    api_error_write(&c->error, &c->piece);
+    realm_buf_puts(&c->piece, "\n\ndata: [DONE]\n\n");
+    gen_send(c);
+    realm_exchange_finish(c->x);
+    atomic_fetch_add_explicit(&c->api->answers[c->route][c->error.status / 100 < 6 ? c->error.status / 100 : 0], 1,
+                              memory_order_relaxed);
+    c->phase = CALL_ENDED;
+}
+
+static void choice_begin(api_call *c, gen_choice *ch) {
+    if (ch->any) return;
+    ch->any = true;
+    if (!c->gen.chat) completion_begin(c, ch);
+}
+
+/* False when the call has ended by it. */
+static bool choice_ended(api_call *c, gen_choice *ch, const realm_event *e) {
+    realm_event_batch *b = &c->batch;
+    ch->prompt_tokens = b->prompt_tokens;
+    ch->cached_tokens = b->cached_tokens;
+    ch->completion_tokens = b->completion_tokens;
+    c->n_running--;
+    if (e->finish == REALM_FINISH_ERROR || e->finish == REALM_FINISH_CANCELLED) {
+        realm_status s = e->finish == REALM_FINISH_CANCELLED ? REALM_E_CANCELLED : b->status;
+        if (s == REALM_E_LIMIT && !ch->any && c->n_running > 0 && b->prompt_tokens == 0) {
+            realm_run_release(ch->run); /* there will be room when a sibling has ended */
+            ch->run = NULL;
+            ch->state = CHOICE_PENDING;
+            c->parallel = c->n_running;
+            return true;
+        }
+        ch->state = CHOICE_DONE;
+        fail(c, s == REALM_OK ? REALM_E_INTERNAL : s, &b->error);
+        return false;
+    }
+    ch->state = CHOICE_DONE;
+    ch->finish = e->finish;
+    c->n_done++;
+    choice_begin(c, ch);
+    if (c->gen.chat)
+        chat_end(c, ch);
+    else
+        completion_end(c, ch);
+    return true;
+}
+
+/* Takes what a run has; false when the call has ended. */
+static bool poll_choice(api_call *c, gen_choice *ch) {
+    while (ch->state == CHOICE_RUNNING) {
+        if (c->gen.stream && realm_exchange_room(c->x) < ROOM_MIN) return true; /* on_wake comes when there is room */
+        if (realm_run_poll(ch->run, &c->batch) == 0) return true;
+        for (size_t i = 0; i < c->batch.n_events; i++) {
+            const realm_event *e = &c->batch.events[i];
+            if (e->kind == REALM_EVENT_END) return choice_ended(c, ch, e);
+            if (e->kind == REALM_EVENT_TOKEN) note_first_token(c);
+            choice_begin(c, ch);
+            if (c->gen.chat)
+                chat_event(c, ch, e);
+            else
+                completion_event(c, ch, e);
+        }
+    }
+    return true;
+}
+
+static void finish(api_call *c) {
+    if (c->gen.chat)
+        chat_finish(c);
+    else
+        completion_finish(c);
+    if (!c->gen.stream) {
+        api_answer(c);
+        return;
+    }
+    realm_buf_puts(&c->piece, "data: [DONE]\n\n");
+    gen_send(c);
+    realm_exchange_finish(c->x);
+    atomic_fetch_add_explicit(&c->api->answers[c->route][2], 1, memory_order_relaxed);
+    atomic_fetch_add_explicit(&c->api->seconds_ns[c->route], realm_clock_ns() - c->start_ns, memory_order_relaxed);
+    c->phase = CALL_ENDED;
+}
+
+void gen_wake(api_call *c) {
+    for (uint32_t i = 0; i < c->n_choices; i++) {
+        if (!poll_choice(c, &c->choices[i])) return;
+        realm_error err = {0};
+        realm_status s = start_some(c, &err);
+        if (s != REALM_OK) {
+            fail(c, s, &err);
+            return;
+        }
+    }
+    if (c->n_done == c->n_choices) finish(c);
+}

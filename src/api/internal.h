@@ -1,0 +1,234 @@
+/* api/internal.h - one call per exchange, and what the files of this folder share.
+ *
+ *   api.c         open, close, handler, routes, keys, the call's life
+ *   error.c       the error object and the statuses
+ *   params.c      fields of a generation request, checked
+ *   prompt.c      messages and prompts
+ *   generate.c    runs of a call: start, poll, end
+ *   chat.c        the answers of /v1/chat/completions
+ *   completion.c  the answers of /v1/completions
+ *   logprobs.c    log-probabilities in both shapes
+ *   text.c        tokenize, detokenize, apply-template
+ *   info.c        health, models, usage, metrics
+ *
+ * Who owns a call:
+ *
+ *      I/O thread --submit--> worker --hand back--> I/O thread (replies, or polls the runs until they end)
+ *          |                     |
+ *          +-- exchange closed --+-> whoever holds it then frees it
+ *
+ * `mu` guards x, gone and phase alone; on_ready callbacks of runs take it to wake the exchange.
+ */
+#ifndef REALM_API_INTERNAL_H
+#define REALM_API_INTERNAL_H
+
+#include <stdatomic.h>
+
+#include "api/api.h"
+#include "base/thread.h"
+#include "data/data.h"
+
+#define API_REPLY_MAX ((size_t)256 << 20)
+#define API_CHOICES_MAX 128u /* runs of one request */
+#define API_PARALLEL_MAX 32u /* of them at a time */
+#define API_TOKENS_MAX ((size_t)16 << 20)
+#define API_ID_MAX 40u
+#define API_JSON "application/json"
+
+typedef enum api_route {
+    ROUTE_NONE, /* refused before it was known */
+    ROUTE_CHAT,
+    ROUTE_COMPLETION,
+    ROUTE_TOKENIZE,
+    ROUTE_DETOKENIZE,
+    ROUTE_APPLY_TEMPLATE,
+    ROUTE_MODELS,
+    ROUTE_MODEL,
+    ROUTE_USAGE,
+    ROUTE_HEALTH,
+    ROUTE_READY,
+    ROUTE_METRICS,
+    ROUTE_ADMIN_USAGE,
+    ROUTE_ADMIN_MODELS,
+    N_ROUTES
+} api_route;
+const char *api_route_name(api_route r);
+
+/* ---- errors ---- */
+
+typedef struct api_error {
+    unsigned status;                 /* 0: none */
+    const char *code;                /* static, or NULL */
+    char param[REALM_JSON_PATH_MAX]; /* "": null */
+    char message[REALM_ERROR_TEXT_MAX];
+    uint32_t retry_after_ms; /* 0: no field */
+    bool no_retry;           /* x-should-retry: false */
+} api_error;
+
+/* Fills `e` and returns false, so that checks can end with it. `param` may be NULL. */
+bool api_error_set(api_error *e, unsigned status, const char *code, const char *param, const char *fmt, ...)
+    REALM_PRINTF(5, 6);
+/* From a failed accessor: 400, naming the value's path. */
+bool api_error_value(api_error *e, const realm_json *v, const realm_error *err);
+/* 400 about a value, in words of the caller. */
+bool api_error_field(api_error *e, const realm_json *v, const char *code, const char *fmt, ...) REALM_PRINTF(4, 5);
+/* What runs and requests failed with. */
+bool api_error_status(api_error *e, realm_status s, const realm_error *err);
+/* A buffer that a request did not fit: 413, or 503 without memory. */
+bool api_error_buf(api_error *e, realm_status s);
+/* {"error":{"message","type","param","code"}} */
+void api_error_write(const api_error *e, realm_buf *out);
+
+/* ---- a generation request, checked ---- */
+
+typedef struct gen_prompt {
+    realm_prompt_kind kind;
+    const char *text; /* MESSAGES: JSON; TEXT */
+    size_t len;
+    const realm_token *tokens;
+    size_t n_tokens;
+    realm_json value; /* of "prompt" (or its element) in the document */
+} gen_prompt;
+
+typedef struct gen_request {
+    realm_json_doc *doc;
+    realm_json root, prompt_root; /* prompt_root: the array that elements in `prompts` hang on */
+    const char *model;
+    realm_engine *engine;
+    bool chat, stream, include_usage, echo, logprobs, parse_special, has_seed;
+    uint32_t n, top_logprobs;
+    uint64_t seed;
+    realm_generation_params gen;
+    realm_logit_bias *bias;
+    realm_gguf_str stop[4];
+    size_t n_stop;
+    realm_buf messages; /* normalised, JSON */
+    gen_prompt *prompts;
+    size_t n_prompts;
+    realm_token *tokens; /* of all token prompts */
+} gen_request;
+
+void gen_request_init(gen_request *q, bool chat);
+void gen_request_release(gen_request *q);
+/* Parses and checks a body. False with `e` filled. */
+bool gen_request_read(gen_request *q, realm_runtime *rt, const char *body, size_t len, api_error *e);
+/* prompt.c: called by it. */
+bool gen_read_messages(gen_request *q, api_error *e);
+bool gen_read_prompts(gen_request *q, api_error *e);
+/* Any "messages" array as its normalised JSON, appended to `out`. */
+bool api_write_messages(const realm_json *messages, realm_buf *out, api_error *e);
+/* The document that the program of one run reads. */
+realm_status gen_write_input(const gen_request *q, const gen_prompt *p, realm_buf *out);
+/* An integer token id below n_vocab. */
+bool api_read_token(const realm_json *v, size_t n_vocab, realm_token *out, api_error *e);
+
+/* ---- a call ---- */
+
+typedef enum choice_state { CHOICE_PENDING, CHOICE_RUNNING, CHOICE_DONE } choice_state;
+
+typedef struct gen_choice {
+    choice_state state;
+    realm_run *run;
+    const gen_prompt *prompt;
+    uint32_t index;
+    bool opened; /* its first chunk was sent */
+    bool any;    /* an event came */
+    realm_finish finish;
+    uint32_t prompt_tokens, cached_tokens, completion_tokens;
+    realm_buf text;      /* not streamed: the answer so far */
+    realm_buf logprobs;  /* not streamed: entries, comma-separated; legacy: tokens */
+    realm_buf legacy[3]; /* token_logprobs, top_logprobs, text_offset */
+    uint64_t offset;     /* legacy: characters before the next token */
+} gen_choice;
+
+typedef enum call_phase { CALL_NEW, CALL_WORKING, CALL_REPLY, CALL_RUNNING, CALL_ENDED } call_phase;
+
+typedef struct api_call {
+    realm_api *api;
+    realm_mutex mu;
+    realm_exchange *x; /* NULL once closed */
+    bool gone;
+    call_phase phase;
+    api_route route;
+    char id[API_ID_MAX]; /* x-request-id */
+    uint64_t start_ns;
+    realm_tenant *tenant;
+    char *body;
+    size_t body_len;
+
+    api_error error; /* status 0: `reply` is the answer */
+    realm_buf reply;
+    bool has_rate;
+    realm_rate rate;
+
+    /* generation */
+    gen_request gen;
+    realm_request *request;
+    gen_choice *choices;
+    uint32_t n_choices, n_done, n_running, parallel, next_choice;
+    realm_event_batch batch;
+    int64_t created_s;
+    char gen_id[API_ID_MAX]; /* "chatcmpl-..." */
+    char *model_json;        /* the model's id as a JSON string */
+    realm_buf head;          /* what every chunk of the stream begins with */
+    realm_buf piece;         /* one chunk */
+    bool streaming;          /* the answer has begun */
+    bool first_token;
+} api_call;
+
+struct realm_api {
+    realm_runtime *rt;
+    _Atomic(const realm_server *) server;
+    _Atomic bool draining;
+    realm_queue *queue;
+    pthread_t workers[16];
+    unsigned n_workers;
+    _Atomic uint64_t answers[N_ROUTES][6]; /* by first digit of the status */
+    _Atomic uint64_t seconds_ns[N_ROUTES];
+    _Atomic uint64_t first_token[12], first_token_ns, first_tokens; /* histogram, sum, count */
+};
+
+/* api.c */
+void api_random_id(char *out, size_t cap, const char *prefix, size_t n_bytes);
+uint64_t api_random_u64(void);
+/* I/O thread: answers with call->error or call->reply. */
+void api_answer(api_call *c);
+void api_answer_error(api_call *c);
+
+/* generate.c */
+void gen_start(api_call *c); /* worker: fills error, or leaves runs behind */
+void gen_wake(api_call *c);  /* I/O thread */
+void gen_release(api_call *c);
+const char *gen_finish_name(realm_finish f);
+
+/* chat.c, completion.c: one event of a choice; its end; the end of all. `e` NULL at the end of the choice. */
+void chat_event(api_call *c, gen_choice *ch, const realm_event *e);
+void chat_end(api_call *c, gen_choice *ch);
+void chat_finish(api_call *c);
+void completion_begin(api_call *c, gen_choice *ch);
+void completion_event(api_call *c, gen_choice *ch, const realm_event *e);
+void completion_end(api_call *c, gen_choice *ch);
+void completion_finish(api_call *c);
+/* Sends c->piece as one SSE event and empties it. */
+void gen_send(api_call *c);
+/* "usage":{...}, without a comma before. */
+void gen_write_usage(const api_call *c, realm_buf *out);
+
+/* logprobs.c */
+void logprobs_chat_entry(const api_call *c, const realm_event *e, realm_buf *out);
+/* Appends to four comma-separated lists. `offset` is moved past the token. */
+void logprobs_legacy_entry(const api_call *c, const realm_event *e, realm_buf *tokens, realm_buf *values,
+                           realm_buf *tops, realm_buf *offsets, uint64_t *offset);
+
+/* text.c, info.c: fill call->reply or call->error; those of text.c run on a worker */
+void text_tokenize(api_call *c);
+void text_detokenize(api_call *c);
+void text_apply_template(api_call *c);
+void info_models(api_call *c);
+void info_model(api_call *c, const char *id, size_t len);
+void info_usage(api_call *c, bool all); /* worker */
+void info_health(api_call *c);
+void info_ready(api_call *c);
+void info_metrics(api_call *c);
+
+#endif

@@ -1,0 +1,170 @@
+/* POST /tokenize, /detokenize, /apply-template: what a model's tokenizer and template do, without generating. On a
+ * worker. `model` may be left out when one model is loaded.
+ */
+#include <string.h>
+
+#include "api/internal.h"
+#include "base/alloc.h"
+
+#define CHECK(call, value)                            \
+    do {                                              \
+        realm_error err_ = {0};                       \
+        if ((call) != REALM_OK) {                     \
+            api_error_value(&c->error, value, &err_); \
+            goto done;                                \
+        }                                             \
+    } while (0)
+
+typedef struct text_request {
+    realm_json_doc *doc;
+    realm_json root;
+    const char *model;
+    realm_engine *engine;
+} text_request;
+
+static bool open_request(api_call *c, text_request *t, const char *const *known, size_t n_known) {
+    api_error *e = &c->error;
+    realm_error err = {0};
+    *t = (text_request){0};
+    realm_status s = realm_json_parse(&t->doc, c->body, c->body_len, NULL, &err);
+    if (s == REALM_E_NOMEM) return api_error_status(e, s, &err);
+    if (s != REALM_OK) {
+        realm_error_prefix(&err, "the body is not acceptable JSON");
+        return api_error_set(e, 400, "invalid_json", NULL, "%s", err.text);
+    }
+    t->root = realm_json_root(t->doc);
+    realm_json v = t->root;
+    if (realm_json_only(&t->root, known, n_known, &v, &err) != REALM_OK) return api_error_value(e, &v, &err);
+    if (realm_json_get_set(&t->root, "model", &v)) {
+        if (realm_json_cstr(&v, &t->model, &err) != REALM_OK) return api_error_value(e, &v, &err);
+    } else {
+        realm_model_info info;
+        if (realm_runtime_model_count(c->api->rt) != 1 || realm_runtime_model_at(c->api->rt, 0, &info) != REALM_OK)
+            return api_error_field(e, &v, "missing_required_parameter", "is required: more than one model is loaded");
+        t->model = info.id;
+    }
+    t->engine = realm_runtime_engine(c->api->rt, t->model);
+    if (!t->engine) return api_error_set(e, 404, "model_not_found", "model", "the model does not exist on this server");
+    return true;
+}
+
+static bool flag(api_call *c, const text_request *t, const char *name, bool *out) {
+    realm_json v;
+    realm_error err = {0};
+    if (!realm_json_get_set(&t->root, name, &v)) return true;
+    return realm_json_bool(&v, out, &err) == REALM_OK || api_error_value(&c->error, &v, &err);
+}
+
+void text_tokenize(api_call *c) {
+    static const char *const known[] = {"model", "content", "add_special", "parse_special"};
+    text_request t;
+    realm_tokens ids = {0};
+    realm_json v;
+    const char *s = "";
+    size_t len = 0;
+    bool add = false, parse = false;
+    if (!open_request(c, &t, known, REALM_ARRAY_LEN(known))) goto done;
+    (void)realm_json_get_set(&t.root, "content", &v);
+    CHECK(realm_json_str(&v, &s, &len, &err_), &v);
+    if (!flag(c, &t, "add_special", &add) || !flag(c, &t, "parse_special", &parse)) goto done;
+    realm_error err = {0};
+    unsigned flags = (add ? REALM_ENCODE_ADD_SPECIAL : 0u) | (parse ? REALM_ENCODE_PARSE_SPECIAL : 0u);
+    realm_status st =
+        realm_tokenizer_encode(realm_engine_tokenizer(t.engine), s, len, flags, API_TOKENS_MAX, &ids, &err);
+    if (st != REALM_OK) {
+        api_error_status(&c->error, st, &err);
+        goto done;
+    }
+    realm_json_writer w;
+    realm_json_writer_init(&w, &c->reply);
+    realm_json_begin_object(&w);
+    realm_json_key(&w, "tokens");
+    realm_json_begin_array(&w);
+    for (size_t i = 0; i < ids.len; i++) realm_json_write_int(&w, ids.ids[i]);
+    realm_json_end_array(&w);
+    realm_json_end_object(&w);
+done:
+    realm_tokens_release(&ids);
+    realm_json_doc_close(t.doc);
+}
+
+void text_detokenize(api_call *c) {
+    static const char *const known[] = {"model", "tokens"};
+    text_request t;
+    realm_token *ids = NULL;
+    realm_buf text;
+    realm_json v, item;
+    realm_buf_init(&text, API_REPLY_MAX);
+    if (!open_request(c, &t, known, REALM_ARRAY_LEN(known))) goto done;
+    (void)realm_json_get_set(&t.root, "tokens", &v);
+    CHECK(realm_json_expect(&v, REALM_JSON_ARRAY, &err_), &v);
+    size_t n = realm_json_len(&v), n_vocab = realm_tokenizer_vocab_size(realm_engine_tokenizer(t.engine));
+    ids = realm_calloc(n, sizeof *ids);
+    if (!ids) {
+        api_error_status(&c->error, REALM_E_NOMEM, NULL);
+        goto done;
+    }
+    for (size_t i = 0; i < n; i++) {
+        (void)realm_json_at(&v, i, &item);
+        if (!api_read_token(&item, n_vocab, &ids[i], &c->error)) goto done;
+    }
+    realm_error err = {0};
+    realm_status st = realm_tokenizer_decode(realm_engine_tokenizer(t.engine), ids, n, true, &text, &err);
+    if (st != REALM_OK) {
+        api_error_status(&c->error, st, &err);
+        goto done;
+    }
+    realm_json_writer w;
+    realm_json_writer_init(&w, &c->reply);
+    realm_json_begin_object(&w);
+    realm_json_key(&w, "content");
+    realm_json_write_str(&w, text.data ? text.data : "", text.len);
+    realm_json_end_object(&w);
+done:
+    realm_buf_release(&text);
+    realm_free(ids);
+    realm_json_doc_close(t.doc);
+}
+
+void text_apply_template(api_call *c) {
+    static const char *const known[] = {"model", "messages", "tools", "add_generation_prompt"};
+    text_request t;
+    realm_buf messages, tools, prompt;
+    realm_text_span *spans = NULL;
+    size_t n_spans = 0;
+    bool generation = true;
+    realm_json v;
+    realm_buf_init(&messages, REALM_RUN_INPUT_MAX);
+    realm_buf_init(&tools, REALM_RUN_INPUT_MAX);
+    realm_buf_init(&prompt, REALM_RUN_INPUT_MAX);
+    if (!open_request(c, &t, known, REALM_ARRAY_LEN(known))) goto done;
+    if (!flag(c, &t, "add_generation_prompt", &generation)) goto done;
+    (void)realm_json_get_set(&t.root, "messages", &v);
+    if (!api_write_messages(&v, &messages, &c->error)) goto done;
+    if (realm_json_get_set(&t.root, "tools", &v)) {
+        CHECK(realm_json_expect(&v, REALM_JSON_ARRAY, &err_), &v);
+        if (realm_json_dump(&v, &tools) != REALM_OK) {
+            api_error_buf(&c->error, realm_buf_status(&tools));
+            goto done;
+        }
+    }
+    realm_error err = {0};
+    realm_status st = realm_runtime_apply_template(c->api->rt, t.model, messages.data, messages.len, tools.data,
+                                                   tools.len, generation, &prompt, &spans, &n_spans, &err);
+    if (st != REALM_OK) {
+        api_error_status(&c->error, st, &err);
+        goto done;
+    }
+    realm_json_writer w;
+    realm_json_writer_init(&w, &c->reply);
+    realm_json_begin_object(&w);
+    realm_json_key(&w, "prompt");
+    realm_json_write_str(&w, prompt.data ? prompt.data : "", prompt.len);
+    realm_json_end_object(&w);
+done:
+    realm_free(spans);
+    realm_buf_release(&messages);
+    realm_buf_release(&tools);
+    realm_buf_release(&prompt);
+    realm_json_doc_close(t.doc);
+}

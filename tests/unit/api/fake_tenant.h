@@ -1,0 +1,371 @@
+/* A double of tenant.h for tests of src/api: no model, no sandbox, but runs that behave as the request asks them to.
+ *
+ * Tokens are bytes (ids 0-255); 256 is the control token "<|end|>". A run answers "Hi \xC3\xA9!" one byte a token, from
+ * a thread of its own, unless its input says otherwise:
+ *   @wait     nothing happens until it is cancelled        @long      20,000 tokens of 'x'
+ *   @program  fails at once as a trapped program           @midfail   two tokens, then the device fails
+ *   @range    the prompt does not fit the context          @emit      text without token ids
+ *   @refuse   realm_request_open says LIMIT (by model "limited")
+ */
+#ifndef TESTS_API_FAKE_TENANT_H
+#define TESTS_API_FAKE_TENANT_H
+
+#include <math.h>
+#include <stdatomic.h>
+#include <string.h>
+#include <time.h>
+
+#include "base/alloc.h"
+#include "base/thread.h"
+#include "tenant/tenant.h"
+
+#define FAKE_VOCAB 257
+
+static struct {
+    _Atomic int running, most_running, cancelled, started, released, requests, tenants;
+    _Atomic int max_running; /* 0: no limit */
+    _Atomic uint64_t produced;
+    _Atomic uint64_t seeds[64];
+    char input[8192]; /* of the last run */
+    realm_generation_params params;
+    _Atomic int expected;
+} F;
+
+struct realm_tenant {
+    int admin;
+};
+struct realm_request {
+    int open;
+};
+struct realm_run {
+    pthread_t thread;
+    realm_mutex mu;
+    realm_cond cond;
+    bool cancelled, ended, end_taken, refused;
+    realm_run_params p;
+    char *input;
+    realm_event pending[64];
+    realm_top_logprob top[64 * 2];
+    char text[256];
+    size_t n, n_text;
+    realm_finish finish;
+    realm_status status;
+    const char *why;
+    uint32_t made, prompt;
+};
+
+/* ---- tokenizer and engine ---- */
+static char fake_engine;
+realm_engine *realm_runtime_engine(const realm_runtime *rt, const char *id) {
+    (void)rt;
+    return strcmp(id, "m") == 0 || strcmp(id, "limited") == 0 ? (realm_engine *)&fake_engine : NULL;
+}
+const realm_tokenizer *realm_engine_tokenizer(const realm_engine *e) { return (const realm_tokenizer *)e; }
+size_t realm_tokenizer_vocab_size(const realm_tokenizer *t) {
+    (void)t;
+    return FAKE_VOCAB;
+}
+realm_status realm_tokenizer_piece(const realm_tokenizer *t, realm_token id, bool special, const char **b,
+                                   size_t *len) {
+    static char bytes[256];
+    (void)t;
+    if (id < 0 || id >= FAKE_VOCAB) return REALM_E_RANGE;
+    if (id < 256) bytes[id] = (char)id;
+    *b = id < 256 ? &bytes[id] : "<|end|>";
+    *len = id < 256 ? 1 : special ? 7 : 0;
+    return REALM_OK;
+}
+realm_status realm_tokenizer_encode(const realm_tokenizer *t, const char *s, size_t len, unsigned flags, size_t max,
+                                    realm_tokens *out, realm_error *err) {
+    (void)t;
+    if (len > max) return realm_error_set(err, REALM_E_LIMIT, "too many tokens");
+    out->ids = realm_calloc(len + 1, sizeof *out->ids);
+    if (flags & REALM_ENCODE_ADD_SPECIAL) out->ids[out->len++] = 256;
+    for (size_t i = 0; i < len;) {
+        if (flags & REALM_ENCODE_PARSE_SPECIAL && len - i >= 7 && memcmp(s + i, "<|end|>", 7) == 0) {
+            out->ids[out->len++] = 256;
+            i += 7;
+        } else {
+            out->ids[out->len++] = (unsigned char)s[i++];
+        }
+    }
+    return REALM_OK;
+}
+void realm_tokens_release(realm_tokens *t) { realm_free(t->ids); }
+realm_status realm_tokenizer_decode(const realm_tokenizer *t, const realm_token *ids, size_t n, bool special,
+                                    realm_buf *out, realm_error *err) {
+    (void)err;
+    for (size_t i = 0; i < n; i++) {
+        const char *b;
+        size_t len;
+        if (realm_tokenizer_piece(t, ids[i], special, &b, &len) != REALM_OK) return REALM_E_RANGE;
+        (void)realm_buf_append(out, b, len);
+    }
+    return realm_buf_status(out);
+}
+void realm_sampling_init(realm_sampling *s) {
+    *s = (realm_sampling){.temperature = 1, .top_p = 1, .repeat_penalty = 1};
+}
+void realm_event_batch_init(realm_event_batch *b) {
+    *b = (realm_event_batch){0};
+    realm_buf_init(&b->text, 1 << 20);
+}
+void realm_event_batch_release(realm_event_batch *b) {
+    realm_free(b->events);
+    realm_free(b->top);
+    realm_buf_release(&b->text);
+}
+void realm_engine_get_stats(realm_engine *e, realm_engine_stats *out) {
+    (void)e;
+    *out = (realm_engine_stats){.steps = 7, .weight_bytes = 1000};
+}
+void realm_engine_counts(realm_engine *e, realm_token_counts *total, realm_account *const *a, size_t n,
+                         realm_token_counts *each) {
+    (void)e, (void)a, (void)n, (void)each;
+    *total = (realm_token_counts){1, 2, 3};
+}
+
+/* ---- runtime, store ---- */
+size_t realm_runtime_model_count(const realm_runtime *rt) {
+    (void)rt;
+    return 1;
+}
+realm_status realm_runtime_model_at(const realm_runtime *rt, size_t i, realm_model_info *out) {
+    (void)rt;
+    *out = (realm_model_info){.id = "m", .created_s = 1700000000};
+    return i == 0 ? REALM_OK : REALM_E_NOT_FOUND;
+}
+realm_store *realm_runtime_store(realm_runtime *rt) { return (realm_store *)rt; }
+realm_status realm_store_key_find(realm_store *s, const char *key, size_t len, realm_key_row *out, realm_error *err) {
+    (void)s;
+    *out = (realm_key_row){.admin = len == 5 && memcmp(key, "admin", 5) == 0};
+    bool known = out->admin || (len == 6 && memcmp(key, "tenant", 6) == 0);
+    return known ? REALM_OK : realm_error_set(err, REALM_E_UNAUTHENTICATED, "no");
+}
+realm_status realm_store_usage_each(realm_store *s, const char *tenant, int64_t since,
+                                    bool (*fn)(void *, const char *, const realm_usage *), void *user,
+                                    realm_error *err) {
+    (void)s, (void)err;
+    realm_usage u = {.requests = since ? 1 : 5,
+                     .prompt_tokens = 10,
+                     .cached_tokens = 2,
+                     .completion_tokens = 20,
+                     .aborted_requests = 1};
+    fn(user, "alpha", &u);
+    if (!tenant) fn(user, "beta", &u);
+    return REALM_OK;
+}
+realm_status realm_runtime_authenticate(realm_runtime *rt, const char *key, size_t len, realm_tenant **out,
+                                        realm_error *err) {
+    (void)rt;
+    if (len != 6 || memcmp(key, "tenant", 6) != 0) return realm_error_set(err, REALM_E_UNAUTHENTICATED, "no");
+    *out = realm_calloc(1, sizeof **out);
+    F.tenants++;
+    return REALM_OK;
+}
+void realm_tenant_release(realm_tenant *t) {
+    if (!t) return;
+    realm_free(t);
+    F.tenants--;
+}
+const char *realm_tenant_name(const realm_tenant *t) {
+    (void)t;
+    return "alpha";
+}
+void realm_runtime_get_stats(realm_runtime *rt, realm_runtime_stats *out) {
+    (void)rt;
+    *out = (realm_runtime_stats){.requests = 3};
+}
+realm_status realm_runtime_apply_template(const realm_runtime *rt, const char *id, const char *m, size_t len,
+                                          const char *tools, size_t tools_len, bool gen, realm_buf *text,
+                                          realm_text_span **spans, size_t *n, realm_error *err) {
+    (void)rt, (void)id, (void)tools, (void)tools_len, (void)err;
+    *spans = NULL;
+    *n = 0;
+    return realm_buf_printf(text, "T:%.*s%s", (int)len, m, gen ? "+" : "");
+}
+
+/* ---- requests and runs ---- */
+realm_status realm_request_open(realm_tenant *t, const char *model, realm_rate *rate, realm_request **out,
+                                realm_error *err) {
+    (void)t;
+    *rate = (realm_rate){60, 59, 1000, 0};
+    if (strcmp(model, "limited") == 0) {
+        rate->remaining = 0;
+        rate->retry_after_ms = 2500;
+        return realm_error_set(err, REALM_E_LIMIT, "requests_per_minute: 60 are allowed");
+    }
+    *out = realm_calloc(1, sizeof **out);
+    F.requests++;
+    return REALM_OK;
+}
+void realm_request_expect_runs(realm_request *r, uint32_t n) {
+    (void)r;
+    F.expected = (int)n;
+}
+void realm_request_close(realm_request *r) {
+    if (!r) return;
+    realm_free(r);
+    F.requests--;
+}
+
+static void fake_push(realm_run *r, realm_event_kind kind, realm_token id, const char *text, size_t len,
+                      float logprob) {
+    realm_mutex_lock(&r->mu);
+    while (r->n == REALM_ARRAY_LEN(r->pending) && !r->cancelled) realm_cond_wait(&r->cond, &r->mu);
+    bool was_empty = r->n == 0;
+    if (!r->cancelled) {
+        realm_event *e = &r->pending[r->n];
+        uint32_t n_top = r->p.generation.logprobs && id >= 0 ? REALM_MIN(r->p.generation.top_logprobs, 2u) : 0;
+        *e = (realm_event){.kind = kind,
+                           .id = id,
+                           .logprob = logprob,
+                           .text_at = (uint32_t)r->n_text,
+                           .text_len = (uint32_t)len,
+                           .n_top = n_top,
+                           .top_at = (uint32_t)r->n * 2};
+        r->top[r->n * 2] = (realm_top_logprob){id, logprob};
+        r->top[r->n * 2 + 1] = (realm_top_logprob){'z', -3.5f};
+        memcpy(r->text + r->n_text, text, len);
+        r->n_text += len;
+        r->n++;
+        F.produced++;
+    }
+    realm_mutex_unlock(&r->mu);
+    if (was_empty) r->p.on_ready(r->p.user);
+}
+
+static void fake_wait(realm_run *r) {
+    realm_mutex_lock(&r->mu);
+    while (!r->cancelled) realm_cond_wait(&r->cond, &r->mu);
+    realm_mutex_unlock(&r->mu);
+}
+
+static void *fake_run(void *arg) {
+    realm_run *r = arg;
+    bool fast = strstr(r->input, "@long") != NULL;
+    r->finish = REALM_FINISH_STOP;
+    r->prompt = 4;
+    if (r->refused) {
+        r->finish = REALM_FINISH_ERROR, r->status = REALM_E_LIMIT, r->why = "limit generations: too many";
+        r->prompt = 0;
+    } else if (strstr(r->input, "@wait")) {
+        fake_wait(r);
+    } else if (strstr(r->input, "@program")) {
+        r->finish = REALM_FINISH_ERROR, r->status = REALM_E_PROGRAM, r->why = "trap: unreachable";
+    } else if (strstr(r->input, "@range")) {
+        r->finish = REALM_FINISH_ERROR, r->status = REALM_E_RANGE,
+        r->why = "the prompt has 9 tokens, the context of 8 leaves no room";
+    } else if (strstr(r->input, "@emit")) {
+        fake_push(r, REALM_EVENT_TOKEN, -1, "HELLO ", 6, 0);
+        fake_push(r, REALM_EVENT_TOKEN, -1, "THERE", 5, 0);
+    } else {
+        static const char answer[] = "Hi \xC3\xA9!";
+        if (r->p.generation.prompt_logprobs)
+            for (size_t i = 0; i < (r->p.kind == REALM_PROMPT_TOKENS ? r->p.n_tokens : r->p.prompt_len); i++) {
+                realm_token id = r->p.kind == REALM_PROMPT_TOKENS ? r->p.tokens[i] : (unsigned char)r->p.prompt[i];
+                fake_push(r, REALM_EVENT_PROMPT, id, "", 0, i ? -0.5f : NAN);
+            }
+        uint32_t n = fast ? 20000 : 6, max = r->p.generation.max_tokens;
+        if (max && max < n) n = max, r->finish = REALM_FINISH_LENGTH;
+        if (strstr(r->input, "@midfail")) n = 2;
+        for (uint32_t i = 0; i < n && !r->cancelled; i++) {
+            r->made = i + 1;
+            if (fast) {
+                fake_push(r, REALM_EVENT_TOKEN, 'x', "x", 1, -1.25f);
+                continue;
+            }
+            /* the text of an incomplete character comes with its last byte */
+            unsigned char c = (unsigned char)answer[i];
+            const char *text = c == 0xC3 ? "" : c == 0xA9 ? answer + i - 1 : answer + i;
+            fake_push(r, REALM_EVENT_TOKEN, c, text, c == 0xC3 ? 0 : c == 0xA9 ? 2 : 1, -1.25f);
+            nanosleep(&(struct timespec){.tv_nsec = 2000000}, NULL);
+        }
+        if (strstr(r->input, "@midfail"))
+            r->finish = REALM_FINISH_ERROR, r->status = REALM_E_DEVICE, r->why = "the device is lost";
+    }
+    realm_mutex_lock(&r->mu);
+    r->ended = true;
+    realm_mutex_unlock(&r->mu);
+    F.running--;
+    r->p.on_ready(r->p.user);
+    return NULL;
+}
+
+realm_status realm_run_start(realm_request *q, const realm_run_params *p, realm_run **out, realm_error *err) {
+    (void)q;
+    (void)err;
+    realm_run *r = realm_calloc(1, sizeof *r);
+    r->p = *p;
+    r->input = realm_strndup(p->input, p->input_len);
+    /* copies, as the contract says: the caller's memory is not looked at later */
+    if (p->prompt) r->p.prompt = realm_strndup(p->prompt, p->prompt_len);
+    if (p->n_tokens) {
+        realm_token *t = realm_calloc(p->n_tokens, sizeof *t);
+        memcpy(t, p->tokens, p->n_tokens * sizeof *t);
+        r->p.tokens = t;
+    }
+    snprintf(F.input, sizeof F.input, "%s", r->input);
+    F.params = p->generation;
+    realm_mutex_init(&r->mu, REALM_RANK_REQUEST);
+    realm_cond_init(&r->cond);
+    int running = ++F.running;
+    if (running > F.most_running) F.most_running = running;
+    r->refused = F.max_running && running > F.max_running;
+    int k = F.started++;
+    F.seeds[k % 64] = p->generation.sampling.seed;
+    *out = r;
+    return realm_thread_start(&r->thread, "fake", fake_run, r, NULL);
+}
+
+size_t realm_run_poll(realm_run *r, realm_event_batch *b) {
+    realm_mutex_lock(&r->mu);
+    if (!b->events) {
+        b->events = realm_calloc(64, sizeof *b->events);
+        b->top = realm_calloc(128, sizeof *b->top);
+    }
+    realm_buf_reset(&b->text);
+    size_t n = r->n;
+    memcpy(b->events, r->pending, n * sizeof *b->events);
+    memcpy(b->top, r->top, sizeof r->top);
+    (void)realm_buf_append(&b->text, r->text, r->n_text);
+    r->n = r->n_text = 0;
+    if (n == 0 && r->ended && !r->end_taken) {
+        r->end_taken = true;
+        b->events[n++] = (realm_event){
+            .kind = REALM_EVENT_END, .id = -1, .finish = r->cancelled ? REALM_FINISH_CANCELLED : r->finish};
+        b->status = r->status;
+        if (r->status) realm_error_set(&b->error, r->status, "%s", r->why);
+    } else if (n > 0 && r->ended) {
+        r->p.on_ready(r->p.user); /* as the real one: from inside poll */
+    }
+    b->prompt_tokens = r->prompt;
+    b->cached_tokens = r->prompt ? 1 : 0;
+    b->completion_tokens = r->made + (r->ended && r->finish == REALM_FINISH_STOP ? 1 : 0);
+    b->n_events = n;
+    realm_cond_signal(&r->cond);
+    realm_mutex_unlock(&r->mu);
+    return n;
+}
+
+void realm_run_cancel(realm_run *r) {
+    realm_mutex_lock(&r->mu);
+    if (!r->ended && !r->cancelled) F.cancelled++;
+    r->cancelled = true;
+    realm_cond_broadcast(&r->cond);
+    realm_mutex_unlock(&r->mu);
+}
+void realm_run_release(realm_run *r) {
+    if (!r) return;
+    realm_run_cancel(r);
+    pthread_join(r->thread, NULL);
+    realm_mutex_destroy(&r->mu);
+    realm_cond_destroy(&r->cond);
+    realm_free((void *)(uintptr_t)r->p.prompt);
+    if (r->p.n_tokens) realm_free((void *)(uintptr_t)r->p.tokens);
+    realm_free(r->input);
+    realm_free(r);
+    F.released++;
+}
+
+#endif
