@@ -24,7 +24,7 @@ void realm_tokens_release(realm_tokens *t) {
 
 realm_status realm_tokens_push(realm_tokens *t, realm_token id) {
     if (t->len == t->cap) {
-        size_t cap = t->cap ? t->cap + t->cap / 2 : 64;
+        size_t cap = t->cap < 64 ? 64 : t->cap + t->cap / 2;
         realm_token *ids = realm_realloc_array(t->ids, cap, sizeof *ids);
         if (!ids) return REALM_E_NOMEM;
         t->ids = ids;

@@ -40,7 +40,8 @@ typedef struct realm_tokenizer realm_tokenizer;
 
 /* Copies what it needs: the file may be closed afterwards. REALM_E_UNSUPPORTED names the tokenizer model or
  * pre-tokenizer that is not known; REALM_E_FORMAT for tables that contradict each other (lengths, ids out of range,
- * duplicate or missing tokens where that matters, non-finite scores). */
+ * duplicate tokens, merges of unknown tokens, non-finite scores), naming the key; REALM_E_LIMIT past a million tokens,
+ * 64 KiB in one or 1 KiB in a special one; REALM_E_NOMEM. */
 REALM_WARN_UNUSED realm_status realm_tokenizer_open(realm_tokenizer **out, const realm_gguf *g, realm_error *err);
 void realm_tokenizer_close(realm_tokenizer *t); /* NULL-safe */
 
@@ -54,8 +55,11 @@ bool realm_tokenizer_adds_bos(const realm_tokenizer *t);
 bool realm_tokenizer_is_end(const realm_tokenizer *t, realm_token id);
 realm_token_attr realm_tokenizer_attr(const realm_tokenizer *t, realm_token id);
 
-/* Appends the ids of `text` (any bytes; malformed UTF-8 is encoded byte by byte) to `out`. Linear or n log n in len.
- * REALM_E_NOMEM, or REALM_E_LIMIT past `max_tokens` in out. */
+/* Appends the ids of `text` (any bytes; malformed UTF-8 is encoded byte by byte) to `out`. Time n log n in len at
+ * worst, memory for the longest word. REALM_E_NOMEM, or REALM_E_LIMIT when `out` would hold more than `max_tokens`
+ * (refused before any work where the length alone shows it) or past 1 GiB of text; `out` is then as before the call. A
+ * byte that a byte-level vocabulary has no token for (SmolLM2 lacks some controls) gives nothing, as in the reference.
+ */
 REALM_WARN_UNUSED realm_status realm_tokenizer_encode(const realm_tokenizer *t, const char *text, size_t len,
                                                       unsigned flags, size_t max_tokens, realm_tokens *out,
                                                       realm_error *err);
@@ -66,7 +70,9 @@ typedef struct realm_text_span {
     bool special;
 } realm_text_span;
 /* Encodes one text whose spans differ in whether control tokens are parsed, as one text otherwise (merges cross span
- * boundaries except at control tokens). Spans are in order and cover the text. */
+ * boundaries except at control tokens). A control token counts only when all of it lies in special spans; user-defined
+ * tokens count everywhere. REALM_ENCODE_PARSE_SPECIAL is not read. REALM_E_INVALID unless the spans are in order and
+ * cover the text; else as realm_tokenizer_encode. */
 REALM_WARN_UNUSED realm_status realm_tokenizer_encode_spans(const realm_tokenizer *t, const char *text, size_t len,
                                                             const realm_text_span *spans, size_t n_spans,
                                                             unsigned flags, size_t max_tokens, realm_tokens *out,
@@ -81,8 +87,10 @@ realm_gguf_str realm_tokenizer_text(const realm_tokenizer *t, realm_token id);
 /* Id of the token with exactly this text, or -1. */
 realm_token realm_tokenizer_find(const realm_tokenizer *t, const char *text, size_t len);
 
-/* Whole decode: appends the text of n ids, dropping SentencePiece's space prefix at the start where the file adds one;
- * malformed UTF-8 becomes U+FFFD. */
+/* Whole decode: appends the text of n ids, malformed UTF-8 as U+FFFD. It is what a stream of the same ids gives, but
+ * for SentencePiece's space prefix, which is dropped from the first token that is no control token where the file adds
+ * one. REALM_E_RANGE for an unknown id, REALM_E_NOMEM, REALM_E_LIMIT at the buffer's maximum; `out` is then as before.
+ */
 REALM_WARN_UNUSED realm_status realm_tokenizer_decode(const realm_tokenizer *t, const realm_token *ids, size_t n,
                                                       bool special, realm_buf *out, realm_error *err);
 
@@ -95,7 +103,8 @@ typedef struct realm_detok {
 } realm_detok;
 void realm_detok_init(realm_detok *d, const realm_tokenizer *t, bool special);
 /* Appends what can be shown after this token (possibly nothing). Bytes that can never become well-formed become
- * U+FFFD. */
+ * U+FFFD, one for each longest start of a character. On failure (as realm_tokenizer_decode) nothing has changed but
+ * out->failed. */
 REALM_WARN_UNUSED realm_status realm_detok_push(realm_detok *d, realm_token id, realm_buf *out);
 /* At the end: what was held back becomes U+FFFD. */
 REALM_WARN_UNUSED realm_status realm_detok_finish(realm_detok *d, realm_buf *out);

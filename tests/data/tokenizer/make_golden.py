@@ -11,7 +11,7 @@ agree, else the script fails and names the string. Nothing is downloaded.
 Writes beside itself
     strings.txt     one text per line: flags (1: add special, 2: parse special), a space, the bytes in hex
     <name>.ids      one line of ids per text
-and, with --train, the small vocabularies that stand in for files that cannot be had here:
+and, with --train (the trainer breaks ties at random: commit its files and the ids together), the small vocabularies that stand in for files that cannot be had here:
     gpt-2.gguf default.gguf llama-bpe.gguf qwen2.gguf spm.gguf
 --compare runs PROGRAM MODEL.gguf with the protocol of peer_tokenize.c on N texts and reports differences, writing
 nothing.
@@ -316,7 +316,7 @@ def main():
     a = argparse.ArgumentParser()
     a.add_argument("peer")
     a.add_argument("--train", action="store_true")
-    a.add_argument("--count", type=int, default=1300)
+    a.add_argument("--count", type=int, default=1200)
     a.add_argument("--compare")
     a = a.parse_args()
     if a.train: train_all()
