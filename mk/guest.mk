@@ -47,7 +47,7 @@ $(BUILD)/wasm/test/%.wasm: tests/unit/sandbox/wat/%.wat
 	$(WAT2WASM) --enable-memory64 $< -o $@
 
 $(BUILD)/unit/sandbox/test_sandbox $(BUILD)/unit/sandbox/test_program: | $(WAT_WASM)
-$(BUILD)/unit/sandbox/%: private CFLAGS += -DTEST_WASM='"$(BUILD)/wasm"'
+$(BUILD)/unit/sandbox/%: private TEST_CFLAGS += -DTEST_WASM='"$(BUILD)/wasm"'
 
 # --- programs for the tests of the host's functions, for 32-bit and 64-bit memory ----------------------------------
 TEST_GUESTS  := $(patsubst tests/unit/tenant/guest/%.c,$(BUILD)/wasm/guest/%.wasm,$(sort $(wildcard tests/unit/tenant/guest/*.c)))
@@ -63,4 +63,4 @@ $(BUILD)/wasm/guest/%.wasm: tests/unit/tenant/guest/%.c $(GUEST_HEADERS) mk/gues
 	$(CLANG) $(GUEST_CFLAGS) $(GUEST_LDFLAGS) -o $@ $<
 
 $(BUILD)/unit/tenant/test_host: | $(TEST_GUESTS) $(GUEST_EXAMPLES)
-$(BUILD)/unit/tenant/test_host: private CFLAGS += -DTEST_WASM='"$(BUILD)/wasm"' -DTEST_GUESTS='"$(BUILD)/guest"'
+$(BUILD)/unit/tenant/test_host: private TEST_CFLAGS += -DTEST_WASM='"$(BUILD)/wasm"' -DTEST_GUESTS='"$(BUILD)/guest"'

@@ -53,5 +53,5 @@ test: check
 	@$(MAKE) --no-print-directory asan
 
 # Tests that run guest programs.
-$(BUILD)/unit/tenant/%: private CFLAGS += -DTEST_GUESTS='"$(BUILD)/guest"'
+$(BUILD)/unit/tenant/%: private TEST_CFLAGS += -DTEST_GUESTS='"$(BUILD)/guest"'
 $(BUILD)/unit/tenant/test_runtime: | $(GUEST_EXAMPLES)

@@ -32,6 +32,12 @@
 #define WALL_MS_DEFAULT 60000u
 #define MEMORY_DEFAULT (UINT64_C(2) << 30)
 #define COMPILER_THREADS "4"
+/* Sanitizers reserve terabytes of address space for themselves: their builds go without that one limit. */
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define LIMIT_MEMORY false
+#else
+#define LIMIT_MEMORY true
+#endif
 #define IN_FD 3
 #define OUT_FD 4
 #define PIPE_FD 5
@@ -123,7 +129,8 @@ static bool limit(int what, uint64_t value) {
 }
 
 static bool limit_self(const job *j) {
-    return limit(RLIMIT_CORE, 0) && limit(RLIMIT_CPU, j->cpu_s) && limit(RLIMIT_AS, j->memory_bytes) &&
+    return limit(RLIMIT_CORE, 0) && limit(RLIMIT_CPU, j->cpu_s) &&
+           (!LIMIT_MEMORY || limit(RLIMIT_AS, j->memory_bytes)) &&
            limit(RLIMIT_FSIZE, REALM_ARTIFACT_BYTES_MAX + (UINT64_C(1) << 16)) && limit(RLIMIT_NOFILE, 64) &&
            !prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) && !prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
 }

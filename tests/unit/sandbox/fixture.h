@@ -20,6 +20,11 @@
 #include "base/thread.h"
 #include "sandbox/sandbox.h"
 
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define SANITIZED true /* memory is not what it would be */
+#else
+#define SANITIZED false
+#endif
 #define PATIENCE_NS (60 * REALM_NS_PER_S) /* a test that needs longer has failed */
 
 /* cmocka puts its own handlers of fault signals in place for every test; Wasmtime's, by which a program's fault becomes

@@ -136,7 +136,7 @@ static void test_compiler_limits(void **state) {
     realm_program_limits cpu = {.compile_cpu_s = 1};
     refuse(box, m.p, m.n, &cpu, REALM_E_LIMIT, "more than 1 s of CPU time");
     realm_program_limits memory = {.compile_memory_bytes = 96u << 20};
-    refuse(box, m.p, m.n, &memory, REALM_E_LIMIT, "memory");
+    if (!SANITIZED) refuse(box, m.p, m.n, &memory, REALM_E_LIMIT, "memory");
     realm_program_limits wall = {.compile_wall_ms = 100};
     refuse(box, m.p, m.n, &wall, REALM_E_TIMEOUT, "more than 100 ms");
     realm_free(m.p);

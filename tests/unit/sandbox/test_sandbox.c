@@ -310,7 +310,7 @@ static void test_ten_thousand(void **state) {
         }
         if (n == 1000) settled = resident_kib();
     }
-    assert_true(resident_kib() - settled < 4096);
+    assert_true(SANITIZED || resident_kib() - settled < 4096);
     realm_sandbox_get_stats(box, &after);
     assert_int_equal(after.started - before.started, 10000);
     assert_int_equal(after.starts_timed - before.starts_timed, 10000);
