@@ -337,20 +337,21 @@ static bool waits_for_share(realm_generation *g) {
     return false;
 }
 
-static bool can_run(realm_generation *g, uint64_t now) {
+static bool can_run(realm_engine *e, realm_generation *g, uint64_t now) {
     if (realm_generation_room(g) > 0) {
         g->stalled = false;
         return true;
     }
     if (!g->stalled) g->stalled_since_ns = now;
     g->stalled = true;
+    if (now < g->stalled_since_ns + STALL_GRACE_NS) wake_at(e, g->stalled_since_ns + STALL_GRACE_NS); /* for admit */
     return false;
 }
 
 static void give_decode_rows(builder *b, uint64_t now) {
     for (uint32_t i = 0; i < b->e->n_running; i++) {
         realm_generation *g = b->e->running[i];
-        if (waits_for_share(g) || !can_run(g, now) || g->n_past + 1 != g->n_tokens) continue;
+        if (waits_for_share(g) || !can_run(b->e, g, now) || g->n_past + 1 != g->n_tokens) continue;
         if (cover(b, g, 1) == 1) give_rows(b, g, 1);
     }
 }
