@@ -36,7 +36,7 @@ asan: setup-test
 	@$(MAKE) --no-print-directory unit BUILD=$(BUILD)/asan CFLAGS="$(ASAN_FLAGS)" LDFLAGS="-fsanitize=address,undefined"
 
 tsan: setup-test
-	@$(MAKE) --no-print-directory unit BUILD=$(BUILD)/tsan CFLAGS="$(TSAN_FLAGS)" LDFLAGS="-fsanitize=thread"
+	@$(MAKE) --no-print-directory unit BUILD=$(BUILD)/tsan TSAN_OPTIONS="suppressions=$(CURDIR)/tests/tsan.supp" CFLAGS="$(TSAN_FLAGS)" LDFLAGS="-fsanitize=thread"
 
 # A real server process and the official clients.
 e2e: all setup-test

@@ -85,13 +85,13 @@ static bool read_all(int fd, void *data, size_t len) {
 
 /* ---- compiling itself, in whichever process ---- */
 
-static realm_status compile_here(const realm_tuning *t, const void *wasm, size_t len, char **artifact, size_t *n,
-                                 realm_error *err) {
+static realm_status compile_here(const realm_tuning *t, bool parallel, const void *wasm, size_t len, char **artifact,
+                                 size_t *n, realm_error *err) {
     wasm_engine_t *engine = NULL;
     wasmtime_module_t *module = NULL;
     wasm_byte_vec_t bytes = {0};
     realm_status st = REALM_OK;
-    wasm_config_t *config = realm_engine_config_new(t, true);
+    wasm_config_t *config = realm_engine_config_new(t, parallel);
     if (!config || !(engine = wasm_engine_new_with_config(config)))
         return realm_error_set(err, REALM_E_NOMEM, "no memory for the compiler");
     wasmtime_error_t *e = wasmtime_module_new(engine, wasm, len, &module);
@@ -154,7 +154,7 @@ int realm_sandbox_compile_child(int argc, char **argv) {
     if (!wasm || !read_all((int)in, wasm, (size_t)j.wasm_len))
         r.status = realm_error_set(&err, REALM_E_NOMEM, "the compiler could not read the module");
     else
-        r.status = compile_here(&j.tuning, wasm, (size_t)j.wasm_len, &artifact, &n, &err);
+        r.status = compile_here(&j.tuning, true, wasm, (size_t)j.wasm_len, &artifact, &n, &err);
     r.len = r.status ? strlen(err.text) : n;
     bool written =
         write_all((int)out, &r, sizeof r) && write_all((int)out, r.status ? err.text : artifact, (size_t)r.len);
@@ -308,7 +308,8 @@ realm_status realm_compile(realm_sandbox *s, const void *wasm, size_t len, const
     if (!l.compile_cpu_s) l.compile_cpu_s = CPU_S_DEFAULT;
     if (!l.compile_wall_ms) l.compile_wall_ms = WALL_MS_DEFAULT;
     if (!l.compile_memory_bytes) l.compile_memory_bytes = MEMORY_DEFAULT;
-    if (l.trusted) return compile_here(&s->tuning, wasm, len, artifact, artifact_len, err);
+    /* Not in parallel: threads for it would stay in the server for good. */
+    if (l.trusted) return compile_here(&s->tuning, false, wasm, len, artifact, artifact_len, err);
     if (!s->compiler_path)
         return realm_error_set(err, REALM_E_UNSUPPORTED,
                                "no compiler program is configured: modules are compiled in a child process only");

@@ -63,13 +63,13 @@ realm_status realm_wasmtime_error(wasmtime_error_t *e, realm_status code, const 
     return realm_error_set(err, code, "%s: %s", where, line);
 }
 
-wasm_config_t *realm_engine_config_new(const realm_tuning *t, bool compile_only) {
+wasm_config_t *realm_engine_config_new(const realm_tuning *t, bool parallel) {
     wasm_config_t *c = wasm_config_new();
     if (!c) return NULL;
     wasmtime_config_strategy_set(c, WASMTIME_STRATEGY_CRANELIFT);
     wasmtime_config_cranelift_opt_level_set(c, WASMTIME_OPT_LEVEL_SPEED);
     wasmtime_config_cranelift_debug_verifier_set(c, false);
-    wasmtime_config_parallel_compilation_set(c, compile_only);
+    wasmtime_config_parallel_compilation_set(c, parallel);
     wasmtime_config_epoch_interruption_set(c, true);
     wasmtime_config_native_unwind_info_set(c, false);
     wasmtime_config_signals_based_traps_set(c, t->signals != 0);
@@ -205,7 +205,7 @@ void realm_sandbox_close(realm_sandbox *s) {
         realm_instance_release(next);
         realm_mutex_lock(&s->ready_mu);
     }
-    while (s->n_instances > 0) realm_cond_wait(&s->empty_cond, &s->ready_mu);
+    while (s->n_instances + s->n_ending > 0) realm_cond_wait(&s->empty_cond, &s->ready_mu);
     realm_mutex_unlock(&s->ready_mu);
     realm_sched_stop(s);
     if (s->linker) wasmtime_linker_delete(s->linker);

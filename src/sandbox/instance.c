@@ -129,7 +129,7 @@ static wasmtime_error_t *on_epoch(wasmtime_context_t *context, void *data, uint6
 
 /* ---- the end ---- */
 
-static void note_list_remove(realm_sandbox *s, realm_instance *i) {
+static void list_remove(realm_sandbox *s, realm_instance *i) {
     if (i->prev_all)
         i->prev_all->next_all = i->next_all;
     else
@@ -159,11 +159,15 @@ static void instance_end(realm_instance *i, int32_t value) {
     realm_timer_remove(s, i);
     atomic_fetch_add_explicit(&s->ended, 1, memory_order_relaxed);
     if (result.status) atomic_fetch_add_explicit(&s->failed, 1, memory_order_relaxed);
+    /* Its place is free before on_done, which may start the next; close waits for both. */
+    realm_mutex_lock(&s->ready_mu);
+    list_remove(s, i);
+    s->n_instances--;
+    s->n_ending++;
+    realm_mutex_unlock(&s->ready_mu);
     if (i->params.on_done) i->params.on_done(i->params.user, i, &result);
     realm_mutex_lock(&s->ready_mu);
-    note_list_remove(s, i);
-    bool last = --s->n_instances == 0;
-    if (last) realm_cond_broadcast(&s->empty_cond);
+    if (--s->n_ending + s->n_instances == 0) realm_cond_broadcast(&s->empty_cond);
     realm_mutex_unlock(&s->ready_mu);
     realm_instance_release(i);
 }

@@ -151,7 +151,8 @@ struct realm_sandbox {
     realm_cond empty_cond; /* close: no instance is left */
     realm_instance *ready_head, *ready_tail;
     realm_instance *all;
-    uint32_t n_instances;
+    uint32_t n_instances; /* queued, running, parked */
+    uint32_t n_ending;    /* in or after on_done */
     bool closing, stopping;
     atomic_uint n_ready; /* read by the epoch callback without the lock: a hint */
 
@@ -172,7 +173,7 @@ struct realm_sandbox {
 };
 
 /* engine.c */
-wasm_config_t *realm_engine_config_new(const realm_tuning *t, bool compile_only);
+wasm_config_t *realm_engine_config_new(const realm_tuning *t, bool parallel);
 /* Takes the error, frees it, writes its first line. */
 realm_status realm_wasmtime_error(wasmtime_error_t *e, realm_status code, const char *where, realm_error *err);
 /* One line without control bytes; the text up to the first blank line. */
