@@ -188,7 +188,15 @@ static void work(api_call *c) {
     }
 }
 
+/* A model that is not there yet is not unknown. */
+static void excuse_start(api_call *c) {
+    if (c->error.status != 404 || atomic_load(&c->api->state) != REALM_API_STARTING) return;
+    api_error_set(&c->error, 503, "model_loading", "model", "models are being loaded; try again");
+    c->error.retry_after_ms = 1000;
+}
+
 static void hand_back(api_call *c) {
+    excuse_start(c);
     realm_mutex_lock(&c->mu);
     bool gone = c->gone;
     c->phase = c->error.status || !c->request ? CALL_REPLY : CALL_RUNNING;
@@ -430,7 +438,7 @@ realm_status realm_api_open(realm_api **out, realm_runtime *rt, const realm_api_
 
 void realm_api_set_server(realm_api *api, const realm_server *server) { atomic_store(&api->server, server); }
 
-void realm_api_drain(realm_api *api) { atomic_store(&api->draining, true); }
+void realm_api_set_state(realm_api *api, realm_api_state state) { atomic_store(&api->state, (int)state); }
 
 void realm_api_close(realm_api *api) {
     if (!api) return;

@@ -11,8 +11,11 @@
 void info_health(api_call *c) { realm_buf_puts(&c->reply, "{\"status\":\"ok\"}"); }
 
 void info_ready(api_call *c) {
-    if (atomic_load(&c->api->draining))
+    int state = atomic_load(&c->api->state);
+    if (state == REALM_API_DRAINING)
         api_error_set(&c->error, 503, "shutting_down", NULL, "the server is shutting down");
+    else if (state == REALM_API_STARTING)
+        api_error_set(&c->error, 503, "model_loading", NULL, "models are being loaded");
     else if (realm_runtime_model_count(c->api->rt) == 0)
         api_error_set(&c->error, 503, "no_model", NULL, "no model is loaded");
     else

@@ -32,7 +32,7 @@
 #define API_CHOICES_MAX 128u /* runs of one request */
 #define API_PARALLEL_MAX 32u /* of them at a time */
 #define API_TOKENS_MAX ((size_t)16 << 20)
-#define API_ID_MAX 40u
+#define API_ID_MAX 48u
 #define API_JSON "application/json"
 
 typedef enum api_route {
@@ -179,7 +179,7 @@ typedef struct api_call {
 struct realm_api {
     realm_runtime *rt;
     _Atomic(const realm_server *) server;
-    _Atomic bool draining;
+    _Atomic int state; /* realm_api_state */
     realm_queue *queue;
     pthread_t workers[16];
     unsigned n_workers;

@@ -295,8 +295,14 @@ static void the_admin_listener(void **state) {
         if (i == 5) assert_string_equal(at(&r, "1.tenant"), "\"beta\"");
         done(&r);
     }
-    realm_api_drain(S.api);
+    realm_api_set_state(S.api, REALM_API_STARTING);
     reply r = ask("GET", "/ready", NULL, NULL);
+    assert_error(&r, 503, NULL, "model_loading");
+    r = post("/v1/chat/completions", "{\"model\":\"other\",\"messages\":[{\"role\":\"user\",\"content\":\"x\"}]}");
+    assert_non_null(strstr(r.head, "retry-after: 1\r\n"));
+    assert_error(&r, 503, "model", "model_loading");
+    realm_api_set_state(S.api, REALM_API_DRAINING);
+    r = ask("GET", "/ready", NULL, NULL);
     assert_error(&r, 503, NULL, "shutting_down");
 }
 
@@ -714,7 +720,7 @@ static void clients_that_leave_cancel(void **state) {
 
 static void a_slow_reader_pauses_its_run(void **state) {
     (void)state;
-    int fd = socket(AF_INET, SOCK_STREAM, 0), small = 4096;
+    int fd = socket(AF_INET, SOCK_STREAM, 0), small = 65536;
     setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &small, sizeof small);
     struct sockaddr_in a = {
         .sin_family = AF_INET, .sin_port = htons(S.port[0]), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};

@@ -1,0 +1,303 @@
+/* cli/cmd_serve.c - `realm serve`: the server process, from its configuration to its last exchange.
+ *
+ *      configuration -> store, runtime -> tenants -> listeners open (/health answers, /ready says 503)
+ *        -> models load, one after the other -> ready -> signals: SIGHUP reads the configuration again,
+ *        SIGTERM or SIGINT drains (a second one does not wait) -> everything closed, exit 0
+ *
+ * Signals are blocked in every thread and taken by this one with sigtimedwait, so no handler runs anywhere.
+ */
+#include <errno.h>
+#include <inttypes.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "api/api.h"
+#include "base/alloc.h"
+#include "base/clock.h"
+#include "base/log.h"
+#include "cli/args.h"
+#include "cli/cli.h"
+#include "cli/serve_config.h"
+
+enum { OPT_CONFIG = 1, OPT_STATE, OPT_LISTEN, OPT_ADMIN, OPT_MODEL, OPT_MODELS_DIR, OPT_THREADS };
+static const realm_option options[] = {
+    {"--config", OPT_CONFIG, true},      {"--state", OPT_STATE, true}, {"--listen", OPT_LISTEN, true},
+    {"--admin-listen", OPT_ADMIN, true}, {"--model", OPT_MODEL, true}, {"--models-dir", OPT_MODELS_DIR, true},
+    {"--threads", OPT_THREADS, true},
+};
+
+static const char usage[] = "usage: realm serve [--config FILE] [--state DIR] [--listen A:P] [--admin-listen A:P]\n"
+                            "                   [--model ID=FILE]... [--models-dir DIR] [--threads N]\n";
+static const char help[] =
+    "Serves models to tenants over HTTP until SIGTERM.\n"
+    "  --config FILE      YAML; the options below override it; SIGHUP reads its tenants and keys again\n"
+    "  --state DIR        store, compiled programs (default $XDG_STATE_HOME/realm)\n"
+    "  --listen A:P       where tenants ask (default 127.0.0.1:8080; port 0: any free one, printed)\n"
+    "  --admin-listen A:P health, metrics, /admin/v1 (default 127.0.0.1:8081; `off`: not at all)\n"
+    "  --model ID=FILE    a model and its id; may be repeated; with ID alone it is looked for in the models folder\n"
+    "  --models-dir DIR   that folder (default $XDG_DATA_HOME/realm/models)\n"
+    "  --threads N        threads that compute (default one per core)\n";
+
+typedef struct flags {
+    const char *config, *state, *listen, *admin, *models_dir;
+    const char *models[SERVE_MODELS_MAX];
+    size_t n_models;
+    uint64_t threads;
+    bool has_threads;
+} flags;
+
+typedef struct serving {
+    serve_config config;
+    sigset_t signals;
+    realm_runtime *rt;
+    realm_api *api;
+    realm_server *server;
+} serving;
+
+static void say(const char *fmt, ...) REALM_PRINTF(1, 2);
+static void say(const char *fmt, ...) {
+    char line[1024];
+    va_list ap;
+    va_start(ap, fmt);
+    vsnprintf(line, sizeof line, fmt, ap);
+    va_end(ap);
+    fprintf(stderr, "realm: %s\n", line); /* stderr is not buffered: one write */
+}
+
+/* False with *status when the command ends now. */
+static bool read_flags(realm_args *args, flags *f, int *status) {
+    const char *value;
+    for (int id; (id = realm_args_next(args, &value)) != -1;) {
+        *status = REALM_EXIT_USAGE;
+        switch (id) {
+        case -2: *status = args->status; return false;
+        case OPT_CONFIG: f->config = value; break;
+        case OPT_STATE: f->state = value; break;
+        case OPT_LISTEN: f->listen = value; break;
+        case OPT_ADMIN: f->admin = value; break;
+        case OPT_MODELS_DIR: f->models_dir = value; break;
+        case OPT_THREADS:
+            if (!realm_args_u64(args, "--threads", value, 1, 1024, &f->threads)) return false;
+            f->has_threads = true;
+            break;
+        case OPT_MODEL:
+            if (f->n_models == SERVE_MODELS_MAX) {
+                *status = realm_args_usage(args, "too many models: ", value);
+                return false;
+            }
+            f->models[f->n_models++] = value;
+            break;
+        default: *status = realm_args_usage(args, "unexpected argument ", value); return false;
+        }
+    }
+    return true;
+}
+
+/* The file, then the flags over it. */
+static realm_status read_config(serve_config *c, const flags *f, realm_error *err) {
+    serve_config_init(c);
+    realm_status st = f->config ? serve_config_read(c, f->config, err) : REALM_OK;
+    if (st != REALM_OK) return st;
+    if (f->listen) c->listen = f->listen;
+    if (f->admin) c->admin_listen = f->admin;
+    if (f->has_threads) c->threads = (int64_t)f->threads;
+    if (f->models_dir) {
+        realm_free(c->models_dir);
+        c->models_dir = realm_strdup(f->models_dir);
+    }
+    if (f->state || !c->state) {
+        realm_free(c->state);
+        c->state = realm_state_dir(f->state);
+        if (!c->state)
+            return realm_error_set(err, REALM_E_INVALID, "no folder for the state: give --state, or set HOME");
+    }
+    for (size_t i = 0; st == REALM_OK && i < f->n_models; i++) st = serve_config_add_model(c, f->models[i], err);
+    return st;
+}
+
+static bool asked_to_stop(const serving *s) {
+    sigset_t pending;
+    (void)s;
+    return sigpending(&pending) == 0 && (sigismember(&pending, SIGTERM) == 1 || sigismember(&pending, SIGINT) == 1);
+}
+
+typedef struct load {
+    const serving *s;
+    const char *id;
+    int shown; /* tenths said so far */
+} load;
+
+static void on_progress(void *user, uint64_t done, uint64_t total) {
+    load *l = user;
+    /* Nothing is being answered yet and the store is consistent at any moment: ending here is what a drain would do. */
+    if (asked_to_stop(l->s)) {
+        say("stopped while loading %s", l->id);
+        _exit(REALM_EXIT_DONE);
+    }
+    int tenth = total ? (int)(done * 10 / total) : 10;
+    if (tenth <= l->shown) return;
+    l->shown = tenth;
+    if (isatty(STDERR_FILENO)) {
+        fprintf(stderr, "\rrealm: loading %s %d%%%s", l->id, tenth * 10, tenth == 10 ? "\r\033[K" : "");
+    } else if (tenth == 5) {
+        say("loading %s: 50%%", l->id);
+    }
+}
+
+static realm_status load_models(serving *s, realm_error *err) {
+    const serve_config *c = &s->config;
+    for (size_t i = 0; i < c->n_models; i++) {
+        const serve_model *m = &c->models[i];
+        uint64_t t0 = realm_clock_ns();
+        load l = {s, m->id, 0};
+        realm_model_config mc = {.n_threads = (uint32_t)c->threads, .engine = c->engine};
+        realm_model_info info;
+        say("loading %s from %s", m->id, m->file);
+        realm_status st = realm_runtime_add_model(s->rt, m->id, m->file, &mc, on_progress, &l, err);
+        if (st != REALM_OK) {
+            realm_error_prefix(err, "model %s", m->id);
+            return st;
+        }
+        if (realm_runtime_model_at(s->rt, realm_runtime_model_count(s->rt) - 1, &info) == REALM_OK)
+            say("loaded %s: %s, %u layers, %" PRIu64 " MiB of weights, context %u, in %.1f s%s", m->id,
+                info.hparams->arch, info.hparams->n_layers, info.weight_bytes >> 20,
+                realm_engine_context_length(realm_runtime_engine(s->rt, m->id)), (double)(realm_clock_ns() - t0) / 1e9,
+                info.has_template ? "" : "; it has no chat template");
+    }
+    return REALM_OK;
+}
+
+static realm_status open_server(serving *s, realm_error *err) {
+    const serve_config *c = &s->config;
+    bool admin = strcmp(c->admin_listen, "off") != 0;
+    const realm_listen listen[2] = {{c->listen, REALM_API_PUBLIC}, {c->admin_listen, REALM_API_ADMIN}};
+    realm_api_config ac = {.n_workers = (unsigned)c->api_threads};
+    realm_status st = realm_api_open(&s->api, s->rt, &ac, err);
+    if (st != REALM_OK) return st;
+    realm_api_set_state(s->api, REALM_API_STARTING);
+    realm_server_config sc = {.listen = listen,
+                              .n_listen = admin ? 2 : 1,
+                              .n_threads = (unsigned)c->io_threads,
+                              .limits = c->http,
+                              .names = c->names,
+                              .n_names = c->n_names,
+                              .handler = realm_api_handler(s->api)};
+    st = realm_server_open(&s->server, &sc, err);
+    if (st != REALM_OK) return st;
+    realm_api_set_server(s->api, s->server);
+    say("listening on http://%s", realm_server_address(s->server, 0));
+    if (admin) say("admin on http://%s", realm_server_address(s->server, 1));
+    return REALM_OK;
+}
+
+/* Tenants and keys of the file; what else has changed in it waits for the next start. */
+static void reload(serving *s, const flags *f) {
+    serve_config fresh;
+    realm_error err = {0};
+    realm_status st = read_config(&fresh, f, &err);
+    if (st == REALM_OK) st = serve_config_apply_tenants(&fresh, realm_runtime_store(s->rt), &err);
+    if (st == REALM_OK) {
+        realm_runtime_reload(s->rt);
+        say("configuration read again: %zu tenants", fresh.n_tenants);
+    } else {
+        say("configuration not taken: %s", err.text);
+    }
+    serve_config_release(&fresh);
+}
+
+static int next_signal(const serving *s, const struct timespec *timeout) {
+    for (;;) {
+        int sig = sigtimedwait(&s->signals, NULL, timeout);
+        if (sig > 0 || errno != EINTR) return sig;
+    }
+}
+
+static void drain(serving *s) {
+    const struct timespec now = {0};
+    uint64_t end = realm_clock_ns() + (uint64_t)s->config.drain_seconds * REALM_NS_PER_S;
+    realm_server_stats stats;
+    realm_server_get_stats(s->server, &stats);
+    say("stopping: %u requests are being answered", stats.exchanges);
+    realm_api_set_state(s->api, REALM_API_DRAINING);
+    while (!realm_server_drain(s->server, realm_clock_ns() + 100 * REALM_NS_PER_MS)) {
+        int sig = next_signal(s, &now);
+        if (sig == SIGTERM || sig == SIGINT || realm_clock_ns() >= end) {
+            say("not waiting any longer");
+            return;
+        }
+    }
+}
+
+static void serve(serving *s, const flags *f) {
+    const struct timespec tick = {.tv_sec = 3600};
+    for (;;) {
+        int sig = next_signal(s, &tick);
+        if (sig == SIGHUP) reload(s, f);
+        if (sig != SIGTERM && sig != SIGINT) continue;
+        drain(s);
+        return;
+    }
+}
+
+/* As many descriptors as the system allows: connections, above all. */
+static void raise_descriptors(void) {
+    struct rlimit r;
+    if (getrlimit(RLIMIT_NOFILE, &r) != 0 || r.rlim_cur >= r.rlim_max) return;
+    r.rlim_cur = r.rlim_max;
+    (void)setrlimit(RLIMIT_NOFILE, &r);
+}
+
+int realm_cmd_serve(int argc, char **argv) {
+    realm_args args = {.command = "serve",
+                       .usage = usage,
+                       .help = help,
+                       .options = options,
+                       .n_options = REALM_ARRAY_LEN(options),
+                       .argc = argc,
+                       .argv = argv,
+                       .at = 1};
+    flags f = {0};
+    serving s = {0};
+    realm_error err = {0};
+    int status = REALM_EXIT_DONE;
+    if (!read_flags(&args, &f, &status)) return status;
+
+    sigemptyset(&s.signals);
+    sigaddset(&s.signals, SIGTERM);
+    sigaddset(&s.signals, SIGINT);
+    sigaddset(&s.signals, SIGHUP);
+    pthread_sigmask(SIG_BLOCK, &s.signals, NULL); /* before any thread */
+    signal(SIGPIPE, SIG_IGN);
+    raise_descriptors();
+
+    char *self = realm_self_path();
+    realm_status st = read_config(&s.config, &f, &err);
+    if (st != REALM_OK) goto done;
+    say("version " REALM_VERSION ", state in %s", s.config.state);
+    realm_runtime_config rc = {.state_dir = s.config.state,
+                               .compiler_path = self,
+                               .n_workers = (uint32_t)s.config.workers,
+                               .max_instances = (uint32_t)s.config.max_instances};
+    if ((st = realm_runtime_open(&s.rt, &rc, &err)) != REALM_OK) goto done;
+    if ((st = serve_config_apply_tenants(&s.config, realm_runtime_store(s.rt), &err)) != REALM_OK) goto done;
+    if ((st = open_server(&s, &err)) != REALM_OK) goto done;
+    if ((st = load_models(&s, &err)) != REALM_OK) goto done;
+    if (s.config.n_models == 0) say("no model is served: give --model ID=FILE");
+    realm_api_set_state(s.api, REALM_API_SERVING);
+    say("ready");
+    serve(&s, &f);
+done:
+    if (st != REALM_OK) status = realm_fail("serve", &err);
+    realm_server_close(s.server);
+    realm_api_close(s.api);
+    if (s.rt) realm_runtime_close(s.rt);
+    serve_config_release(&s.config);
+    realm_free(self);
+    if (st == REALM_OK) say("stopped");
+    return status;
+}

@@ -1,0 +1,51 @@
+/* cli/serve_config.h - what `realm serve` is told: the YAML file, then the command line over it.
+ *
+ * Paths in the file are relative to the file's own folder, those on the command line to the working directory.
+ */
+#ifndef REALM_CLI_SERVE_CONFIG_H
+#define REALM_CLI_SERVE_CONFIG_H
+
+#include "base/base.h"
+#include "data/data.h"
+#include "net/net.h"
+#include "tenant/tenant.h"
+
+#define SERVE_MODELS_MAX 64u
+#define SERVE_NAMES_MAX 32u
+
+typedef struct serve_model {
+    char *id, *file;
+} serve_model;
+
+typedef struct serve_tenant {
+    const char *name;
+    char *key_file, *program; /* NULL: none; the default one */
+    realm_limits limits;
+} serve_tenant;
+
+typedef struct serve_config {
+    realm_json_doc *doc; /* holds the file's strings */
+    char *dir;           /* of the file, with '/' or "" */
+    const char *listen, *admin_listen;
+    char *state, *models_dir; /* NULL: the default */
+    serve_model models[SERVE_MODELS_MAX];
+    size_t n_models;
+    serve_tenant *tenants;
+    size_t n_tenants;
+    const char *names[SERVE_NAMES_MAX];
+    size_t n_names;
+    int64_t threads, io_threads, api_threads, workers, max_instances, drain_seconds;
+    realm_http_limits http;
+    realm_engine_config engine;
+} serve_config;
+
+void serve_config_init(serve_config *c);
+void serve_config_release(serve_config *c);
+/* Reads the file; unknown keys, wrong types and values are errors that name line and key. */
+REALM_WARN_UNUSED realm_status serve_config_read(serve_config *c, const char *path, realm_error *err);
+/* "ID=FILE" of the command line, or an id or file that realm_find_model knows. */
+REALM_WARN_UNUSED realm_status serve_config_add_model(serve_config *c, const char *text, realm_error *err);
+/* Creates or sets the file's tenants in the store and imports their keys. Tenants that the file does not name stay. */
+REALM_WARN_UNUSED realm_status serve_config_apply_tenants(const serve_config *c, realm_store *store, realm_error *err);
+
+#endif
