@@ -120,4 +120,5 @@ $(DEPS_LIB):
 include mk/guest.mk
 include mk/test.mk
 include mk/fuzz.mk
+include mk/bench.mk
 include mk/run.mk

@@ -1,0 +1,24 @@
+# Benchmarks: programs of bench/, each printing its figures beside the machine's own limits. None is a timed test.
+.PHONY: bench-linear bench-kernels
+bench-linear: $(BUILD)/bench/linear
+	$(BUILD)/bench/linear
+bench-kernels: $(BUILD)/bench/kernels
+	$(BUILD)/bench/kernels
+
+$(BUILD)/bench/linear $(BUILD)/bench/kernels: $(BUILD)/bench/%: bench/%.c $(foreach f,$(LINK_compute),$(call objs_of,$(f)))
+	@mkdir -p $(@D)
+	$(CC) $(ALL_CFLAGS) $(LDFLAGS) -o $@ $(filter %.c %.o,$^) $(SYSLIBS)
+
+# What the sandbox costs.
+BENCH_WASM := $(patsubst bench/wat/%.wat,$(BUILD)/wasm/bench/%.wasm,$(sort $(wildcard bench/wat/*.wat)))
+.PHONY: bench-sandbox
+bench-sandbox: $(BUILD)/bench/sandbox $(BENCH_WASM)
+	$(BUILD)/bench/sandbox
+
+$(BUILD)/wasm/bench/%.wasm: bench/wat/%.wat
+	@mkdir -p $(@D)
+	$(WAT2WASM) $< -o $@
+
+$(BUILD)/bench/sandbox: bench/sandbox.c $(foreach f,$(LINK_sandbox),$(call objs_of,$(f))) $(DEPS_LIB)
+	@mkdir -p $(@D)
+	$(CC) $(ALL_CFLAGS) -DBENCH_WASM='"$(BUILD)/wasm/bench"' $(LDFLAGS) -o $@ $(filter %.c %.o %.a,$^) $(LIBS) $(SYSLIBS)
