@@ -138,7 +138,17 @@ static void gather_q(const realm_plan *p, const pair *x, float *q) {
     }
 }
 
-static void attend(const realm_plan *p, const pair *x, const scratch *s, uint32_t split, float *m, float *l, float *o) {
+/* The K of a split of a pair, for the kernel to fetch while it works on another. */
+static void look_ahead(const realm_plan *p, const pair *x, uint32_t split, realm_attend_args *a) {
+    uint32_t last = (x->tile.pos + x->tile.n_rows - 1) / REALM_KV_PAGE_TOKENS;
+    for (uint32_t i = 0; i < REALM_SPLIT_PAGES && split * REALM_SPLIT_PAGES + i <= last; i++)
+        a->next_k[i] =
+            cpu_kv_k(p->kv, p->batch->seqs[x->tile.seq].pages[split * REALM_SPLIT_PAGES + i], x->op->layer, x->kv_head);
+}
+
+/* `next` and its split are what this worker will probably come to next; NULL: not known. */
+static void attend(const realm_plan *p, const pair *x, const scratch *s, uint32_t split, const pair *next,
+                   uint32_t next_split, float *m, float *l, float *o) {
     const realm_op_attention *op = x->op;
     const uint32_t *pages = p->batch->seqs[x->tile.seq].pages;
     uint32_t base = split * REALM_SPLIT_TOKENS, low = REALM_SPLIT_TOKENS, high = 0;
@@ -171,6 +181,7 @@ static void attend(const realm_plan *p, const pair *x, const scratch *s, uint32_
         a.k[i] = cpu_kv_k(p->kv, page, op->layer, x->kv_head);
         a.v[i] = cpu_kv_v(p->kv, page, op->layer, x->kv_head);
     }
+    if (next) look_ahead(p, next, next_split, &a);
     p->backend->kernels.attention.attend_split(&a);
 }
 
@@ -181,14 +192,20 @@ static void write_out(const realm_plan *p, const pair *x, uint32_t query, float 
     for (uint32_t d = 0; d < op->head_dim; d++) out[d] = o[d] * inv;
 }
 
-/* All splits of one pair. */
-static void attend_pair(const realm_plan *p, const pair *x, const scratch *s) {
+/* All splits of one pair; `after` is probably the next one (may be NULL). */
+static void attend_pair(const realm_plan *p, const pair *x, const pair *after, const scratch *s) {
     const realm_attention_kernels *k = &p->backend->kernels.attention;
-    uint32_t v_dim = p->kv->v_dim, n = n_queries(x), split = first_split(&x->tile, x->op->window);
+    uint32_t v_dim = p->kv->v_dim, n = n_queries(x), first = first_split(&x->tile, x->op->window);
+    uint32_t end = end_split(&x->tile), after_split = after ? first_split(&after->tile, x->op->window) : 0;
     gather_q(p, x, s->q);
-    attend(p, x, s, split, s->m, s->l, s->o);
-    for (split++; split < end_split(&x->tile); split++) {
-        attend(p, x, s, split, s->m2, s->l2, s->o2);
+    for (uint32_t split = first; split < end; split++) {
+        const pair *next = split + 1 < end ? x : after;
+        uint32_t next_split = split + 1 < end ? split + 1 : after_split;
+        if (split == first) {
+            attend(p, x, s, split, next, next_split, s->m, s->l, s->o);
+            continue;
+        }
+        attend(p, x, s, split, next, next_split, s->m2, s->l2, s->o2);
         for (uint32_t i = 0; i < n; i++)
             k->merge_split(&s->m[i], &s->l[i], s->o + (size_t)i * v_dim, s->m2[i], s->l2[i], s->o2 + (size_t)i * v_dim,
                            v_dim);
@@ -215,19 +232,27 @@ static void merge_pair(const realm_plan *p, const attention_schedule *s, const p
     }
 }
 
+/* Item i of the splits: its pair, the split. *tile is that of an earlier item and becomes that of this one. */
+static pair split_item(const realm_plan *p, const plan_op *po, uint32_t i, uint32_t *tile, uint32_t *split) {
+    const attention_schedule *s = &p->schedules[po->shared];
+    while (s->first_item[*tile + 1] <= i) ++*tile;
+    uint32_t units = p->kv->n_kv_head * s->n_chunks, at = i - s->first_item[*tile];
+    *split = at / units + first_split(&p->tiles[*tile], s->window);
+    return pair_of(p, po, *tile, at % units);
+}
+
 static void attend_splits(realm_worker *w, realm_plan *p, const plan_op *po, const scratch *s) {
     const attention_schedule *sched = &p->schedules[po->shared];
-    uint32_t units = p->kv->n_kv_head * sched->n_chunks, begin, end, tile = 0;
-    uint32_t items = sched->first_item[p->n_tiles], at_tile = UINT32_MAX, at_unit = UINT32_MAX;
+    uint32_t units = p->kv->n_kv_head * sched->n_chunks, items = sched->first_item[p->n_tiles], begin, end, tile = 0;
     while (realm_worker_claim(w, items, 1, &begin, &end)) {
-        while (sched->first_item[tile + 1] <= begin) tile++; /* claims only go up */
-        uint32_t unit = (begin - sched->first_item[tile]) % units;
-        uint32_t split = (begin - sched->first_item[tile]) / units + first_split(&p->tiles[tile], sched->window);
-        pair x = pair_of(p, po, tile, unit);
-        if (tile != at_tile || unit != at_unit) gather_q(p, &x, s->q);
-        at_tile = tile, at_unit = unit;
+        uint32_t split, next_split = 0;
+        pair x = split_item(p, po, begin, &tile, &split), next; /* claims only go up */
+        uint32_t next_tile = tile;
+        bool more = begin + w->n < items; /* where the others take one each meanwhile */
+        if (more) next = split_item(p, po, begin + w->n, &next_tile, &next_split);
+        gather_q(p, &x, s->q);
         float *m = slot(p, sched, begin), *l = m + sched->slot_queries;
-        attend(p, &x, s, split, m, l, l + sched->slot_queries);
+        attend(p, &x, s, split, more ? &next : NULL, next_split, m, l, l + sched->slot_queries);
     }
     realm_worker_barrier(w);
     while (realm_worker_claim(w, p->n_tiles * units, 1, &begin, &end)) {
@@ -247,8 +272,9 @@ void cpu_attention(realm_worker *w, realm_plan *p, const plan_op *po) {
     uint32_t units = p->kv->n_kv_head * sched->n_chunks, n = p->n_tiles * units, begin, end;
     while (realm_worker_claim(w, n, 1, &begin, &end)) {
         uint32_t item = n - 1 - begin; /* the longest first: within a prompt that is the last */
-        pair x = pair_of(p, po, item / units, item % units);
-        attend_pair(p, &x, &s);
+        pair x = pair_of(p, po, item / units, item % units), after = x;
+        if (item >= w->n) after = pair_of(p, po, (item - w->n) / units, (item - w->n) % units);
+        attend_pair(p, &x, item >= w->n ? &after : NULL, &s);
     }
     realm_worker_barrier(w);
 }

@@ -10,9 +10,9 @@
 #define PAGE REALM_KV_PAGE_TOKENS
 
 static float score(const float *q, const uint16_t *k, uint32_t t, uint32_t head_dim) {
-    float half[2] = {0};
-    for (uint32_t d = 0; d < head_dim; d++) half[d >= head_dim / 2] += q[d] * realm_f16_to_f32(k[d * PAGE + t]);
-    return half[0] + half[1];
+    float sum[2] = {0};
+    for (uint32_t d = 0; d < head_dim; d++) sum[d % 2] += q[d] * realm_f16_to_f32(k[d * PAGE + t]);
+    return sum[0] + sum[1];
 }
 
 static void attend_split(const realm_attend_args *a) {

@@ -1,8 +1,8 @@
 /* compute/cpu/x86/attention_avx2.c - one split of attention in 256-bit registers.
  *
  * As attention_avx512.c in outline. With 16 registers a block is three queries by the four registers of a page's 32
- * tokens (scores) or of 32 values of the head (outputs); the two halves of head_dim are two passes whose sums are added
- * at the end. Every page is widened to floats first where more than one block uses it.
+ * tokens (scores) or of 32 values of the head (outputs); even and odd values of the head are two passes whose sums are
+ * added at the end. Every page is widened to floats first where more than one block uses it.
  */
 #include <immintrin.h>
 #include <math.h>
@@ -38,23 +38,19 @@ INLINE __m256 load8(const void *page, size_t at, bool wide) {
     return wide ? _mm256_load_ps((const float *)page + at) : widen((const uint16_t *)page + at);
 }
 
-INLINE void prefetch(const void *base, size_t byte) { _mm_prefetch((const char *)base + byte, _MM_HINT_T0); }
+INLINE void prefetch(const void *base, size_t byte) { _mm_prefetch((const char *)base + byte, _MM_HINT_T1); }
 
 /* ---- scores ------------------------------------------------------------------------------------------------------ */
 
-/* s[j][0..31] of one page for n queries. `next_k` and `v` (halves, as large as this page's K) are fetched meanwhile. */
-INLINE void scores_n(uint32_t n, const float *q, uint32_t dim, const void *k, bool wide, float *s, const void *next_k,
-                     const void *v) {
-    for (uint32_t begin = 0; begin < dim; begin += dim / 2) {
+/* s[j][0..31] of one page for n queries. `v` (the page's V, as large as its K) is fetched meanwhile. */
+INLINE void scores_n(uint32_t n, const float *q, uint32_t dim, const void *k, bool wide, float *s, const void *v) {
+    for (uint32_t odd = 0; odd < 2; odd++) {
         __m256 acc[BLOCK][4];
 #pragma GCC unroll 4
         for (uint32_t j = 0; j < n; j++) acc[j][0] = acc[j][1] = acc[j][2] = acc[j][3] = _mm256_setzero_ps();
-        for (uint32_t d = begin; d < begin + dim / 2; d++) {
+        for (uint32_t d = odd; d < dim; d += 2) {
             size_t at = (size_t)d * PAGE;
-            if (!wide) {
-                prefetch(next_k, at * 2);
-                prefetch(v, at * 2);
-            }
+            if (!wide) prefetch(v, at * 2);
             __m256 a[BLOCK];
 #pragma GCC unroll 4
             for (uint32_t j = 0; j < n; j++) a[j] = _mm256_set1_ps(q[j * dim + d]);
@@ -70,27 +66,25 @@ INLINE void scores_n(uint32_t n, const float *q, uint32_t dim, const void *k, bo
 #pragma GCC unroll 4
             for (uint32_t i = 0; i < 4; i++) {
                 float *dst = s + j * SPLIT + 8 * i;
-                _mm256_store_ps(dst, begin == 0 ? acc[j][i] : _mm256_add_ps(_mm256_load_ps(dst), acc[j][i]));
+                _mm256_store_ps(dst, !odd ? acc[j][i] : _mm256_add_ps(_mm256_load_ps(dst), acc[j][i]));
             }
     }
 }
 
-INLINE void scores_page(uint32_t n_q, const float *q, uint32_t dim, const void *k, bool wide, float *s,
-                        const void *next_k, const void *v) {
-    for (; n_q >= BLOCK; n_q -= BLOCK, q += BLOCK * dim, s += BLOCK * SPLIT)
-        scores_n(BLOCK, q, dim, k, wide, s, next_k, v);
-    if (n_q == 2) scores_n(2, q, dim, k, wide, s, next_k, v);
-    if (n_q == 1) scores_n(1, q, dim, k, wide, s, next_k, v);
+INLINE void scores_page(uint32_t n_q, const float *q, uint32_t dim, const void *k, bool wide, float *s, const void *v) {
+    for (; n_q >= BLOCK; n_q -= BLOCK, q += BLOCK * dim, s += BLOCK * SPLIT) scores_n(BLOCK, q, dim, k, wide, s, v);
+    if (n_q == 2) scores_n(2, q, dim, k, wide, s, v);
+    if (n_q == 1) scores_n(1, q, dim, k, wide, s, v);
 }
 
 static __attribute__((noinline)) void scores_halves(uint32_t n_q, const float *q, uint32_t dim, const uint16_t *k,
-                                                    float *s, const uint16_t *next_k, const uint16_t *v) {
-    scores_page(n_q, q, dim, k, false, s, next_k, v);
+                                                    float *s, const uint16_t *v) {
+    scores_page(n_q, q, dim, k, false, s, v);
 }
 
 static __attribute__((noinline)) void scores_wide(uint32_t n_q, const float *q, uint32_t dim, const float *k,
                                                   float *s) {
-    scores_page(n_q, q, dim, k, true, s, NULL, NULL);
+    scores_page(n_q, q, dim, k, true, s, NULL);
 }
 
 /* ---- softmax ----------------------------------------------------------------------------------------------------- */
@@ -143,9 +137,10 @@ static void softmax(float *s, uint32_t begin, uint32_t end, float softcap, float
 
 /* ---- outputs ----------------------------------------------------------------------------------------------------- */
 
-/* o[j][0 .. 8 r) += sum over t in [t0, t1) of p[j][t] V[t]; v points at the first of the values. */
+/* o[j][0 .. 8 r) += sum over t in [t0, t1) of p[j][t] V[t]; v points at the first of the values. With r = 4, a cache
+ * line per token of what comes `next` is fetched meanwhile: V and K have the same size. */
 INLINE void outputs_nr(uint32_t n, uint32_t r, const float *p, const void *v, bool wide, uint32_t dim, uint32_t t0,
-                       uint32_t t1, float *o) {
+                       uint32_t t1, const void *next, float *o) {
     __m256 acc[BLOCK][4];
 #pragma GCC unroll 4
     for (uint32_t j = 0; j < n; j++)
@@ -153,6 +148,7 @@ INLINE void outputs_nr(uint32_t n, uint32_t r, const float *p, const void *v, bo
         for (uint32_t i = 0; i < r; i++) acc[j][i] = _mm256_loadu_ps(o + j * dim + 8 * i);
     for (uint32_t t = t0; t < t1; t++) {
         __m256 a[BLOCK];
+        if (!wide && r == 4) prefetch(next, (size_t)t * 64);
 #pragma GCC unroll 4
         for (uint32_t j = 0; j < n; j++) a[j] = _mm256_set1_ps(p[j * SPLIT + t]);
 #pragma GCC unroll 4
@@ -169,30 +165,32 @@ INLINE void outputs_nr(uint32_t n, uint32_t r, const float *p, const void *v, bo
 }
 
 INLINE void outputs_n(uint32_t n, const float *p, const void *v, bool wide, uint32_t dim, uint32_t t0, uint32_t t1,
-                      float *o) {
+                      const void *next, float *o) {
     size_t size = wide ? sizeof(float) : sizeof(uint16_t);
     uint32_t d = 0;
-    for (; d + 32 <= dim; d += 32) outputs_nr(n, 4, p, (const char *)v + d * size, wide, dim, t0, t1, o + d);
-    for (; d < dim; d += 16) outputs_nr(n, 2, p, (const char *)v + d * size, wide, dim, t0, t1, o + d);
+    for (; d + 32 <= dim; d += 32)
+        outputs_nr(n, 4, p, (const char *)v + d * size, wide, dim, t0, t1, (const char *)next + (size_t)d * PAGE * 2,
+                   o + d);
+    for (; d < dim; d += 16) outputs_nr(n, 2, p, (const char *)v + d * size, wide, dim, t0, t1, NULL, o + d);
 }
 
 INLINE void outputs_block(uint32_t n_q, const float *p, const void *v, bool wide, uint32_t dim, uint32_t t0,
-                          uint32_t t1, float *o) {
+                          uint32_t t1, const void *next, float *o) {
     if (t0 >= t1) return;
     if (n_q == 3)
-        outputs_n(3, p, v, wide, dim, t0, t1, o);
+        outputs_n(3, p, v, wide, dim, t0, t1, next, o);
     else if (n_q == 2)
-        outputs_n(2, p, v, wide, dim, t0, t1, o);
+        outputs_n(2, p, v, wide, dim, t0, t1, next, o);
     else
-        outputs_n(1, p, v, wide, dim, t0, t1, o);
+        outputs_n(1, p, v, wide, dim, t0, t1, next, o);
 }
 
 static __attribute__((noinline)) void outputs_any(uint32_t n_q, const float *p, const void *v, bool wide, uint32_t dim,
-                                                  uint32_t t0, uint32_t t1, float *o) {
+                                                  uint32_t t0, uint32_t t1, const void *next, float *o) {
     if (wide)
-        outputs_block(n_q, p, v, true, dim, t0, t1, o);
+        outputs_block(n_q, p, v, true, dim, t0, t1, NULL, o);
     else
-        outputs_block(n_q, p, v, false, dim, t0, t1, o);
+        outputs_block(n_q, p, v, false, dim, t0, t1, next, o);
 }
 
 INLINE uint32_t clip(uint32_t t, uint32_t base) { return t <= base ? 0 : t - base < PAGE ? t - base : PAGE; }
@@ -210,14 +208,15 @@ static void outputs_page(const realm_attend_args *a, uint32_t first, uint32_t n,
     bool together = low < high;
     const float *p = a->scores + first * SPLIT + base;
     float *o = a->o + (size_t)first * dim;
+    const void *next = a->next_k[page] ? (const void *)a->next_k[page] : v; /* what is there already costs nothing */
     for (uint32_t j = 0; j < n; j++) {
         uint32_t b = clip(a->begin[first + j], base), e = clip(a->end[first + j], base);
-        outputs_any(1, p + j * SPLIT, v, wide, dim, b, together ? low : e, o + (size_t)j * dim);
+        outputs_any(1, p + j * SPLIT, v, wide, dim, b, together ? low : e, next, o + (size_t)j * dim);
     }
     if (!together) return;
-    outputs_any(n, p, v, wide, dim, low, high, o);
+    outputs_any(n, p, v, wide, dim, low, high, next, o);
     for (uint32_t j = 0; j < n; j++)
-        outputs_any(1, p + j * SPLIT, v, wide, dim, high, clip(a->end[first + j], base), o + (size_t)j * dim);
+        outputs_any(1, p + j * SPLIT, v, wide, dim, high, clip(a->end[first + j], base), next, o + (size_t)j * dim);
 }
 
 /* ---- the split --------------------------------------------------------------------------------------------------- */
@@ -241,8 +240,7 @@ static void attend_split(const realm_attend_args *a) {
             widen_page(a->k[i], (size_t)a->head_dim * PAGE, a->page);
             scores_wide(a->n_q, a->q, a->head_dim, a->page, s);
         } else {
-            const uint16_t *next = (i + 1) * PAGE < high ? a->k[i + 1] : a->k[i];
-            scores_halves(a->n_q, a->q, a->head_dim, a->k[i], s, next, a->v[i]);
+            scores_halves(a->n_q, a->q, a->head_dim, a->k[i], s, a->v[i]);
         }
     }
     for (uint32_t j = 0; j < a->n_q; j++) {

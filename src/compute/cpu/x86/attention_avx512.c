@@ -1,8 +1,8 @@
 /* compute/cpu/x86/attention_avx512.c - one split of attention in 512-bit registers.
  *
  * Scores: the 32 tokens of a page are two registers; for each value of the head one row of K meets the broadcast value
- * of up to six queries. The two halves of head_dim are separate chains (the definition's order), so that even one
- * query keeps four sums going. Outputs: the lanes are values of the head; tokens come in order; six queries by four
+ * of up to six queries. Even and odd values are separate chains (the definition's order), so that even one query keeps
+ * four sums going. Outputs: the lanes are values of the head; tokens come in order; six queries by four
  * registers of V. So halves are widened once for six queries; with more than that, a page is widened into scratch
  * first. Widening is exact: the same numbers either way.
  */
@@ -38,30 +38,27 @@ INLINE __m512 load16(const void *page, size_t at, bool wide) {
     return wide ? _mm512_load_ps((const float *)page + at) : widen((const uint16_t *)page + at);
 }
 
-INLINE void prefetch(const void *base, size_t byte) { _mm_prefetch((const char *)base + byte, _MM_HINT_T0); }
+/* Into the second level: requests from the first are too few at a time for memory (measured: 19 against 28 GB/s). */
+INLINE void prefetch(const void *base, size_t byte) { _mm_prefetch((const char *)base + byte, _MM_HINT_T1); }
 
 /* ---- scores ------------------------------------------------------------------------------------------------------ */
 
-/* s[j][0..31] of one page for n queries. `next_k` and `v` (halves, as large as this page's K) are fetched meanwhile. */
-INLINE void scores_n(uint32_t n, const float *q, uint32_t dim, const void *k, bool wide, float *s, const void *next_k,
-                     const void *v) {
+/* s[j][0..31] of one page for n queries. `v` (the page's V, as large as its K) is fetched meanwhile. */
+INLINE void scores_n(uint32_t n, const float *q, uint32_t dim, const void *k, bool wide, float *s, const void *v) {
     __m512 acc[BLOCK][4];
 #pragma GCC unroll 8
     for (uint32_t j = 0; j < n; j++) acc[j][0] = acc[j][1] = acc[j][2] = acc[j][3] = _mm512_setzero_ps();
-    uint32_t half = dim / 2;
-    for (uint32_t d = 0; d < half; d++) {
-        size_t low = (size_t)d * PAGE, high = (size_t)(d + half) * PAGE;
-        __m512 k0 = load16(k, low, wide), k1 = load16(k, low + 16, wide);
-        __m512 k2 = load16(k, high, wide), k3 = load16(k, high + 16, wide);
+    for (uint32_t d = 0; d < dim / 2; d++) {
+        size_t even = (size_t)d * 2 * PAGE, odd = even + PAGE;
+        __m512 k0 = load16(k, even, wide), k1 = load16(k, even + 16, wide);
+        __m512 k2 = load16(k, odd, wide), k3 = load16(k, odd + 16, wide);
         if (!wide) {
-            prefetch(next_k, low * 2);
-            prefetch(next_k, high * 2);
-            prefetch(v, low * 2);
-            prefetch(v, high * 2);
+            prefetch(v, even * 2);
+            prefetch(v, odd * 2);
         }
 #pragma GCC unroll 8
         for (uint32_t j = 0; j < n; j++) {
-            __m512 a = _mm512_set1_ps(q[j * dim + d]), b = _mm512_set1_ps(q[j * dim + half + d]);
+            __m512 a = _mm512_set1_ps(q[j * dim + 2 * d]), b = _mm512_set1_ps(q[j * dim + 2 * d + 1]);
             acc[j][0] = _mm512_fmadd_ps(a, k0, acc[j][0]);
             acc[j][1] = _mm512_fmadd_ps(a, k1, acc[j][1]);
             acc[j][2] = _mm512_fmadd_ps(b, k2, acc[j][2]);
@@ -75,28 +72,26 @@ INLINE void scores_n(uint32_t n, const float *q, uint32_t dim, const void *k, bo
     }
 }
 
-INLINE void scores_page(uint32_t n_q, const float *q, uint32_t dim, const void *k, bool wide, float *s,
-                        const void *next_k, const void *v) {
-    for (; n_q >= BLOCK; n_q -= BLOCK, q += BLOCK * dim, s += BLOCK * SPLIT)
-        scores_n(BLOCK, q, dim, k, wide, s, next_k, v);
+INLINE void scores_page(uint32_t n_q, const float *q, uint32_t dim, const void *k, bool wide, float *s, const void *v) {
+    for (; n_q >= BLOCK; n_q -= BLOCK, q += BLOCK * dim, s += BLOCK * SPLIT) scores_n(BLOCK, q, dim, k, wide, s, v);
     switch (n_q) {
-    case 5: scores_n(5, q, dim, k, wide, s, next_k, v); break;
-    case 4: scores_n(4, q, dim, k, wide, s, next_k, v); break;
-    case 3: scores_n(3, q, dim, k, wide, s, next_k, v); break;
-    case 2: scores_n(2, q, dim, k, wide, s, next_k, v); break;
-    case 1: scores_n(1, q, dim, k, wide, s, next_k, v); break;
+    case 5: scores_n(5, q, dim, k, wide, s, v); break;
+    case 4: scores_n(4, q, dim, k, wide, s, v); break;
+    case 3: scores_n(3, q, dim, k, wide, s, v); break;
+    case 2: scores_n(2, q, dim, k, wide, s, v); break;
+    case 1: scores_n(1, q, dim, k, wide, s, v); break;
     default: break;
     }
 }
 
 static __attribute__((noinline)) void scores_halves(uint32_t n_q, const float *q, uint32_t dim, const uint16_t *k,
-                                                    float *s, const uint16_t *next_k, const uint16_t *v) {
-    scores_page(n_q, q, dim, k, false, s, next_k, v);
+                                                    float *s, const uint16_t *v) {
+    scores_page(n_q, q, dim, k, false, s, v);
 }
 
 static __attribute__((noinline)) void scores_wide(uint32_t n_q, const float *q, uint32_t dim, const float *k,
                                                   float *s) {
-    scores_page(n_q, q, dim, k, true, s, NULL, NULL);
+    scores_page(n_q, q, dim, k, true, s, NULL);
 }
 
 /* ---- softmax ----------------------------------------------------------------------------------------------------- */
@@ -139,9 +134,10 @@ static void softmax(float *s, uint32_t begin, uint32_t end, float softcap, float
 
 /* ---- outputs ----------------------------------------------------------------------------------------------------- */
 
-/* o[j][0 .. 16 r) += sum over t in [t0, t1) of p[j][t] V[t]; v points at the first of the values. */
+/* o[j][0 .. 16 r) += sum over t in [t0, t1) of p[j][t] V[t]; v points at the first of the values. With r = 4, two
+ * cache lines per token of what comes `next` are fetched meanwhile: V and K have the same size. */
 INLINE void outputs_nr(uint32_t n, uint32_t r, const float *p, const void *v, bool wide, uint32_t dim, uint32_t t0,
-                       uint32_t t1, float *o) {
+                       uint32_t t1, const void *next, float *o) {
     __m512 acc[BLOCK][4];
 #pragma GCC unroll 8
     for (uint32_t j = 0; j < n; j++)
@@ -149,6 +145,10 @@ INLINE void outputs_nr(uint32_t n, uint32_t r, const float *p, const void *v, bo
         for (uint32_t i = 0; i < r; i++) acc[j][i] = _mm512_loadu_ps(o + j * dim + 16 * i);
     for (uint32_t t = t0; t < t1; t++) {
         __m512 x[4];
+        if (!wide && r == 4) {
+            prefetch(next, (size_t)t * 128);
+            prefetch(next, (size_t)t * 128 + 64);
+        }
 #pragma GCC unroll 4
         for (uint32_t i = 0; i < r; i++) x[i] = load16(v, (size_t)t * dim + 16 * i, wide);
 #pragma GCC unroll 8
@@ -165,43 +165,45 @@ INLINE void outputs_nr(uint32_t n, uint32_t r, const float *p, const void *v, bo
 }
 
 INLINE void outputs_n(uint32_t n, const float *p, const void *v, bool wide, uint32_t dim, uint32_t t0, uint32_t t1,
-                      float *o) {
+                      const void *next, float *o) {
     size_t size = wide ? sizeof(float) : sizeof(uint16_t);
     uint32_t d = 0;
-    for (; d + 64 <= dim; d += 64) outputs_nr(n, 4, p, (const char *)v + d * size, wide, dim, t0, t1, o + d);
-    for (; d < dim; d += 16) outputs_nr(n, 1, p, (const char *)v + d * size, wide, dim, t0, t1, o + d);
+    for (; d + 64 <= dim; d += 64)
+        outputs_nr(n, 4, p, (const char *)v + d * size, wide, dim, t0, t1, (const char *)next + (size_t)d * PAGE * 2,
+                   o + d);
+    for (; d < dim; d += 16) outputs_nr(n, 1, p, (const char *)v + d * size, wide, dim, t0, t1, NULL, o + d);
 }
 
 INLINE void outputs_block(uint32_t n_q, const float *p, const void *v, bool wide, uint32_t dim, uint32_t t0,
-                          uint32_t t1, float *o) {
+                          uint32_t t1, const void *next, float *o) {
     if (t0 >= t1) return;
     switch (n_q) {
-    case 6: outputs_n(6, p, v, wide, dim, t0, t1, o); break;
-    case 5: outputs_n(5, p, v, wide, dim, t0, t1, o); break;
-    case 4: outputs_n(4, p, v, wide, dim, t0, t1, o); break;
-    case 3: outputs_n(3, p, v, wide, dim, t0, t1, o); break;
-    case 2: outputs_n(2, p, v, wide, dim, t0, t1, o); break;
-    case 1: outputs_n(1, p, v, wide, dim, t0, t1, o); break;
+    case 6: outputs_n(6, p, v, wide, dim, t0, t1, next, o); break;
+    case 5: outputs_n(5, p, v, wide, dim, t0, t1, next, o); break;
+    case 4: outputs_n(4, p, v, wide, dim, t0, t1, next, o); break;
+    case 3: outputs_n(3, p, v, wide, dim, t0, t1, next, o); break;
+    case 2: outputs_n(2, p, v, wide, dim, t0, t1, next, o); break;
+    case 1: outputs_n(1, p, v, wide, dim, t0, t1, next, o); break;
     default: break;
     }
 }
 
 static __attribute__((noinline)) void outputs_halves(uint32_t n_q, const float *p, const uint16_t *v, uint32_t dim,
-                                                     uint32_t t0, uint32_t t1, float *o) {
-    outputs_block(n_q, p, v, false, dim, t0, t1, o);
+                                                     uint32_t t0, uint32_t t1, const uint16_t *next, float *o) {
+    outputs_block(n_q, p, v, false, dim, t0, t1, next, o);
 }
 
 static __attribute__((noinline)) void outputs_wide(uint32_t n_q, const float *p, const float *v, uint32_t dim,
                                                    uint32_t t0, uint32_t t1, float *o) {
-    outputs_block(n_q, p, v, true, dim, t0, t1, o);
+    outputs_block(n_q, p, v, true, dim, t0, t1, NULL, o);
 }
 
 INLINE void outputs_any(uint32_t n_q, const float *p, const void *v, bool wide, uint32_t dim, uint32_t t0, uint32_t t1,
-                        float *o) {
+                        const void *next, float *o) {
     if (wide)
         outputs_wide(n_q, p, v, dim, t0, t1, o);
     else
-        outputs_halves(n_q, p, v, dim, t0, t1, o);
+        outputs_halves(n_q, p, v, dim, t0, t1, next, o);
 }
 
 INLINE uint32_t clip(uint32_t t, uint32_t base) { return t <= base ? 0 : t - base < PAGE ? t - base : PAGE; }
@@ -219,14 +221,15 @@ static void outputs_page(const realm_attend_args *a, uint32_t first, uint32_t n,
     bool together = low < high;
     const float *p = a->scores + first * SPLIT + base;
     float *o = a->o + (size_t)first * dim;
+    const void *next = a->next_k[page] ? (const void *)a->next_k[page] : v; /* what is there already costs nothing */
     for (uint32_t j = 0; j < n; j++) {
         uint32_t b = clip(a->begin[first + j], base), e = clip(a->end[first + j], base);
-        outputs_any(1, p + j * SPLIT, v, wide, dim, b, together ? low : e, o + (size_t)j * dim);
+        outputs_any(1, p + j * SPLIT, v, wide, dim, b, together ? low : e, next, o + (size_t)j * dim);
     }
     if (!together) return;
-    outputs_any(n, p, v, wide, dim, low, high, o);
+    outputs_any(n, p, v, wide, dim, low, high, next, o);
     for (uint32_t j = 0; j < n; j++)
-        outputs_any(1, p + j * SPLIT, v, wide, dim, high, clip(a->end[first + j], base), o + (size_t)j * dim);
+        outputs_any(1, p + j * SPLIT, v, wide, dim, high, clip(a->end[first + j], base), next, o + (size_t)j * dim);
 }
 
 /* ---- the split --------------------------------------------------------------------------------------------------- */
@@ -250,8 +253,7 @@ static void attend_split(const realm_attend_args *a) {
             widen_page(a->k[i], (size_t)a->head_dim * PAGE, a->page);
             scores_wide(a->n_q, a->q, a->head_dim, a->page, s);
         } else {
-            const uint16_t *next = (i + 1) * PAGE < high ? a->k[i + 1] : a->k[i];
-            scores_halves(a->n_q, a->q, a->head_dim, a->k[i], s, next, a->v[i]);
+            scores_halves(a->n_q, a->q, a->head_dim, a->k[i], s, a->v[i]);
         }
     }
     for (uint32_t j = 0; j < a->n_q; j++) {
