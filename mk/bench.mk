@@ -17,7 +17,7 @@ bench-sandbox: $(BUILD)/bench/sandbox $(BENCH_WASM)
 
 $(BUILD)/wasm/bench/%.wasm: bench/wat/%.wat
 	@mkdir -p $(@D)
-	$(WAT2WASM) $< -o $@
+	$(Q)$(WAT2WASM) $< -o $@
 
 $(BUILD)/bench/sandbox: bench/sandbox.c $(foreach f,$(LINK_sandbox),$(call objs_of,$(f))) $(DEPS_LIB)
 	@mkdir -p $(@D)

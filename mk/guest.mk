@@ -1,12 +1,17 @@
 # Guest programs: C for wasm32, freestanding. The default program is also embedded in the library as bytes. And the
 # modules of the sandbox's tests, assembled by wabt.
 
-GUEST_CFLAGS := --target=wasm32 -mbulk-memory -std=c17 -Oz -ffreestanding -fno-builtin -nostdlib -fvisibility=hidden -Wall -Wextra \
-                -Wpedantic -Wshadow -Wconversion -Iguest -Iinclude
-GUEST_LDFLAGS := --no-wasm-opt -Wl,--no-entry -Wl,--strip-debug -Wl,-z,stack-size=16384 -Wl,--gc-sections -Wl,--export-memory
+GUEST_CFLAGS := --target=wasm32 -mbulk-memory -std=c17 -Oz -ffreestanding -fno-builtin -nostdlib \
+                -fvisibility=hidden -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Iguest -Iinclude
+GUEST_LDFLAGS := --no-entry --strip-debug --gc-sections --export-memory -z stack-size=16384
 
-# clang looks for a linker named wasm-ld; Debian's has its version in the name.
-GUEST_LDFLAGS += -fuse-ld=$(shell command -v $(WASM_LD) 2>/dev/null || echo wasm-ld)
+# Compiled and linked in two steps: driven by clang, the linker's name and a wasm-opt that may stand on the path vary.
+define build_guest
+	@mkdir -p $(@D)
+	$(call say,WASM $@)
+	$(Q)$(CLANG) $(GUEST_CFLAGS) $(1) -c -o $(@:.wasm=.o) $<
+	$(Q)$(WASM_LD) $(GUEST_LDFLAGS) $(2) -o $@ $(@:.wasm=.o)
+endef
 
 GUEST_HEADERS  := guest/realm_guest.h include/realm/abi.h include/realm/status.h
 GUEST_EXAMPLES := $(patsubst guest/examples/%.c,$(BUILD)/guest/%.wasm,$(sort $(wildcard guest/examples/*.c)))
@@ -17,19 +22,17 @@ DEFAULT_BYTES_MAX := 16384
 guests: $(GUEST_DEFAULT) $(GUEST_EXAMPLES)
 
 $(BUILD)/guest/%.wasm: guest/examples/%.c $(GUEST_HEADERS) mk/guest.mk
-	@mkdir -p $(@D)
-	$(CLANG) $(GUEST_CFLAGS) $(GUEST_LDFLAGS) -o $@ $<
+	$(call build_guest)
 
 $(GUEST_DEFAULT): guest/default/default.c $(GUEST_HEADERS) mk/guest.mk
-	@mkdir -p $(@D)
-	$(CLANG) $(GUEST_CFLAGS) $(GUEST_LDFLAGS) -o $@ $<
+	$(call build_guest)
 	@test $$(wc -c < $@) -le $(DEFAULT_BYTES_MAX) || { echo "$@ is larger than $(DEFAULT_BYTES_MAX) bytes" >&2; rm -f $@; exit 1; }
 
 # --- the default program as a C array ------------------------------------------------------------------------------
 DEFAULT_HEADER := $(BUILD)/gen/gen/default_program.h
 $(DEFAULT_HEADER): $(GUEST_DEFAULT)
 	@mkdir -p $(@D)
-	{ echo '/* Made from guest/default/default.c; do not edit. */'; \
+	$(Q){ echo '/* Made from guest/default/default.c; do not edit. */'; \
 	  echo 'static const unsigned char realm_default_program[] = {'; \
 	  od -An -v -tu1 $< | sed 's/\([0-9][0-9]*\)/\1,/g'; \
 	  echo '};'; \
@@ -44,7 +47,7 @@ WAT2WASM ?= wat2wasm
 
 $(BUILD)/wasm/test/%.wasm: tests/unit/sandbox/wat/%.wat
 	@mkdir -p $(@D)
-	$(WAT2WASM) --enable-memory64 $< -o $@
+	$(Q)$(WAT2WASM) --enable-memory64 $< -o $@
 
 $(BUILD)/unit/sandbox/test_sandbox $(BUILD)/unit/sandbox/test_program: | $(WAT_WASM)
 $(BUILD)/unit/sandbox/%: private TEST_CFLAGS += -DTEST_WASM='"$(BUILD)/wasm"'
@@ -54,13 +57,10 @@ TEST_GUESTS  := $(patsubst tests/unit/tenant/guest/%.c,$(BUILD)/wasm/guest/%.was
 TEST_GUESTS  += $(BUILD)/wasm/guest/probe64.wasm
 
 $(BUILD)/wasm/guest/%64.wasm: tests/unit/tenant/guest/%.c $(GUEST_HEADERS) mk/guest.mk
-	@mkdir -p $(@D)
-	$(CLANG) $(subst wasm32,wasm64,$(GUEST_CFLAGS)) -c -o $(@:.wasm=.o) $<
-	$(WASM_LD) -mwasm64 --no-entry --export-memory -z stack-size=16384 -o $@ $(@:.wasm=.o)
+	$(call build_guest,--target=wasm64,-mwasm64)
 
 $(BUILD)/wasm/guest/%.wasm: tests/unit/tenant/guest/%.c $(GUEST_HEADERS) mk/guest.mk
-	@mkdir -p $(@D)
-	$(CLANG) $(GUEST_CFLAGS) $(GUEST_LDFLAGS) -o $@ $<
+	$(call build_guest)
 
 $(BUILD)/unit/tenant/test_host: | $(TEST_GUESTS) $(GUEST_EXAMPLES)
 $(BUILD)/unit/tenant/test_host: private TEST_CFLAGS += -DTEST_WASM='"$(BUILD)/wasm"' -DTEST_GUESTS='"$(BUILD)/guest"'
