@@ -16,7 +16,8 @@
  *   - quantised weights meet activations quantised to int8 in blocks of 32 (scale amax / 127, round to nearest even);
  *     block products are exact integers, scaled and summed in float32 in block order; F32, F16, BF16 weights meet
  * float32 activations;
- *   - KV is stored as IEEE half; attention runs online softmax over the sequence's pages in order, float32 inside.
+ *   - KV is stored as IEEE half; attention is float32 inside: softmax over splits of 128 positions, aligned at position
+ *     0, which are merged in order.
  *
  * Threads: a backend and all that was opened from it belong to one thread (the engine's), unless a function says
  * otherwise. Failures of the device are REALM_E_DEVICE.
@@ -209,11 +210,13 @@ struct realm_backend_vtable {
     void (*kv_copy_page)(realm_backend *b, realm_kv *kv, uint32_t dst, uint32_t src);
     realm_status (*plan_open)(realm_backend *b, const realm_plan_desc *desc, realm_plan **out, realm_error *err);
     void (*plan_close)(realm_backend *b, realm_plan *p);
-    /* One step. On failure no page that the batch does not own has changed. */
+    /* One step. A batch that does not fit the plan (rows, tokens, page ids, order) is REALM_E_INVALID before anything
+     * is written. On failure no page that the batch does not own has changed. */
     realm_status (*run)(realm_backend *b, realm_plan *p, const realm_batch *batch, realm_error *err);
     /* Row i (< n_out of the last run) of the logits value in host memory, valid until the next run. */
     const float *(*logits)(realm_plan *p, uint32_t i);
-    /* Any value of the last run in host memory (row-major), for tests and hidden states. */
+    /* Any value of the last run in host memory (row-major), for tests and hidden states; NULL where there is none such.
+     */
     const float *(*value)(realm_plan *p, realm_value v);
     /* Calls fn(user, i) for i in [0, n) on the backend's host threads, the caller included; returns when all are done.
      * For host work between steps (sampling). fn may not call the backend. */

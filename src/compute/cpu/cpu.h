@@ -28,7 +28,6 @@ typedef struct realm_worker { /* one thread's view during a run */
     uint32_t id, n; /* this thread, threads in the team */
     void *scratch;  /* private, 64-byte aligned, scratch_bytes large; content lost between ops */
     size_t scratch_bytes;
-    uint32_t ticket_at; /* private cursor of realm_worker_claim */
 } realm_worker;
 
 REALM_WARN_UNUSED realm_status realm_team_open(realm_team **out, uint32_t n_threads, size_t scratch_bytes,
