@@ -393,7 +393,7 @@ static void add_event(realm_generation *g, const realm_event *ev, const realm_sa
     realm_event *dst = &g->events[g->n_events++];
     *dst = *ev;
     dst->top_at = g->n_pending_top;
-    if (!job) return;
+    if (!job || g->n_top == 0) return;
     dst->n_top = job->n_top < g->n_top ? job->n_top : g->n_top;
     memcpy(g->top + g->n_pending_top, job->top, dst->n_top * sizeof *g->top);
     g->n_pending_top += dst->n_top;
