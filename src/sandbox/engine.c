@@ -145,7 +145,8 @@ realm_status realm_sandbox_open(realm_sandbox **out, const realm_sandbox_config 
     if (!s) return realm_error_set(err, REALM_E_NOMEM, "no memory for the sandbox");
     realm_mutex_init(&s->ready_mu, REALM_RANK_LEAF);
     realm_mutex_init(&s->timer_mu, REALM_RANK_LEAF);
-    realm_cond_init(&s->ready_cond);
+    realm_cond_init(&s->ready.cond);
+    realm_cond_init(&s->background.cond);
     realm_cond_init(&s->empty_cond);
     realm_cond_init(&s->timer_cond);
     s->imports = config->imports;
@@ -167,10 +168,11 @@ realm_status realm_sandbox_open(realm_sandbox **out, const realm_sandbox_config 
     }
     s->max_memory_bytes -= s->max_memory_bytes % page;
     s->heap = realm_calloc((size_t)s->max_instances + 1, sizeof *s->heap);
-    s->workers = realm_calloc(s->n_workers, sizeof *s->workers);
+    s->ready.workers = realm_calloc(s->n_workers, sizeof *s->ready.workers);
+    s->background.workers = realm_calloc(s->n_workers, sizeof *s->background.workers);
     s->compiler_path = config->compiler_path ? realm_strdup(config->compiler_path) : NULL;
     s->cache_dir = config->cache_dir ? realm_strdup(config->cache_dir) : NULL;
-    if (!s->heap || !s->workers || (config->compiler_path && !s->compiler_path) ||
+    if (!s->heap || !s->ready.workers || !s->background.workers || (config->compiler_path && !s->compiler_path) ||
         (config->cache_dir && !s->cache_dir)) {
         st = realm_error_set(err, REALM_E_NOMEM, "no memory for the sandbox");
         goto fail;
@@ -212,12 +214,14 @@ void realm_sandbox_close(realm_sandbox *s) {
     if (s->engine) wasm_engine_delete(s->engine);
     realm_cond_destroy(&s->timer_cond);
     realm_cond_destroy(&s->empty_cond);
-    realm_cond_destroy(&s->ready_cond);
+    realm_cond_destroy(&s->background.cond);
+    realm_cond_destroy(&s->ready.cond);
     realm_mutex_destroy(&s->timer_mu);
     realm_mutex_destroy(&s->ready_mu);
     realm_free(s->cache_dir);
     realm_free(s->compiler_path);
-    realm_free(s->workers);
+    realm_free(s->background.workers);
+    realm_free(s->ready.workers);
     realm_free(s->heap);
     explicit_bzero(s->cache_secret, sizeof s->cache_secret);
     realm_free(s);

@@ -117,13 +117,17 @@ static wasmtime_error_t *on_epoch(wasmtime_context_t *context, void *data, uint6
     /* An instance that was parked for long sees the deadline of then at once: its slice is young. */
     if (realm_clock_ns() - i->slice_start_ns < REALM_TICK_NS / 2) return NULL;
     if (!i->slice_cpu_ns) i->slice_cpu_ns = realm_clock_thread_ns();
-    if (i->wake_cpu_ns + slice_cpu(i) > cpu_limit_ns(i)) {
+    uint64_t used = i->wake_cpu_ns + slice_cpu(i);
+    if (used > cpu_limit_ns(i)) {
         realm_error_set(&i->fail, REALM_E_LIMIT,
                         "the program used more than cpu_ms_per_wake (%llu ms) of CPU time between two waits",
                         (unsigned long long)i->params.cpu_ms_per_wake);
         return wasmtime_error_new(i->fail.text);
     }
-    if (atomic_load_explicit(&i->sandbox->n_ready, memory_order_relaxed) > 0) *kind = WASMTIME_UPDATE_DEADLINE_YIELD;
+    const realm_ready *q = i->background ? &i->sandbox->background : &i->sandbox->ready;
+    bool sink = !i->background && used > REALM_SOFT_NS;
+    if (sink || atomic_load_explicit(&q->n, memory_order_relaxed) > 0) *kind = WASMTIME_UPDATE_DEADLINE_YIELD;
+    if (sink) i->background = true; /* where it is queued next */
     return NULL;
 }
 
@@ -423,10 +427,14 @@ void realm_instance_run(realm_instance *i) {
             int running = REALM_INST_RUNNING;
             /* Before this exchange: once parked, another worker may run and even free it. */
             uint64_t used = i->wake_cpu_ns;
+            bool background = i->background;
             i->wake_cpu_ns = 0;
+            i->background = false;
             if (atomic_compare_exchange_strong(&i->state, &running, REALM_INST_PARKED)) return;
             i->wake_cpu_ns = used; /* it did not wait */
-            if (atomic_load_explicit(&s->n_ready, memory_order_relaxed) == 0) {
+            i->background = background;
+            const realm_ready *q = background ? &s->background : &s->ready;
+            if (atomic_load_explicit(&q->n, memory_order_relaxed) == 0) {
                 atomic_store(&i->state, REALM_INST_RUNNING);
                 slice_begin(i);
                 continue;

@@ -9,7 +9,7 @@
  *   cache.c     compiled programs on disk
  *   module.c    sections of a module (module.h)
  *
- * Locks (all of rank LEAF, never two at once): `ready_mu` guards the ready queue and the list of instances, `timer_mu`
+ * Locks (all of rank LEAF, never two at once): `ready_mu` guards the ready queues and the list of instances, `timer_mu`
  * the heap of deadlines and the clock thread's sleep.
  */
 #ifndef REALM_SANDBOX_INTERNAL_H
@@ -29,6 +29,9 @@
 
 #define REALM_TICK_NS                                                                              \
     (1 * REALM_NS_PER_MS) /* between two epochs: how long a program runs before it may be put back \
+                           */
+#define REALM_SOFT_NS                                                                               \
+    (3 * REALM_NS_PER_MS) /* of CPU time since its last wait: then a program goes to the background \
                            */
 #define REALM_CALL_STATE_BYTES 64
 
@@ -114,6 +117,7 @@ struct realm_instance {
     size_t answer_len;
     uint64_t prompt_at;
     bool wake_set;           /* wake_ns was given a value */
+    bool background;         /* has run for long since its last wait: for the slow workers, until it waits */
     uint64_t slice_start_ns; /* since a worker took it */
     uint64_t slice_cpu_ns;   /* thread time at the slice's first tick; 0 before */
     uint64_t wake_cpu_ns;    /* CPU time of earlier slices since the last wait */
@@ -134,6 +138,17 @@ struct realm_program {
     char sha256[REALM_SHA256_HEX];
 };
 
+/* Instances that are ready, first in, first out, and the workers that take them. */
+typedef struct realm_ready {
+    realm_sandbox *sandbox;
+    realm_cond cond;
+    realm_instance *head, *tail;
+    atomic_uint n; /* read by the epoch callback without the lock: a hint */
+    pthread_t *workers;
+    uint32_t n_started;
+    bool slow;
+} realm_ready;
+
 struct realm_sandbox {
     wasm_engine_t *engine;
     wasmtime_linker_t *linker;
@@ -147,14 +162,12 @@ struct realm_sandbox {
     uint8_t cache_secret[REALM_SHA256_BYTES];
 
     realm_mutex ready_mu;
-    realm_cond ready_cond; /* workers: something is ready */
     realm_cond empty_cond; /* close: no instance is left */
-    realm_instance *ready_head, *ready_tail;
+    realm_ready ready, background;
     realm_instance *all;
     uint32_t n_instances; /* queued, running, parked */
     uint32_t n_ending;    /* in or after on_done */
     bool closing, stopping;
-    atomic_uint n_ready; /* read by the epoch callback without the lock: a hint */
 
     realm_mutex timer_mu;
     realm_cond timer_cond;
@@ -165,8 +178,8 @@ struct realm_sandbox {
     atomic_bool timer_idle; /* the clock thread does not tick */
     atomic_uint n_busy;     /* workers that are not asleep */
 
-    pthread_t *workers, timer;
-    uint32_t n_workers, n_workers_started;
+    pthread_t timer;
+    uint32_t n_workers; /* of each kind */
     bool timer_started;
 
     atomic_ullong started, ended, failed, start_ns, starts_timed, compiled, cache_hits;

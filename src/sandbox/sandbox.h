@@ -19,7 +19,8 @@
  *                                             ENDED -> on_done (returned, trapped, ended by a limit or by cancel)
  *
  * A program cannot hold a worker: when its time slice is over and others are ready it goes to the end of the queue,
- * and past its limit of CPU time between two waits it is ended. Nothing that a program does ends the process.
+ * after a few milliseconds without a wait it goes on in the background, at the lowest priority, and past its limit of
+ * CPU time between two waits it is ended. Nothing that a program does ends the process.
  *
  * This is the only folder that includes wasmtime.h. It knows nothing of models, tenants or requests: what a program can
  * do is the import table that the layer above hands to realm_sandbox_open. All functions may be called from any thread

@@ -1,30 +1,39 @@
-/* sandbox/sched.c - who runs when: W workers over one ready queue, and a clock thread.
+/* sandbox/sched.c - who runs when: two queues with their workers, and a clock thread.
  *
- * The ready queue is first in, first out, so every program that is ready gets a slice before any gets a second one.
+ * A ready queue is first in, first out, so every program that is ready gets a slice before any gets a second one. A
+ * program that has used a few milliseconds since its last wait goes to the background: a second queue whose workers
+ * have the lowest priority that the system knows. There it runs at full speed while a processor is idle, and hardly at
+ * all while the engine or programs that behave need them: one that spins costs nobody else their tokens. Its next wait
+ * brings it back.
+ *
  * The clock thread has two tasks. While any worker is busy it advances the epoch every tick, which makes running
  * programs look at their slice; when all sleep for a while it stops ticking and costs nothing. And it wakes or ends
  * instances whose deadline has come: a heap holds each instance's least deadline (wall time, grace after cancel, the
  * end of a wait). The heap has room for every instance from the start, so setting a deadline cannot fail.
  */
 #include <string.h>
+#include <sys/resource.h>
+#include <unistd.h>
 
 #include "sandbox/internal.h"
 
 #define IDLE_TICKS 10u /* ticks without a busy worker before ticking stops */
-#define DUE_MAX 64u    /* instances taken from the heap at once */
+#define SLOW_NICE 19
+#define DUE_MAX 64u /* instances taken from the heap at once */
 
 /* ---- ready queue ---- */
 
 void realm_sched_push(realm_sandbox *s, realm_instance *i) {
+    realm_ready *q = i->background ? &s->background : &s->ready;
     i->next_ready = NULL;
     realm_mutex_lock(&s->ready_mu);
-    if (s->ready_tail)
-        s->ready_tail->next_ready = i;
+    if (q->tail)
+        q->tail->next_ready = i;
     else
-        s->ready_head = i;
-    s->ready_tail = i;
-    atomic_fetch_add_explicit(&s->n_ready, 1, memory_order_relaxed);
-    realm_cond_signal(&s->ready_cond);
+        q->head = i;
+    q->tail = i;
+    atomic_fetch_add_explicit(&q->n, 1, memory_order_relaxed);
+    realm_cond_signal(&q->cond);
     realm_mutex_unlock(&s->ready_mu);
 }
 
@@ -36,17 +45,20 @@ static void clock_resume(realm_sandbox *s) {
 }
 
 static void *worker_main(void *arg) {
-    realm_sandbox *s = arg;
+    realm_ready *q = arg;
+    realm_sandbox *s = q->sandbox;
+    /* Linux keeps it per thread. Where it fails, programs that spin are merely less polite. */
+    if (q->slow) (void)setpriority(PRIO_PROCESS, (id_t)gettid(), SLOW_NICE);
     realm_mutex_lock(&s->ready_mu);
     for (;;) {
-        while (!s->ready_head && !s->stopping) realm_cond_wait(&s->ready_cond, &s->ready_mu);
-        if (!s->ready_head) break;
+        while (!q->head && !s->stopping) realm_cond_wait(&q->cond, &s->ready_mu);
+        if (!q->head) break;
         atomic_fetch_add(&s->n_busy, 1); /* seq_cst: see clock_resume */
-        while (s->ready_head) {
-            realm_instance *i = s->ready_head;
-            s->ready_head = i->next_ready;
-            if (!s->ready_head) s->ready_tail = NULL;
-            atomic_fetch_sub_explicit(&s->n_ready, 1, memory_order_relaxed);
+        while (q->head) {
+            realm_instance *i = q->head;
+            q->head = i->next_ready;
+            if (!q->head) q->tail = NULL;
+            atomic_fetch_sub_explicit(&q->n, 1, memory_order_relaxed);
             realm_mutex_unlock(&s->ready_mu);
             clock_resume(s);
             realm_instance_run(i);
@@ -192,21 +204,33 @@ static void *timer_main(void *arg) {
     return NULL;
 }
 
+static realm_status start_workers(realm_sandbox *s, realm_ready *q, bool slow, realm_error *err) {
+    q->sandbox = s;
+    q->slow = slow;
+    for (; q->n_started < s->n_workers; q->n_started++) {
+        const char *name = slow ? "sandbox-slow" : "sandbox";
+        realm_status st = realm_thread_start(&q->workers[q->n_started], name, worker_main, q, err);
+        if (st) return st;
+    }
+    return REALM_OK;
+}
+
 realm_status realm_sched_start(realm_sandbox *s, realm_error *err) {
     realm_status st = realm_thread_start(&s->timer, "sandbox-clock", timer_main, s, err);
     if (st) return st;
     s->timer_started = true;
-    for (; s->n_workers_started < s->n_workers; s->n_workers_started++)
-        if ((st = realm_thread_start(&s->workers[s->n_workers_started], "sandbox", worker_main, s, err))) return st;
-    return REALM_OK;
+    st = start_workers(s, &s->ready, false, err);
+    return st ? st : start_workers(s, &s->background, true, err);
 }
 
 void realm_sched_stop(realm_sandbox *s) {
     realm_mutex_lock(&s->ready_mu);
     s->stopping = true;
-    realm_cond_broadcast(&s->ready_cond);
+    realm_cond_broadcast(&s->ready.cond);
+    realm_cond_broadcast(&s->background.cond);
     realm_mutex_unlock(&s->ready_mu);
-    for (uint32_t k = 0; k < s->n_workers_started; k++) pthread_join(s->workers[k], NULL);
+    for (uint32_t k = 0; k < s->ready.n_started; k++) pthread_join(s->ready.workers[k], NULL);
+    for (uint32_t k = 0; k < s->background.n_started; k++) pthread_join(s->background.workers[k], NULL);
     realm_mutex_lock(&s->timer_mu);
     s->timer_stop = true;
     realm_cond_signal(&s->timer_cond);

@@ -1,4 +1,6 @@
 /* Instances: every way to start, wait, be woken and end, and that one program cannot hold up another. */
+#include <sys/resource.h>
+
 #include "fixture.h"
 
 static realm_sandbox *box;
@@ -95,6 +97,38 @@ static void test_spinners_hold_nobody_up(void **state) {
         run_wait(&spin[i]);
         assert_int_equal(spin[i].result.status, REALM_E_CANCELLED);
     }
+    realm_program_release(p);
+}
+
+/* While every processor has something better to do, a program that spins hardly runs. */
+static atomic_bool busy_stop;
+static void *be_busy(void *arg) {
+    volatile uint64_t n = 0;
+    (void)arg;
+    while (!atomic_load_explicit(&busy_stop, memory_order_relaxed)) n++;
+    return NULL;
+}
+
+static void test_spinner_in_the_background(void **state) {
+    (void)state;
+    pthread_t threads[64];
+    realm_error err = {0};
+    long n = sysconf(_SC_NPROCESSORS_ONLN);
+    if (n < 1 || n > 64) n = 64;
+    run r;
+    realm_program *p = open_program(box, "spin");
+    realm_instance_params hog = {.cpu_ms_per_wake = 60000, .wall_ms = 400};
+    atomic_store(&busy_stop, false);
+    for (long i = 0; i < n; i++)
+        assert_int_equal(realm_thread_start(&threads[i], "busy", be_busy, NULL, &err), REALM_OK);
+    uint64_t t0 = realm_clock_ns();
+    run_start(&r, p, hog);
+    run_wait(&r);
+    uint64_t wall = realm_clock_ns() - t0;
+    atomic_store(&busy_stop, true);
+    for (long i = 0; i < n; i++) pthread_join(threads[i], NULL);
+    assert_int_equal(r.result.status, REALM_E_TIMEOUT);
+    if (getpriority(PRIO_PROCESS, 0) < 10) assert_true(r.result.cpu_ns < wall * 3 / 10);
     realm_program_release(p);
 }
 
@@ -345,6 +379,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(test_cpu_limit),
         cmocka_unit_test(test_wall_limit),
         cmocka_unit_test(test_spinners_hold_nobody_up),
+        cmocka_unit_test(test_spinner_in_the_background),
         cmocka_unit_test(test_cancel),
         cmocka_unit_test(test_wake),
         cmocka_unit_test(test_wake_from_many_threads),
