@@ -57,6 +57,11 @@ bool api_error_status(api_error *e, realm_status s, const realm_error *err) {
     case REALM_E_UNAUTHENTICATED: return api_error_set(e, 401, "invalid_api_key", NULL, "%s", text);
     case REALM_E_DENIED: return api_error_set(e, 403, "permission_denied", NULL, "%s", text);
     case REALM_E_LIMIT:
+        if (says(err, "the program")) { /* its own CPU or memory: not a matter of rate */
+            api_error_set(e, 500, "program_failed", NULL, "%s", text);
+            e->no_retry = true;
+            return false;
+        }
         api_error_set(e, 429, "rate_limit_exceeded", NULL, "%s", text);
         e->retry_after_ms = 1000;
         if (says(err, "tokens_per_day")) e->code = "insufficient_quota";

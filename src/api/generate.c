@@ -110,7 +110,7 @@ static bool prepare(api_call *c) {
         for (int k = 0; k < 3; k++) realm_buf_init(&ch->legacy[k], API_REPLY_MAX);
     }
     write_head(c, q->stream && q->chat ? "chat.completion.chunk" : q->chat ? "chat.completion" : "text_completion");
-    return true;
+    return realm_buf_status(&c->head) == REALM_OK || api_error_status(e, realm_buf_status(&c->head), NULL);
 }
 
 void gen_start(api_call *c) {
@@ -269,7 +269,8 @@ static bool choice_ended(api_call *c, gen_choice *ch, const realm_event *e) {
     c->n_running--;
     if (e->finish == REALM_FINISH_ERROR || e->finish == REALM_FINISH_CANCELLED) {
         realm_status s = e->finish == REALM_FINISH_CANCELLED ? REALM_E_CANCELLED : b->status;
-        if (s == REALM_E_LIMIT && !ch->any && c->n_running > 0 && b->prompt_tokens == 0) {
+        if (s == REALM_E_LIMIT && !ch->any && c->n_running > 0 && b->prompt_tokens == 0 &&
+            strstr(b->error.text, "limit generations")) {
             realm_run_release(ch->run); /* there will be room when a sibling has ended */
             ch->run = NULL;
             ch->state = CHOICE_PENDING;

@@ -74,6 +74,17 @@ static void write_legacy_token(const api_call *c, realm_json_writer *w, realm_to
     realm_buf_release(&text);
 }
 
+static bool same_text(const api_call *c, realm_token a, realm_token b) {
+    piece p = piece_of(c, a, true), q = piece_of(c, b, true);
+    return p.len == q.len && memcmp(p.bytes, q.bytes, p.len) == 0;
+}
+
+static bool text_seen(const api_call *c, const realm_top_logprob *top, uint32_t n, realm_token id) {
+    for (uint32_t i = 0; i < n; i++)
+        if (same_text(c, top[i].id, id)) return true;
+    return false;
+}
+
 static void comma(realm_buf *b) {
     if (b->len) realm_buf_putc(b, ',');
 }
@@ -96,10 +107,20 @@ void logprobs_legacy_entry(const api_call *c, const realm_event *e, realm_buf *t
     if (first) {
         realm_json_write_null(&w);
     } else {
+        /* The best, and the token itself where it is not among them. Two tokens may have one text: the better is kept.
+         */
         realm_json_begin_object(&w);
+        bool own = false;
         for (uint32_t i = 0; i < e->n_top; i++) {
-            write_legacy_token(c, &w, c->batch.top[e->top_at + i].id, true);
-            write_value(&w, c->batch.top[e->top_at + i].logprob);
+            const realm_top_logprob *t = &c->batch.top[e->top_at + i];
+            if (text_seen(c, &c->batch.top[e->top_at], i, t->id)) continue;
+            own |= same_text(c, t->id, e->id);
+            write_legacy_token(c, &w, t->id, true);
+            write_value(&w, t->logprob);
+        }
+        if (!own) {
+            write_legacy_token(c, &w, e->id, true);
+            write_value(&w, e->logprob);
         }
         realm_json_end_object(&w);
     }

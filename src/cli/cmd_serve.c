@@ -264,8 +264,9 @@ int realm_cmd_serve(int argc, char **argv) {
     flags f = {0};
     serving s = {0};
     realm_error err = {0};
-    int status = REALM_EXIT_DONE;
+    int status;
     if (!read_flags(&args, &f, &status)) return status;
+    status = REALM_EXIT_DONE;
 
     sigemptyset(&s.signals);
     sigaddset(&s.signals, SIGTERM);

@@ -29,6 +29,7 @@ static struct {
     char input[8192]; /* of the last run */
     realm_generation_params params;
     _Atomic int expected;
+    _Atomic int fail_after; /* > 0: this many allocations later one fails on the worker's thread */
 } F;
 
 struct realm_tenant {
@@ -58,6 +59,8 @@ struct realm_run {
 static char fake_engine;
 realm_engine *realm_runtime_engine(const realm_runtime *rt, const char *id) {
     (void)rt;
+    int after = atomic_exchange(&F.fail_after, 0);
+    if (after) realm_alloc_inject_failure(after - 1, false);
     return strcmp(id, "m") == 0 || strcmp(id, "limited") == 0 ? (realm_engine *)&fake_engine : NULL;
 }
 const realm_tokenizer *realm_engine_tokenizer(const realm_engine *e) { return (const realm_tokenizer *)e; }
@@ -196,6 +199,7 @@ realm_status realm_request_open(realm_tenant *t, const char *model, realm_rate *
         return realm_error_set(err, REALM_E_LIMIT, "requests_per_minute: 60 are allowed");
     }
     *out = realm_calloc(1, sizeof **out);
+    if (!*out) return realm_error_set(err, REALM_E_NOMEM, "out of memory");
     F.requests++;
     return REALM_OK;
 }
@@ -295,6 +299,7 @@ static void *fake_run(void *arg) {
 realm_status realm_run_start(realm_request *q, const realm_run_params *p, realm_run **out, realm_error *err) {
     (void)q;
     (void)err;
+    if (realm_alloc_count() > 0) realm_alloc_inject_failure(-1, false); /* its own do not count */
     realm_run *r = realm_calloc(1, sizeof *r);
     r->p = *p;
     r->input = realm_strndup(p->input, p->input_len);
