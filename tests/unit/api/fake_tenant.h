@@ -42,7 +42,8 @@ struct realm_run {
     pthread_t thread;
     realm_mutex mu;
     realm_cond cond;
-    bool cancelled, ended, end_taken, refused;
+    _Atomic bool cancelled;
+    bool ended, end_taken, refused;
     realm_run_params p;
     char *input;
     realm_event pending[64];
@@ -52,7 +53,7 @@ struct realm_run {
     realm_finish finish;
     realm_status status;
     const char *why;
-    uint32_t made, prompt;
+    _Atomic uint32_t made, prompt;
 };
 
 /* ---- tokenizer and engine ---- */
@@ -310,8 +311,11 @@ realm_status realm_run_start(realm_request *q, const realm_run_params *p, realm_
         memcpy(t, p->tokens, p->n_tokens * sizeof *t);
         r->p.tokens = t;
     }
+    static pthread_mutex_t last = PTHREAD_MUTEX_INITIALIZER;
+    pthread_mutex_lock(&last);
     snprintf(F.input, sizeof F.input, "%s", r->input);
     F.params = p->generation;
+    pthread_mutex_unlock(&last);
     realm_mutex_init(&r->mu, REALM_RANK_REQUEST);
     realm_cond_init(&r->cond);
     int running = ++F.running;
