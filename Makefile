@@ -84,7 +84,8 @@ $(BUILD)/obj/compute/%.o: private LEVEL := -O3
 # Kernels are unrolled by the dozen: instrumented by a sanitizer they take minutes to compile and test nothing that the
 # comparison with the scalar definition does not.
 $(BUILD)/obj/compute/cpu/x86/%.o: private PLAIN := -fsanitize% -fno-sanitize-recover%
-$(BUILD)/obj/engine/sampling.o: CFLAGS += -O3
+# Sampling reads whole vocabularies; comparisons that might trap would keep its loops from becoming vector code.
+$(BUILD)/obj/engine/sampling.o: CFLAGS += -O3 -fno-trapping-math
 $(BUILD)/obj/sandbox/%.o $(BUILD)/obj/template/%.o: private INC := $(DEPS_INC)
 $(BUILD)/obj/sandbox/%.o $(BUILD)/obj/template/%.o: | $(DEPS_LIB)
 

@@ -33,7 +33,9 @@ typedef struct realm_generation realm_generation;
 typedef struct realm_prompt_share realm_prompt_share;
 
 typedef struct realm_engine_config {
-    uint64_t kv_bytes;        /* memory for KV pages; 0: a default from the model's context and max_generations */
+    /* Memory for KV pages; 0: enough for max_generations at full length, at most a quarter of the machine's memory. It
+     * is committed as pages are first used. Sequences longer than all pages together are not taken: n_ctx is cut. */
+    uint64_t kv_bytes;
     uint32_t n_ctx;           /* longest sequence; 0: what the model was trained for */
     uint32_t max_generations; /* decoding or prefilling at once; default 64 */
     uint32_t max_queued;      /* waiting beyond that; past it submit answers REALM_E_BUSY; default 1024 */
@@ -57,7 +59,10 @@ uint32_t realm_engine_context_length(const realm_engine *e);
 
 typedef struct realm_account_limits {
     uint32_t generations; /* running or queued at once; past it submit answers REALM_E_LIMIT; 0: no limit */
-    uint64_t kv_tokens;   /* tokens held in KV at once, counted in whole pages, shared pages once; 0: no limit */
+    /* Tokens held in KV at once, counted in whole pages, shared pages once; 0: no limit. A prompt (with max_tokens,
+     * when given) that can never fit is refused; generations that do not fit beside each other take turns; one that
+     * fills the limit alone ends with LENGTH. */
+    uint64_t kv_tokens;
 } realm_account_limits;
 
 typedef struct realm_token_counts {
@@ -85,7 +90,7 @@ typedef struct realm_engine_stats {
     uint32_t running, queued; /* generations now */
     uint32_t kv_pages, kv_pages_used;
     uint64_t kv_page_bytes, weight_bytes;
-    uint64_t ended, cancelled, failed; /* generations since start */
+    uint64_t ended, cancelled, failed; /* generations since start, each in one of the three */
 } realm_engine_stats;
 void realm_engine_get_stats(realm_engine *e, realm_engine_stats *out);
 
@@ -107,8 +112,10 @@ typedef struct realm_sampling {
     float repeat_penalty;    /* > 0; 1: none */
     float frequency_penalty; /* -2 .. 2 */
     float presence_penalty;  /* -2 .. 2 */
-    uint32_t penalty_last_n; /* tokens that penalties look back on, prompt included for repeat; 0: all generated */
-    uint64_t seed;           /* token i of a generation draws from a counter-based generator keyed by (seed, i) */
+    /* Last tokens that penalties look back on, 0: all. Repeat counts prompt and generated tokens in that window, the
+     * other two generated ones only. */
+    uint32_t penalty_last_n;
+    uint64_t seed; /* token i of a generation draws from a counter-based generator keyed by (seed, i) */
     const realm_logit_bias *bias;
     size_t n_bias;
 } realm_sampling;
@@ -136,7 +143,9 @@ typedef struct realm_generation_params {
 } realm_generation_params;
 
 /* Generations given the same share, account and prompt compute the prompt once and fork its pages copy on write. The
- * share keeps those pages until closed (its owner's request ends). */
+ * share keeps those pages until closed (its owner's request ends), unless the memory is needed: then later siblings
+ * compute the prompt again. The prompt is charged once in any case. With prompt_logprobs a sibling computes for itself.
+ * A different prompt is REALM_E_INVALID at submit. */
 REALM_WARN_UNUSED realm_status realm_prompt_share_open(realm_engine *e, realm_account *a, realm_prompt_share **out,
                                                        realm_error *err);
 void realm_prompt_share_close(realm_prompt_share *s); /* NULL-safe */
@@ -151,6 +160,8 @@ void realm_generation_cancel(realm_generation *g);
  * is never called again. Not from inside on_ready. */
 void realm_generation_release(realm_generation *g);
 
+/* PROMPT: a prompt token and its log-probability, no text. TOKEN: a sampled token; an end token that ends the
+ * generation has no TOKEN event but is counted. END: the last event; `id` is the end token that ended it, or -1. */
 typedef enum realm_event_kind { REALM_EVENT_PROMPT, REALM_EVENT_TOKEN, REALM_EVENT_END } realm_event_kind;
 typedef enum realm_finish {
     REALM_FINISH_NONE,
@@ -185,11 +196,14 @@ typedef struct realm_event_batch {
     size_t n_top, cap_top;
     realm_status status; /* why REALM_FINISH_ERROR */
     realm_error error;
-    uint32_t prompt_tokens, cached_tokens, completion_tokens; /* of this generation so far */
+    /* Charged for this generation so far; sums over generations are the account's counts. A sibling whose prompt was
+     * charged with its prompt share has 0 prompt tokens. */
+    uint32_t prompt_tokens, cached_tokens, completion_tokens;
 } realm_event_batch;
 void realm_event_batch_init(realm_event_batch *b);
 void realm_event_batch_release(realm_event_batch *b);
-/* Moves all pending events into `b`, replacing its content; returns how many. The END event is the last ever. */
+/* Moves all pending events into `b`, replacing its content; returns how many. The END event is the last ever. Without
+ * memory for them 0 is returned with b->status REALM_E_NOMEM, and they stay pending. One thread at a time. */
 size_t realm_generation_poll(realm_generation *g, realm_event_batch *b);
 
 #endif

@@ -90,11 +90,10 @@ static realm_token first_equal(const float *x, size_t n, float v) {
 /* exp for x <= 0, to about two units in the last place; 0 below -87 and for NaN. Range reduction and
  * polynomial as in the Cephes library's expf (Moshier, netlib.org/cephes). */
 static inline float exp_negative(float x) {
-    const bool keep = x > -87.0f;
-    x = keep ? x : -87.0f;
-    float shifted = x * 1.44269504088896341f + 12582912.0f; /* rounds to an integer in the low bits */
-    float n = shifted - 12582912.0f;
-    float r = x - n * 0.693359375f + n * 2.12194440e-4f;
+    const float c = x > -87.0f ? x : -87.0f;
+    const float shifted = c * 1.44269504088896341f + 12582912.0f; /* rounds to an integer in the low bits */
+    const float n = shifted - 12582912.0f;
+    const float r = c - n * 0.693359375f + n * 2.12194440e-4f;
     float p = 1.9875691500e-4f;
     p = p * r + 1.3981999507e-3f;
     p = p * r + 8.3334519073e-3f;
@@ -103,31 +102,29 @@ static inline float exp_negative(float x) {
     p = p * r + 5.0000001201e-1f;
     p = p * r * r + r + 1.0f;
     union {
-        float f;
         int32_t i;
-    } scale = {.i = ((int32_t)n + 127) << 23};
-    return keep ? p * scale.f : 0.0f;
+        float f;
+    } scale = {.i = (((int32_t)n + 127) << 23) & -(int32_t)(x > -87.0f)}; /* a mask, so that there is no branch */
+    return p * scale.f;
 }
 
-/* w[i] = exp((x[i] - max) * inv_t); returns the sum. w may be NULL. */
+#define BLOCK 256u /* float sums stay this short */
+
+/* w[i] = exp((x[i] - max) * inv_t); returns the sum. w may be NULL. Exponentials and sums are separate loops, as only
+ * the first kind is a plain loop that compilers vectorise. */
 static double exp_all(const float *x, size_t n, float max, float inv_t, float *w) {
+    float own[BLOCK];
     double total = 0;
-    size_t i = 0;
-    while (i + LANES <= n) {
+    for (size_t at = 0; at < n; at += BLOCK) {
+        const size_t len = n - at < BLOCK ? n - at : BLOCK;
+        float *v = w ? w + at : own;
+        for (size_t i = 0; i < len; i++) v[i] = exp_negative((x[at + i] - max) * inv_t);
         float sum[LANES] = {0};
-        size_t end = i + 256 * LANES < n ? i + 256 * LANES : n; /* float sums stay short */
-        for (; i + LANES <= end; i += LANES) {
-            float v[LANES];
-            for (size_t l = 0; l < LANES; l++) v[l] = exp_negative((x[i + l] - max) * inv_t);
-            for (size_t l = 0; l < LANES; l++) sum[l] += v[l];
-            if (w) memcpy(w + i, v, sizeof v);
-        }
+        size_t i = 0;
+        for (; i + LANES <= len; i += LANES)
+            for (size_t l = 0; l < LANES; l++) sum[l] += v[i + l];
+        for (; i < len; i++) sum[0] += v[i];
         for (size_t l = 0; l < LANES; l++) total += (double)sum[l];
-    }
-    for (; i < n; i++) {
-        float v = exp_negative((x[i] - max) * inv_t);
-        total += (double)v;
-        if (w) w[i] = v;
     }
     return total;
 }
@@ -296,46 +293,77 @@ static realm_token draw_all(const float *w, size_t n, double sum, double u) {
     return last;
 }
 
+/* What is softened: exp((x - max) * inv_t). */
+typedef struct softening {
+    const float *x;
+    size_t n;
+    float max, inv_t;
+} softening;
+
+static void soften(const softening *t, realm_candidate *c, size_t len) {
+    for (size_t i = 0; i < len; i++) c[i].x = exp_negative((c[i].x - t->max) * t->inv_t);
+}
+
+static double mass_of(const realm_candidate *c, size_t len) {
+    double sum = 0;
+    for (size_t i = 0; i < len; i++) sum += (double)c[i].x;
+    return sum;
+}
+
+/* A k that is small beside the vocabulary: without softening all. */
+static size_t few_best(const softening *t, uint32_t k, realm_candidate *c) {
+    size_t len = gather_best(t->x, t->n, k, c);
+    soften(t, c, len);
+    return len;
+}
+
+/* min-p alone: only those near the best count. The cut by logit is a little low, the caller's by weight is exact. */
+static size_t near_best(const softening *t, float temperature, float min_p, realm_candidate *c) {
+    double unused;
+    size_t len = gather_above(t->x, t->n, t->max + temperature * (logf(min_p) - 0.001f), c, &unused);
+    soften(t, c, len);
+    return len;
+}
+
+static size_t many_best(const float *weight, size_t n, uint32_t k, realm_candidate *c) {
+    double unused;
+    size_t len = gather_above(weight, n, FLT_MIN, c, &unused);
+    if (len <= k) return len;
+    select_best(c, len, k);
+    return k;
+}
+
+/* Candidates that hold at least `mass`: lowers the cut until they do; few passes, as weights fall off fast. */
+static size_t heaviest(const float *weight, size_t n, double mass, realm_candidate *c) {
+    for (float cut = 1e-3f;; cut = cut > 1e-30f ? cut * 1e-2f : FLT_MIN) {
+        double held;
+        size_t len = gather_above(weight, n, cut, c, &held);
+        if (held >= mass || cut <= FLT_MIN) return len;
+    }
+}
+
 static realm_token choose(realm_sampler *s, const realm_sample_job *job, const float *x, float max) {
     const realm_sampling *p = job->sampling;
     const size_t n = s->n_vocab;
     if (p->temperature < MIN_TEMPERATURE) return first_equal(x, n, max);
-    const float inv_t = 1.0f / p->temperature;
+    const softening t = {x, n, max, 1.0f / p->temperature};
     const double u = realm_random_uniform(p->seed, job->index);
+    const bool cut_k = p->top_k > 0 && p->top_k < n, cut_p = p->top_p < 1.0f;
+    double mass = 0;
     size_t len;
-    if (p->top_k > 0 && n > 4 * LANES && p->top_k <= n / 2 - LANES) {
-        len = gather_best(x, n, p->top_k, s->cand);
-        for (size_t i = 0; i < len; i++) s->cand[i].x = exp_negative((s->cand[i].x - max) * inv_t);
-        if (p->top_p < 1.0f) {
-            double sum = 0;
-            for (size_t i = 0; i < len; i++) sum += (double)s->cand[i].x;
-            len = select_mass(s->cand, len, (double)p->top_p * sum);
-        }
+    if (cut_k && n > 4 * LANES && p->top_k <= n / 2 - LANES) {
+        len = few_best(&t, p->top_k, s->cand);
+        mass = mass_of(s->cand, len);
+    } else if (!cut_k && !cut_p && p->min_p > 0.0f) {
+        len = near_best(&t, p->temperature, p->min_p, s->cand);
     } else {
-        double sum = exp_all(x, n, max, inv_t, s->weight);
-        bool cut_k = p->top_k > 0 && p->top_k < n;
-        if (!cut_k && p->top_p >= 1.0f && p->min_p <= 0.0f) return draw_all(s->weight, n, sum, u);
-        double held;
-        if (cut_k) {
-            len = gather_above(s->weight, n, FLT_MIN, s->cand, &held);
-            if (len > p->top_k) {
-                select_best(s->cand, len, p->top_k);
-                len = p->top_k;
-            }
-            held = 0;
-            for (size_t i = 0; i < len; i++) held += (double)s->cand[i].x;
-            sum = held;
-        } else {
-            /* Lower the cut until the mass is in: few passes, as weights fall off fast. */
-            float cut = p->top_p < 1.0f ? 1e-3f : p->min_p;
-            for (;;) {
-                len = gather_above(s->weight, n, cut, s->cand, &held);
-                if (p->top_p >= 1.0f || held >= (double)p->top_p * sum || cut <= FLT_MIN) break;
-                cut = cut > 1e-30f ? cut * 1e-2f : FLT_MIN;
-            }
-        }
-        if (p->top_p < 1.0f) len = select_mass(s->cand, len, (double)p->top_p * sum);
+        mass = exp_all(x, n, max, t.inv_t, s->weight);
+        if (!cut_k && !cut_p) return draw_all(s->weight, n, mass, u);
+        len = cut_k ? many_best(s->weight, n, p->top_k, s->cand)
+                    : heaviest(s->weight, n, (double)p->top_p * mass, s->cand);
+        if (cut_k) mass = mass_of(s->cand, len);
     }
+    if (cut_p) len = select_mass(s->cand, len, (double)p->top_p * mass);
     if (p->min_p > 0.0f) { /* the best weight is 1 */
         size_t kept = 0;
         for (size_t i = 0; i < len; i++)

@@ -12,7 +12,7 @@
 #include "base/alloc.h"
 #include "engine/internal.h"
 
-#define DRAWS 20000u
+#define DRAWS 10000u
 
 static uint64_t rng = 1;
 static float normal(void) {

@@ -530,6 +530,34 @@ static void allocation_failures(void **state) {
     engine_run_close(&r);
 }
 
+/* Opening an engine with memory running out at every place: an error, and nothing left behind. */
+static void open_without_memory(void **state) {
+    (void)state;
+    engine_run r;
+    realm_error err;
+    engine_run_open(&r, &tiny_llama, NULL);
+    int failures = 0;
+    for (int64_t n = 0;; n++) {
+        realm_engine *e = NULL;
+        realm_alloc_inject_failure(n, false);
+        realm_status s = realm_engine_open(&e, r.b, r.m, r.t, NULL, &err);
+        realm_alloc_inject_failure(-1, false);
+        if (s == REALM_OK) {
+            realm_engine_close(e);
+            break;
+        }
+        assert_int_equal(s, REALM_E_NOMEM);
+        assert_null(e);
+        failures++;
+    }
+    assert_true(failures > 10);
+    realm_engine *e;
+    assert_int_equal(realm_engine_open(&e, r.b, r.m, r.t, &(realm_engine_config){.kv_bytes = 1}, &err), REALM_E_RANGE);
+    assert_int_equal(realm_engine_open(&e, r.b, r.m, r.t, &(realm_engine_config){.max_generations = 5000}, &err),
+                     REALM_E_RANGE);
+    engine_run_close(&r);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(alone_and_together),
                                        cmocka_unit_test(cancel_in_prefill),
@@ -542,6 +570,7 @@ int main(void) {
                                        cmocka_unit_test(a_step_fails),
                                        cmocka_unit_test(pages_change_hands),
                                        cmocka_unit_test(fair),
-                                       cmocka_unit_test(allocation_failures)};
+                                       cmocka_unit_test(allocation_failures),
+                                       cmocka_unit_test(open_without_memory)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

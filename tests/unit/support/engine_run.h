@@ -85,6 +85,7 @@ __attribute__((unused)) static realm_status consumer_submit(consumer *c, realm_e
 
 /* Takes what is there; true once END was seen. */
 static bool consumer_poll(consumer *c) {
+    if (c->finish != REALM_FINISH_NONE) return true;
     size_t n = realm_generation_poll(c->g, &c->batch);
     c->n_events += n;
     for (size_t i = 0; i < n; i++) {
