@@ -45,6 +45,16 @@ void realm_worker_barrier(realm_worker *w);
  * between two such loops (realm_worker_barrier resets the counter). */
 bool realm_worker_claim(realm_worker *w, uint32_t n, uint32_t grain, uint32_t *begin, uint32_t *end);
 
+/* ---- memory of packed weights, slab.c ------------------------------------------------------------------------------
+ * One thread at a time. What is taken is zeroed, page-aligned, and not moved until it is given back. */
+typedef struct realm_slab realm_slab;
+realm_slab *realm_slab_open(void); /* NULL without memory */
+void realm_slab_close(realm_slab *s);
+void *realm_slab_take(realm_slab *s, size_t bytes); /* NULL without memory */
+void realm_slab_give(realm_slab *s, void *p);       /* NULL-safe */
+/* The one that belongs to a team, for the thread that runs the team; closed with it. */
+realm_slab *realm_team_slab(realm_team *t);
+
 typedef struct realm_cpu_kernels realm_cpu_kernels; /* kernels.h: filled by ref, then overwritten level by level */
 
 /* ---- weights ---------------------------------------------------------------------------------------------------- */

@@ -253,7 +253,8 @@ realm_status realm_cpu_pack(realm_team *team, const realm_weight_desc *desc, str
                                (unsigned long long)desc->rows);
     }
     p->map_bytes = bytes;
-    p->panels = realm_pages_map(bytes);
+    p->slab = team ? realm_team_slab(team) : NULL;
+    p->panels = p->slab ? realm_slab_take(p->slab, bytes) : realm_pages_map(bytes);
     if (!p->panels) {
         realm_free(p);
         return realm_error_set(err, REALM_E_NOMEM, "out of memory for a packed weight of %zu bytes", bytes);
@@ -269,7 +270,10 @@ realm_status realm_cpu_pack(realm_team *team, const realm_weight_desc *desc, str
 
 void realm_cpu_unpack(struct realm_packed *p) {
     if (!p) return;
-    realm_pages_unmap(p->panels, p->map_bytes);
+    if (p->slab)
+        realm_slab_give(p->slab, p->panels);
+    else
+        realm_pages_unmap(p->panels, p->map_bytes);
     realm_free(p);
 }
 

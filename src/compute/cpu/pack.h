@@ -42,6 +42,7 @@ struct realm_packed {
     size_t panel_bytes;
     uint8_t *panels; /* n_panels * panel_bytes, page-aligned */
     size_t map_bytes;
+    realm_slab *slab; /* that the panels came from; NULL: a mapping of their own */
 };
 
 /* NULL for a type that has no product kernels. Static storage. */

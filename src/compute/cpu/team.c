@@ -49,6 +49,7 @@ struct realm_team {
     uint32_t n;
     uint64_t spin_ns;
     size_t scratch_bytes;
+    realm_slab *slab;
     void (*fn)(realm_worker *w, void *user); /* written before `job` changes, read after */
     void *user;
     bool stop; /* as fn */
@@ -146,6 +147,7 @@ void realm_team_run(realm_team *t, void (*fn)(realm_worker *w, void *user), void
 }
 
 uint32_t realm_team_size(const realm_team *t) { return t->n; }
+realm_slab *realm_team_slab(realm_team *t) { return t->slab; }
 
 static uint32_t usable_cores(void) {
     cpu_set_t set;
@@ -185,6 +187,8 @@ realm_status realm_team_open(realm_team **out, uint32_t n_threads, size_t scratc
     *t = (realm_team){.n = n, .spin_ns = n <= cores ? SPIN_NS : 0};
     for (uint32_t i = 0; i < n; i++) t->seats[i] = (seat){.worker = {.team = t, .id = i, .n = n}};
     realm_status s = realm_team_reserve(t, scratch_bytes, err);
+    t->slab = realm_slab_open();
+    if (!t->slab && s == REALM_OK) s = realm_error_set(err, REALM_E_NOMEM, "no memory for a team of %u threads", n);
     for (uint32_t i = 1; i < n && s == REALM_OK; i++) {
         char name[24];
         snprintf(name, sizeof name, "compute %u", i);
@@ -205,6 +209,7 @@ void realm_team_close(realm_team *t) {
     word_change(&t->job, atomic_load_explicit(&t->job.value, memory_order_relaxed) + 1);
     for (uint32_t i = 1; i < t->n; i++)
         if (t->seats[i].started) pthread_join(t->seats[i].thread, NULL);
+    realm_slab_close(t->slab);
     if (t->scratch_bytes > 0) realm_pages_unmap(t->seats[0].worker.scratch, t->scratch_bytes * t->n);
     realm_free(t);
 }

@@ -161,6 +161,37 @@ static void opening_survives_failed_allocations(void **state) {
     realm_team_close(NULL);
 }
 
+static void slab_gives_back(void **state) {
+    (void)state;
+    realm_slab *s = realm_slab_open();
+    uint8_t *p[40];
+    size_t sizes[] = {1, 4096, 100000, 3 << 20, 20 << 20};
+    for (int round = 0; round < 3; round++) {
+        for (size_t i = 0; i < REALM_ARRAY_LEN(p); i++) {
+            size_t n = sizes[(i + (size_t)round) % REALM_ARRAY_LEN(sizes)];
+            p[i] = realm_slab_take(s, n);
+            assert_non_null(p[i]);
+            assert_int_equal((uintptr_t)p[i] % 4096, 0);
+            assert_true(p[i][0] == 0 && p[i][n - 1] == 0);
+            p[i][0] = p[i][n - 1] = (uint8_t)(i + 1);
+        }
+        for (size_t i = 0; i < REALM_ARRAY_LEN(p); i++) { /* nobody wrote into another's */
+            size_t at = (i * 7 + 3) % REALM_ARRAY_LEN(p), n = sizes[(at + (size_t)round) % REALM_ARRAY_LEN(sizes)];
+            assert_true(p[at][0] == at + 1 && p[at][n - 1] == at + 1);
+            realm_slab_give(s, p[at]);
+        }
+    }
+    realm_slab_give(s, NULL);
+    assert_null(realm_slab_take(s, 0));
+    assert_null(realm_slab_take(s, SIZE_MAX - 5));
+    realm_alloc_inject_failure(0, true);
+    assert_null(realm_slab_take(s, 100));
+    realm_alloc_inject_failure(-1, false);
+    assert_non_null(realm_slab_take(s, 100));
+    realm_slab_close(s);
+    realm_slab_close(NULL);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(jobs_run_on_all_and_share_all),
@@ -169,6 +200,7 @@ int main(void) {
         cmocka_unit_test(idle_threads_sleep),
         cmocka_unit_test(scratch_grows),
         cmocka_unit_test(opening_survives_failed_allocations),
+        cmocka_unit_test(slab_gives_back),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
