@@ -475,6 +475,35 @@ static void fair(void **state) {
     engine_run_close(&r);
 }
 
+/* Prompt tokens of a step are shared between accounts: one long prompt is not put behind three of another account. */
+static void fair_prefill(void **state) {
+    (void)state;
+    static consumer c[3], quiet;
+    realm_token prompt[450];
+    engine_run r;
+    engine_run_open(&r, &tiny_llama, &(realm_engine_config){.chunk_tokens = 64});
+    realm_account *other;
+    assert_int_equal(realm_account_open(r.e, NULL, &other, NULL), REALM_OK);
+    for (unsigned i = 0; i < 3; i++) {
+        fill_prompt(prompt, 450, i);
+        realm_generation_params p = greedy(r.a, prompt, 450, 1);
+        assert_int_equal(consumer_submit(&c[i], r.e, &p, NULL), REALM_OK);
+    }
+    realm_generation_params q = greedy(other, prompt, 450, 1);
+    assert_int_equal(consumer_submit(&quiet, r.e, &q, NULL), REALM_OK);
+    consumer_wait(&quiet);
+    realm_engine_stats st;
+    realm_engine_get_stats(r.e, &st);
+    assert_true(st.rows < 4 * 450 - 200);
+    for (unsigned i = 0; i < 3; i++) {
+        consumer_wait(&c[i]);
+        consumer_close(&c[i]);
+    }
+    consumer_close(&quiet);
+    realm_account_close(other);
+    engine_run_close(&r);
+}
+
 static void allocation_failures(void **state) {
     (void)state;
     engine_run r;
@@ -570,6 +599,7 @@ int main(void) {
                                        cmocka_unit_test(a_step_fails),
                                        cmocka_unit_test(pages_change_hands),
                                        cmocka_unit_test(fair),
+                                       cmocka_unit_test(fair_prefill),
                                        cmocka_unit_test(allocation_failures),
                                        cmocka_unit_test(open_without_memory)};
     return cmocka_run_group_tests(tests, NULL, NULL);
