@@ -110,17 +110,25 @@ static void free_call(api_call *c) {
 
 /* ---- answers ---- */
 
-static void put_fields(api_call *c) {
-    char text[32];
-    realm_exchange *x = c->x;
-    realm_exchange_field(x, "x-request-id", c->id);
-    if (!c->has_rate || c->rate.limit == 0) return;
-    (void)snprintf(text, sizeof text, "%u", c->rate.limit);
-    realm_exchange_field(x, "x-ratelimit-limit-requests", text);
-    (void)snprintf(text, sizeof text, "%u", c->rate.remaining);
-    realm_exchange_field(x, "x-ratelimit-remaining-requests", text);
-    (void)snprintf(text, sizeof text, "%.3gs", c->rate.reset_ms / 1000.0);
-    realm_exchange_field(x, "x-ratelimit-reset-requests", text);
+static void put_rate(realm_exchange *x, const char *what, uint64_t limit, uint64_t remaining, uint32_t reset_ms) {
+    char name[48], text[32];
+    if (limit == 0) return;
+    (void)snprintf(name, sizeof name, "x-ratelimit-limit-%s", what);
+    (void)snprintf(text, sizeof text, "%llu", (unsigned long long)limit);
+    realm_exchange_field(x, name, text);
+    (void)snprintf(name, sizeof name, "x-ratelimit-remaining-%s", what);
+    (void)snprintf(text, sizeof text, "%llu", (unsigned long long)remaining);
+    realm_exchange_field(x, name, text);
+    (void)snprintf(name, sizeof name, "x-ratelimit-reset-%s", what);
+    (void)snprintf(text, sizeof text, "%.3gs", reset_ms / 1000.0);
+    realm_exchange_field(x, name, text);
+}
+
+void api_put_fields(api_call *c) {
+    realm_exchange_field(c->x, "x-request-id", c->id);
+    if (!c->has_rate) return;
+    put_rate(c->x, "requests", c->rate.limit, c->rate.remaining, c->rate.reset_ms);
+    put_rate(c->x, "tokens", c->rate.token_limit, c->rate.token_remaining, c->rate.token_reset_ms);
 }
 
 static void count_answer(api_call *c, unsigned status) {
@@ -133,7 +141,7 @@ static void count_answer(api_call *c, unsigned status) {
 void api_answer_error(api_call *c) {
     const api_error *e = &c->error;
     char text[32];
-    put_fields(c);
+    api_put_fields(c);
     if (e->status == 401) realm_exchange_field(c->x, "WWW-Authenticate", "Bearer realm=\"realm\"");
     if (e->retry_after_ms) {
         (void)snprintf(text, sizeof text, "%u", (e->retry_after_ms + 999) / 1000);
@@ -161,7 +169,7 @@ void api_answer(api_call *c) {
         api_answer_error(c);
         return;
     }
-    put_fields(c);
+    api_put_fields(c);
     count_answer(c, 200);
     realm_exchange_respond(c->x, 200, c->route == ROUTE_METRICS ? "text/plain; version=0.0.4; charset=utf-8" : API_JSON,
                            c->reply.data, c->reply.len);

@@ -195,18 +195,9 @@ void gen_write_usage(const api_call *c, realm_buf *out) {
 static void begin_stream(api_call *c) {
     if (c->streaming) return;
     c->streaming = true;
-    realm_exchange_field(c->x, "x-request-id", c->id);
+    api_put_fields(c);
     realm_exchange_field(c->x, "Cache-Control", "no-cache");
     realm_exchange_field(c->x, "X-Accel-Buffering", "no");
-    char text[32];
-    if (c->has_rate && c->rate.limit) {
-        (void)snprintf(text, sizeof text, "%u", c->rate.limit);
-        realm_exchange_field(c->x, "x-ratelimit-limit-requests", text);
-        (void)snprintf(text, sizeof text, "%u", c->rate.remaining);
-        realm_exchange_field(c->x, "x-ratelimit-remaining-requests", text);
-        (void)snprintf(text, sizeof text, "%.3gs", c->rate.reset_ms / 1000.0);
-        realm_exchange_field(c->x, "x-ratelimit-reset-requests", text);
-    }
     realm_exchange_start(c->x, 200, "text/event-stream; charset=utf-8");
 }
 

@@ -191,6 +191,7 @@ struct realm_api {
 /* api.c */
 void api_random_id(char *out, size_t cap, const char *prefix, size_t n_bytes);
 uint64_t api_random_u64(void);
+void api_put_fields(api_call *c); /* x-request-id and x-ratelimit-* */
 /* I/O thread: answers with call->error or call->reply. */
 void api_answer(api_call *c);
 void api_answer_error(api_call *c);

@@ -145,6 +145,9 @@ static realm_status apply_template(realm_host *h, const char *messages, size_t m
     if (!st) out->text = realm_buf_take(&b, &out->text_len);
     realm_buf_release(&b);
     if (!st && !out->text) st = realm_error_set(&h->error, REALM_E_NOMEM, "out of memory");
+    /* The request asked for control tokens in its messages' own text. */
+    if (!st && realm_run_get_params(h->run)->parse_special)
+        for (size_t i = 0; i < out->n_spans; i++) out->spans[i].special = true;
     return st ? st : encode_rendered(h, out->text, out->text_len, out->spans, out->n_spans, &out->tokens);
 }
 

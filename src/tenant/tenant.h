@@ -109,10 +109,12 @@ REALM_WARN_UNUSED realm_status realm_tenant_set_program(realm_tenant *t, const v
 /* ---- requests ------------------------------------------------------------------------------------------------------
  */
 
-typedef struct realm_rate {    /* for x-ratelimit-* and retry-after */
-    uint32_t limit, remaining; /* requests per minute; limit 0: none */
-    uint32_t reset_ms;         /* until full again */
-    uint32_t retry_after_ms;   /* when refused: until one would be admitted */
+typedef struct realm_rate {                /* for x-ratelimit-* and retry-after */
+    uint32_t limit, remaining;             /* requests per minute; limit 0: none */
+    uint32_t reset_ms;                     /* until full again */
+    uint32_t retry_after_ms;               /* when refused: until one would be admitted */
+    uint64_t token_limit, token_remaining; /* tokens per minute; limit 0: none */
+    uint32_t token_reset_ms;
 } realm_rate;
 
 /* Admits a request. REALM_E_NOT_FOUND: no such model. REALM_E_LIMIT: a limit of the tenant (the text says which; `rate`
@@ -139,7 +141,7 @@ typedef struct realm_run_params {
     size_t prompt_len;
     const char *tools; /* MESSAGES: JSON array or NULL */
     size_t tools_len;
-    bool parse_special;        /* TEXT: control tokens' text is parsed */
+    bool parse_special;        /* TEXT, MESSAGES: control tokens' text is parsed */
     const realm_token *tokens; /* TOKENS */
     size_t n_tokens;
     /* What a generation uses unless the program says otherwise. account, prompt, share, on_ready and user are set by

@@ -308,6 +308,12 @@ realm_status tenant_admit(realm_tenant *t, realm_rate *rate, realm_error *err) {
         r.remaining = (uint32_t)fmax(0, t->request_credit);
         r.reset_ms = wait_ms((double)l->requests_per_minute - t->request_credit, l->requests_per_minute);
     }
+    if (l->tokens_per_minute) {
+        refill(&t->token_credit, &t->token_credit_ns, l->tokens_per_minute, now_ns);
+        r.token_limit = l->tokens_per_minute;
+        r.token_remaining = (uint64_t)fmax(0, t->token_credit);
+        r.token_reset_ms = wait_ms((double)l->tokens_per_minute - t->token_credit, l->tokens_per_minute);
+    }
     realm_mutex_unlock(&t->mu);
     if (rate) *rate = r;
     return s;

@@ -193,7 +193,7 @@ realm_status realm_runtime_apply_template(const realm_runtime *rt, const char *i
 realm_status realm_request_open(realm_tenant *t, const char *model, realm_rate *rate, realm_request **out,
                                 realm_error *err) {
     (void)t;
-    *rate = (realm_rate){60, 59, 1000, 0};
+    *rate = (realm_rate){60, 59, 1000, 0, 5000, 4000, 12000};
     if (strcmp(model, "limited") == 0) {
         rate->remaining = 0;
         rate->retry_after_ms = 2500;

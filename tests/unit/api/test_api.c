@@ -493,6 +493,9 @@ static void chat_answers(void **state) {
     assert_non_null(strstr(r.head, "x-ratelimit-limit-requests: 60\r\n"));
     assert_non_null(strstr(r.head, "x-ratelimit-remaining-requests: 59\r\n"));
     assert_non_null(strstr(r.head, "x-ratelimit-reset-requests: 1s\r\n"));
+    assert_non_null(strstr(r.head, "x-ratelimit-limit-tokens: 5000\r\n"));
+    assert_non_null(strstr(r.head, "x-ratelimit-remaining-tokens: 4000\r\n"));
+    assert_non_null(strstr(r.head, "x-ratelimit-reset-tokens: 12s\r\n"));
     assert_string_equal(at(&r, "object"), "\"chat.completion\"");
     assert_memory_equal(at(&r, "id"), "\"chatcmpl-", 10);
     assert_string_equal(at(&r, "model"), "\"m\"");
