@@ -100,6 +100,7 @@ static void free_call(api_call *c) {
     gen_release(c);
     realm_tenant_release(c->tenant);
     realm_free(c->body);
+    atomic_fetch_sub_explicit(&c->api->held_bytes, c->held, memory_order_relaxed); /* a budget, not a lock */
     realm_buf_release(&c->reply);
     realm_buf_release(&c->head);
     realm_buf_release(&c->piece);
@@ -347,6 +348,18 @@ static void on_head(void *user, realm_exchange *x) {
         realm_exchange_limit_body(x, 64u << 10); /* a body says nothing here */
 }
 
+/* The body goes with the call to a worker. From here on it is the api that bounds how much of them there is. */
+static bool take_body(api_call *c) {
+    _Atomic uint64_t *held = &c->api->held_bytes;
+    c->body = realm_exchange_take_body(c->x, &c->body_len);
+    c->held = c->body ? c->body_len : 0;
+    uint64_t before = atomic_fetch_add_explicit(held, c->held, memory_order_relaxed);
+    if (c->body && before + c->held <= API_HELD_MAX) return true;
+    api_error_status(&c->error, REALM_E_BUSY, NULL);
+    api_answer_error(c);
+    return false;
+}
+
 static void on_request(void *user, realm_exchange *x) {
     (void)user;
     api_call *c = realm_exchange_get_user(x);
@@ -362,11 +375,7 @@ static void on_request(void *user, realm_exchange *x) {
     case ROUTE_METRICS: info_metrics(c); break;
     default:
         if (c->route != ROUTE_USAGE && c->route != ROUTE_ADMIN_USAGE) {
-            c->body = realm_exchange_take_body(x, &c->body_len);
-            if (!c->body) {
-                refuse(c, 503, "overloaded", "out of memory");
-                return;
-            }
+            if (!take_body(c)) return;
         } else if (h->query.len && !(c->body = realm_strndup(h->query.data, h->query.len))) {
             refuse(c, 503, "overloaded", "out of memory");
             return;

@@ -32,6 +32,7 @@
 #define API_CHOICES_MAX 128u /* runs of one request */
 #define API_PARALLEL_MAX 32u /* of them at a time */
 #define API_TOKENS_MAX ((size_t)16 << 20)
+#define API_HELD_MAX ((uint64_t)1 << 30) /* bytes of bodies being worked on; past it 503 */
 #define API_ID_MAX 48u
 #define API_JSON "application/json"
 
@@ -154,7 +155,7 @@ typedef struct api_call {
     uint64_t start_ns;
     realm_tenant *tenant;
     char *body;
-    size_t body_len;
+    size_t body_len, held; /* held: counted in the api's held_bytes */
 
     api_error error; /* status 0: `reply` is the answer */
     realm_buf reply;
@@ -181,6 +182,7 @@ struct realm_api {
     _Atomic(const realm_server *) server;
     _Atomic int state; /* realm_api_state */
     realm_queue *queue;
+    _Atomic uint64_t held_bytes; /* bodies of calls that have not ended */
     pthread_t workers[16];
     unsigned n_workers;
     _Atomic uint64_t answers[N_ROUTES][6]; /* by first digit of the status */

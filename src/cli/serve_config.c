@@ -3,6 +3,7 @@
 #include <ctype.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/alloc.h"
 #include "base/file.h"
@@ -120,6 +121,16 @@ static realm_status read_models(serve_config *c, const realm_json *root, realm_e
         if (st == REALM_OK && !(to->id = realm_strdup(id))) st = no_memory(err);
         (void)realm_json_get(&m, "file", &v);
         if (st == REALM_OK) st = read_path(c, &v, &to->file, err);
+        if (st == REALM_OK && access(to->file, F_OK) != 0) { /* a name in the models folder, as on the command line */
+            const char *name = "";
+            char *found = NULL;
+            realm_error ignored = {0};
+            if (realm_json_cstr(&v, &name, &ignored) == REALM_OK &&
+                realm_find_model(name, c->models_dir, &found, &ignored) == REALM_OK) {
+                realm_free(to->file);
+                to->file = found;
+            }
+        }
     }
     return st;
 }

@@ -69,6 +69,7 @@ void conn_kill(conn *c) {
     realm_buf_release(&c->in);
     realm_buf_release(&c->out);
     atomic_fetch_sub_explicit(&c->t->s->connections, 1, memory_order_relaxed);
+    atomic_fetch_sub_explicit(&c->t->s->listen[c->listener].connections, 1, memory_order_relaxed);
     /* events of this round may still point here: freed after it (io_loop) */
     if (c->prev)
         c->prev->next = c->next;
@@ -439,6 +440,7 @@ void conn_open(io_thread *t, int fd, size_t listener_index, const char *peer, bo
     if (c->next) c->next->prev = c;
     t->conns = c;
     atomic_fetch_add_explicit(&t->s->connections, 1, memory_order_relaxed);
+    atomic_fetch_add_explicit(&t->s->listen[listener_index].connections, 1, memory_order_relaxed);
     c->events = EPOLLIN | EPOLLRDHUP;
     struct epoll_event e = {.events = c->events, .data.ptr = c};
     if (epoll_ctl(t->epoll_fd, EPOLL_CTL_ADD, fd, &e) != 0) {

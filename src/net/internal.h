@@ -140,6 +140,7 @@ struct realm_server {
         char address[REALM_ADDRESS_TEXT_MAX];
         int tag;
         bool loopback;
+        _Atomic uint32_t connections;
     } listen[REALM_LISTENERS_MAX];
     char **names;
     size_t n_names;

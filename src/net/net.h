@@ -75,7 +75,7 @@ typedef struct realm_http_limits {
     uint32_t body_ms;          /* 30 s without progress in a body; past it 408 */
     uint32_t idle_ms;          /* 75 s between requests, and before the first one */
     uint32_t write_ms;         /* 60 s in which a client takes nothing of what is waiting for it */
-    uint32_t connections;      /* 10,240; past it 503 */
+    uint32_t connections;      /* 10,240 of each listener; past it 503 */
     uint64_t bodies_bytes;     /* 1 GiB buffered of all bodies together; past it 503 */
     uint32_t out_bytes;        /* 64 KiB: what realm_exchange_room starts from */
 } realm_http_limits;

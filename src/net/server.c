@@ -193,7 +193,9 @@ static void accept_all(io_thread *t, listener *l) {
         (void)setsockopt(fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, &low, sizeof low);
         char peer[PEER_TEXT_MAX];
         peer_text(&a, peer, sizeof peer);
-        uint32_t n = atomic_load_explicit(&t->s->connections, memory_order_relaxed), cap = t->s->limits.connections;
+        /* per listener: a crowd at one does not lock the operator out of the other */
+        uint32_t n = atomic_load_explicit(&t->s->listen[l->index].connections, memory_order_relaxed);
+        uint32_t cap = t->s->limits.connections;
         count(&t->n.accepted, 1);
         if (n >= cap) count(&t->n.refused, 1);
         if (n >= cap + REFUSED_MAX)
