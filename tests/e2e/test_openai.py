@@ -225,6 +225,9 @@ def test_errors_are_the_clients_exceptions(server):
     e = raises(openai.BadRequestError, lambda: c.chat.completions.create(
         model="smollm2", messages=[{"role": "user", "content": "word " * 9000}]))
     assert e.code == "context_length_exceeded", e
+    e = raises(openai.APIStatusError, lambda: c.chat.completions.create(
+        model="smollm2", messages=[{"role": "user", "content": "x" * (17 << 20)}]))
+    assert e.status_code == 413, e
     raises(openai.BadRequestError, lambda: c.completions.create(model="smollm2", prompt=""))
     raises(openai.BadRequestError, lambda: c.completions.create(model="smollm2", prompt=[10**6]))
     raises(openai.BadRequestError, lambda: c.completions.create(model="smollm2", prompt="x", suffix="y"))
