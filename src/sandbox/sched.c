@@ -11,6 +11,7 @@
  * instances whose deadline has come: a heap holds each instance's least deadline (wall time, grace after cancel, the
  * end of a wait). The heap has room for every instance from the start, so setting a deadline cannot fail.
  */
+#include <sched.h>
 #include <string.h>
 #include <sys/resource.h>
 #include <unistd.h>
@@ -44,11 +45,17 @@ static void clock_resume(realm_sandbox *s) {
     realm_mutex_unlock(&s->timer_mu);
 }
 
+/* The policy for idle time: the kernel counts a processor that runs nothing else as free, so it moves others there at
+ * once, which a low priority alone does not do. Where neither works, programs that spin are merely less polite. */
+static void be_slow(void) {
+    struct sched_param none = {0};
+    if (sched_setscheduler(0, SCHED_IDLE, &none)) (void)setpriority(PRIO_PROCESS, (id_t)gettid(), SLOW_NICE);
+}
+
 static void *worker_main(void *arg) {
     realm_ready *q = arg;
     realm_sandbox *s = q->sandbox;
-    /* Linux keeps it per thread. Where it fails, programs that spin are merely less polite. */
-    if (q->slow) (void)setpriority(PRIO_PROCESS, (id_t)gettid(), SLOW_NICE);
+    if (q->slow) be_slow();
     realm_mutex_lock(&s->ready_mu);
     for (;;) {
         while (!q->head && !s->stopping) realm_cond_wait(&q->cond, &s->ready_mu);

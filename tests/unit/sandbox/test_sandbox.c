@@ -132,7 +132,7 @@ static void test_spinner_in_the_background(void **state) {
     for (long i = 0; i < n; i++)
         assert_int_equal(realm_thread_start(&threads[i], "busy", be_busy, NULL, &err), REALM_OK);
     /* The kernel may leave it alone on a processor for a while: what counts is that it can be kept off. */
-    for (int k = 0; k < 6 && share > 0.3; k++) { share = share_of_spinner(p); print_message("share %.3f\n", share);}
+    for (int k = 0; k < 6 && share > 0.3; k++) share = share_of_spinner(p);
     atomic_store(&busy_stop, true);
     for (long i = 0; i < n; i++) pthread_join(threads[i], NULL);
     if (getpriority(PRIO_PROCESS, 0) < 10) assert_true(share <= 0.3);
