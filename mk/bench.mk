@@ -22,3 +22,13 @@ $(BUILD)/wasm/bench/%.wasm: bench/wat/%.wat
 $(BUILD)/bench/sandbox: bench/sandbox.c $(foreach f,$(LINK_sandbox),$(call objs_of,$(f))) $(DEPS_LIB)
 	@mkdir -p $(@D)
 	$(CC) $(ALL_CFLAGS) -DBENCH_WASM='"$(BUILD)/wasm/bench"' $(LDFLAGS) -o $@ $(filter %.c %.o %.a,$^) $(LIBS) $(SYSLIBS)
+
+# What a program in the loop costs per token: make bench-tokens MODEL=file.gguf
+.PHONY: bench-tokens
+bench-tokens: $(BUILD)/bench/tokens
+	$(BUILD)/bench/tokens $(or $(MODEL),$(CACHE)/models/smollm2-135m-instruct-q4_1.gguf)
+
+$(BUILD)/bench/tokens: bench/tokens.c $(foreach f,$(LINK_tenant),$(call objs_of,$(f))) $(DEPS_LIB) | $(GUEST_EXAMPLES)
+	@mkdir -p $(@D)
+	$(Q)$(CC) $(ALL_CFLAGS) -DBENCH_GUEST='"$(BUILD)/guest/shout.wasm"' $(LDFLAGS) -o $@ $(filter %.c %.o %.a,$^) \
+	    $(LIBS) $(SYSLIBS)
