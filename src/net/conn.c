@@ -342,10 +342,13 @@ static bool advance(conn *c) {
     case X_HEAD: {
         realm_http1_result r = realm_http1_head_parse(&x->parser, c->in.data, c->in.len);
         if (r == REALM_HTTP1_MORE) {
-            if (c->eof) c->doomed = true;
-            return false;
-        }
-        if (r == REALM_HTTP1_BAD) {
+            if (!c->eof) return false;
+            if (c->in.len <= 2) { /* nothing but the empty line that is ignored */
+                c->doomed = true;
+                return false;
+            }
+            refuse(c, 400, "the connection ended inside the head");
+        } else if (r == REALM_HTTP1_BAD) {
             count(&c->t->n.requests, 1);
             refuse(c, x->parser.status, x->parser.why);
         } else {

@@ -373,6 +373,17 @@ static void half_closed_clients_get_their_answer(void **state) {
     assert_non_null(strstr(out, "\r\n\r\n/a"));
     assert_non_null(strstr(out, "\r\n\r\n/b"));
     close(fd);
+    static const char *const cut[] = {"GET / HT", "GET / HTTP/1.1\r\nHost: localhost\r\n",
+                                      "POST / HTTP/1.1\r\n" HOST "Content-Length: 5\r\n\r\nab",
+                                      "POST / HTTP/1.1\r\n" HOST "Transfer-Encoding: chunked\r\n\r\n2\r\nab\r\n"};
+    for (size_t i = 0; i < REALM_ARRAY_LEN(cut); i++) { /* what is not whole is refused */
+        fd = dial();
+        say(fd, cut[i], strlen(cut[i]));
+        shutdown(fd, SHUT_WR);
+        assert_true(hear(fd, out, sizeof out, 2000) > 0);
+        assert_int_equal(status_of(out), 400);
+        close(fd);
+    }
     /* and while the answer takes its time: the probe's bytes belong to the answer */
     fd = dial();
     r = "GET /wait HTTP/1.1\r\n" HOST "\r\n";
