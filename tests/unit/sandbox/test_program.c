@@ -337,6 +337,57 @@ static void test_mutations(void **state) {
     realm_free(wasm);
 }
 
+/* Every allocation of opening a sandbox, opening a program and starting an instance fails once. */
+static void test_out_of_memory(void **state) {
+    (void)state;
+    realm_error err = {0};
+    realm_sandbox *s = NULL;
+    realm_program *p = NULL;
+    realm_instance *inst = NULL;
+    run r;
+    size_t n = 0;
+    char *wasm = read_wasm("gen", &n), *cache = realm_path_join(dir, "cache-oom");
+    realm_sandbox_config c = {.n_workers = 1,
+                              .max_instances = 4,
+                              .max_memory_bytes = 1u << 20,
+                              .imports = IMPORTS,
+                              .n_imports = REALM_ARRAY_LEN(IMPORTS),
+                              .compiler_path = "x",
+                              .cache_dir = cache};
+    realm_program_limits l = {.trusted = true};
+    int failures = 0;
+    for (int64_t k = 0; realm_alloc_inject_failure(k, false), realm_sandbox_open(&s, &c, &err); k++, failures++) {
+        assert_null(s);
+        assert_true(k < 1000 && err.text[0]);
+    }
+    realm_alloc_inject_failure(-1, false);
+    assert_true(failures > 5);
+    for (int64_t k = 0; realm_alloc_inject_failure(k, false), realm_program_open(s, wasm, n, &l, &p, &err); k++) {
+        assert_null(p);
+        assert_true(k < 1000 && err.text[0]);
+        failures++;
+    }
+    realm_alloc_inject_failure(-1, false);
+    assert_true(failures > 10);
+    run_init(&r);
+    faults_restore();
+    realm_instance_params params = {.user = &r, .on_done = on_done, .prompt = "x", .prompt_len = 1, .model_id = 9};
+    for (int64_t k = 0; realm_alloc_inject_failure(k, false), realm_instance_start(p, &params, &inst, &err); k++) {
+        assert_null(inst);
+        assert_int_equal(err.code, REALM_E_NOMEM);
+        assert_true(k < 100);
+    }
+    realm_alloc_inject_failure(-1, false);
+    r.instance = inst;
+    run_wait(&r);
+    assert_int_equal(r.n_done, 1);
+    assert_int_equal(r.result.status, REALM_OK);
+    realm_program_release(p);
+    realm_sandbox_close(s);
+    realm_free(cache);
+    realm_free(wasm);
+}
+
 static void remove_tree(void) {
     char command[128];
     snprintf(command, sizeof command, "rm -rf '%s'", dir);
@@ -357,6 +408,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(test_cache),
         cmocka_unit_test(test_describe),
         cmocka_unit_test(test_mutations),
+        cmocka_unit_test(test_out_of_memory),
     };
     int failed = cmocka_run_group_tests_name("programs", tests, NULL, NULL);
     realm_sandbox_close(box);
