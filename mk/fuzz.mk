@@ -9,6 +9,8 @@
 FUZZ_LINK_http := $(LINK_net)
 FUZZ_LINK_json := $(LINK_data)
 FUZZ_LIBS_template = $(DEPS_LIB)
+FUZZ_LIBS_sandbox = $(DEPS_INC) $(DEPS_LIB)
+FUZZ_SEEDS_sandbox := $(BUILD)/wasm/test
 
 FUZZ_NAMES  := $(sort $(patsubst tests/fuzz/fuzz_%.c,%,$(wildcard tests/fuzz/fuzz_*.c)))
 FUZZ_FLAGS   = -O1 -g -fno-omit-frame-pointer -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all
@@ -33,3 +35,5 @@ $(addprefix fuzz-,$(FUZZ_NAMES)): fuzz-%: $(BUILD)/fuzz/fuzz_%
 	@mkdir -p $(BUILD)/fuzz/corpus/$*
 	$< -max_total_time=$(SECONDS) -timeout=10 -rss_limit_mb=2048 -print_final_stats=1 \
 	    -artifact_prefix=$(BUILD)/fuzz/$*- $(BUILD)/fuzz/corpus/$* $(call fuzz_seeds,$*)
+
+fuzz-sandbox: | $(WAT_WASM)
