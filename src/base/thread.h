@@ -17,7 +17,7 @@ typedef enum realm_lock_rank {
     REALM_RANK_RUNTIME = 20, /* tenant table, program table */
     REALM_RANK_TENANT = 30,  /* one tenant's limits and counters */
     REALM_RANK_REQUEST = 40, /* one request's output ring */
-    REALM_RANK_SANDBOX = 50, /* ready queue of the sandbox workers */
+    REALM_RANK_SANDBOX = 50, /* handles behind one instance's host calls */
     REALM_RANK_ENGINE = 60,  /* one generation's event ring */
     REALM_RANK_STORE = 70,   /* the store's connection */
     REALM_RANK_NOTIFY = 75,  /* held while a consumer's on_ready runs */
