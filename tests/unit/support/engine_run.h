@@ -3,6 +3,7 @@
 #define TESTS_SUPPORT_ENGINE_RUN_H
 
 #include <pthread.h>
+#include <semaphore.h>
 
 #include "base/clock.h"
 #include "engine/engine.h"
@@ -149,6 +150,52 @@ __attribute__((unused)) static realm_generation_params greedy(realm_account *a, 
 /* A prompt that depends on `salt`. */
 __attribute__((unused)) static void fill_prompt(realm_token *ids, size_t n, unsigned salt) {
     for (size_t i = 0; i < n; i++) ids[i] = (realm_token)((i * 31 + salt * 97 + i * i * (salt % 7 + 1)) % TINY_VOCAB);
+}
+
+/* The engine's thread stopped inside the callback of a generation's first event, so that a test can submit several, or
+ * look at counts, with nothing moving. */
+typedef struct held {
+    realm_generation *g;
+    sem_t entered, go;
+    bool passed;
+} held;
+
+static void held_ready(void *user) {
+    held *h = user;
+    if (h->passed) return;
+    h->passed = true;
+    sem_post(&h->entered);
+    while (sem_wait(&h->go) != 0) continue;
+}
+
+__attribute__((unused)) static void held_submit(held *h, realm_engine *e, const realm_generation_params *p) {
+    realm_generation_params q = *p;
+    *h = (held){0};
+    sem_init(&h->entered, 0, 0);
+    sem_init(&h->go, 0, 0);
+    q.on_ready = held_ready;
+    q.user = h;
+    assert_int_equal(realm_generation_submit(e, &q, &h->g, NULL), REALM_OK);
+}
+
+/* Returns with the engine stopped at this generation's first event. */
+__attribute__((unused)) static void held_wait(held *h) {
+    while (sem_wait(&h->entered) != 0) continue;
+}
+
+__attribute__((unused)) static void held_go(held *h) {
+    sem_post(&h->go);
+    realm_generation_release(h->g);
+    sem_destroy(&h->entered);
+    sem_destroy(&h->go);
+}
+
+/* Stops the engine now; held_go lets it go on. */
+__attribute__((unused)) static void engine_stop(held *h, engine_run *r) {
+    realm_token one = 1;
+    realm_generation_params p = greedy(r->a, &one, 1, 1);
+    held_submit(h, r->e, &p);
+    held_wait(h);
 }
 
 #endif
