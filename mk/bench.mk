@@ -1,5 +1,19 @@
 # Benchmarks: programs of bench/, each printing its figures beside the machine's own limits. None is a timed test.
-.PHONY: bench-linear bench-kernels
+.PHONY: bench bench-linear bench-kernels bench-server
+
+# What a reader of docs/performance.md wants to repeat: both test models, the sandbox, the whole server.
+bench: setup-test all bench-sandbox bench-tokens bench-server
+	@for m in smollm2-135m-instruct-q4_1 gemma-3-270m-q4_k_m; do \
+	    echo "$$m"; \
+	    for a in "--prompt 512" "--gen 128" "--gen 64 --depth 2048" "--batch 4 --prompt 64 --gen 32" \
+	             "--batch 8 --prompt 64 --gen 32" "--batch 32 --prompt 64 --gen 32"; do \
+	        $(BUILD)/realm bench --model $(CACHE)/models/$$m.gguf $$a; \
+	    done; \
+	done
+
+bench-server: all $(BUILD)/wasm/test/spin.wasm
+	python3 bench/server.py $(BUILD) $(CACHE)/models/smollm2-135m-instruct-q4_1.gguf
+
 bench-linear: $(BUILD)/bench/linear
 	$(BUILD)/bench/linear
 bench-kernels: $(BUILD)/bench/kernels
