@@ -7,6 +7,8 @@ BUILD   ?= build
 PREFIX  ?= /usr/local
 CC      ?= gcc
 AR      ?= ar
+LD      ?= ld
+OBJCOPY ?= objcopy
 OPT     ?= -O2
 CLANG   ?= clang-19
 WASM_LD ?= wasm-ld-19
@@ -17,7 +19,7 @@ CACHE   := $(if $(XDG_CACHE_HOME),$(XDG_CACHE_HOME),$(HOME)/.cache)/realm
 WARN    := -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wstrict-prototypes -Wmissing-prototypes -Wvla \
            $(if $(CI),-Werror)
 CFLAGS  ?= $(OPT) -g
-ALL_CFLAGS = -std=c17 -D_GNU_SOURCE -DREALM_VERSION='"$(VERSION)"' -DREALM_PREFIX='"$(PREFIX)"' -fPIC \
+ALL_CFLAGS = -std=c17 -D_GNU_SOURCE -DREALM_VERSION='"$(VERSION)"' -fPIC \
            -fvisibility=hidden -fno-math-errno -ffp-contract=off -fstack-protector-strong -pthread $(WARN) $(CFLAGS) \
            -Isrc -Iinclude -I$(BUILD)/gen -MMD -MP
 LIBS    := -lcrypto -ljansson -lyaml -lsqlite3 -lpcre2-8 -lutf8proc
@@ -94,22 +96,35 @@ $(BUILD)/obj/%.o: src/%.c
 	$(call say,CC   $<)
 	$(Q)$(CC) $(filter-out $(PLAIN),$(ALL_CFLAGS)) $(LEVEL) $(INC) $(ISA) -c $< -o $@
 
-$(BUILD)/librealm.a: $(LIB_OBJS)
+# The static library is one object with the Rust parts inside and every name but realm_* made local, so that it neither
+# clashes with what it is linked to nor lends out its insides.
+$(BUILD)/librealm.a: $(LIB_OBJS) $(DEPS_LIB)
 	@rm -f $@
 	$(call say,AR   $@)
-	$(Q)$(AR) rcs $@ $^
+	$(Q)$(LD) -r -o $(BUILD)/librealm.o $^
+	$(Q)$(OBJCOPY) --localize-hidden -w --keep-global-symbol='realm_*' -R .llvmbc -R .llvmcmd $(BUILD)/librealm.o
+	$(Q)$(AR) rcs $@ $(BUILD)/librealm.o
+	@rm -f $(BUILD)/librealm.o
 
-$(BUILD)/realm: $(BIN_OBJS) $(BUILD)/librealm.a $(DEPS_LIB)
+$(BUILD)/realm: $(BIN_OBJS) $(LIB_OBJS) $(DEPS_LIB)
 	$(call say,LD   $@)
-	$(Q)$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $(BIN_OBJS) $(BUILD)/librealm.a $(DEPS_LIB) $(LIBS) $(SYSLIBS) -Wl,--gc-sections
+	$(Q)$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $(BIN_OBJS) $(LIB_OBJS) $(DEPS_LIB) $(LIBS) $(SYSLIBS) -Wl,--gc-sections
 
-$(BUILD)/librealm.so: $(BUILD)/librealm.a $(DEPS_LIB) tools/librealm.map
+$(BUILD)/librealm.so: $(LIB_OBJS) $(DEPS_LIB) tools/librealm.map
 	$(call say,LD   $@)
 	$(Q)$(CC) $(CFLAGS) $(LDFLAGS) -shared -Wl,-soname,librealm.so.0 -Wl,--version-script=tools/librealm.map -o $@ \
-	    -Wl,--whole-archive $(BUILD)/librealm.a -Wl,--no-whole-archive $(DEPS_LIB) $(LIBS) $(SYSLIBS) -Wl,--gc-sections
-	ln -sf librealm.so $(BUILD)/librealm.so.0
+	    $(LIB_OBJS) $(DEPS_LIB) $(LIBS) $(SYSLIBS) -Wl,--gc-sections
+	@ln -sf librealm.so $(BUILD)/librealm.so.0
 
-$(BUILD)/realm.pc: tools/realm.pc.in Makefile
+# What depends on PREFIX is made again when it changes.
+$(BUILD)/prefix: FORCE
+	@mkdir -p $(@D)
+	@echo '$(PREFIX)' | cmp -s - $@ || echo '$(PREFIX)' > $@
+.PHONY: FORCE
+$(BUILD)/obj/embed/embed.o: $(BUILD)/prefix
+$(BUILD)/obj/embed/embed.o: private ISA := -DREALM_PREFIX='"$(PREFIX)"'
+
+$(BUILD)/realm.pc: tools/realm.pc.in Makefile $(BUILD)/prefix
 	@mkdir -p $(@D)
 	$(Q)sed -e 's|@PREFIX@|$(PREFIX)|' -e 's|@VERSION@|$(VERSION)|' -e 's|@LIBS@|$(LIBS) $(SYSLIBS)|' $< > $@
 

@@ -33,13 +33,23 @@ if nm -D --defined-only "$build/librealm.so" | awk '{print $3}' | grep -v '^real
 else
     passed=$((passed + 1))
 fi
+if readelf -sW "$build/librealm.a" 2>/dev/null | awk '$5 == "GLOBAL" && $7 != "UND" { print $8 }' | grep -v '^realm_' | grep .; then
+    echo "librealm.a lends out the names above"
+    failed=$((failed + 1))
+else
+    passed=$((passed + 1))
+fi
 dest=$(mktemp -d)
-if make -s install DESTDIR="$dest" PREFIX=/usr BUILD="$build" >/dev/null &&
-    cc examples/paris.c $(PKG_CONFIG_SYSROOT_DIR=$dest PKG_CONFIG_PATH=$dest/usr/lib/pkgconfig pkg-config --cflags --libs realm) -o "$dest/paris" &&
-    LD_LIBRARY_PATH=$dest/usr/lib "$dest/paris" "$model" | grep -q Paris; then
+lib=$dest/opt/realm/lib
+flags() { PKG_CONFIG_SYSROOT_DIR=$dest PKG_CONFIG_PATH=$lib/pkgconfig pkg-config "$@" realm; }
+if make -s install DESTDIR="$dest" PREFIX=/opt/realm BUILD="$build" >/dev/null &&
+    cc examples/paris.c $(flags --cflags --libs) -o "$dest/paris" &&
+    LD_LIBRARY_PATH=$lib "$dest/paris" "$model" | grep -q Paris &&
+    rm "$lib"/librealm.so* && cc examples/paris.c $(flags --static --cflags --libs) -o "$dest/paris_static" &&
+    "$dest/paris_static" "$model" | grep -q Paris; then
     passed=$((passed + 1))
 else
-    echo "an installation does not build and run examples/paris.c"
+    echo "an installation does not build and run examples/paris.c, with the shared or with the static library"
     failed=$((failed + 1))
 fi
 rm -rf "$dest"
