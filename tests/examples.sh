@@ -24,6 +24,7 @@ expect multi_tenant '^shout +.*PARIS' "$build/examples/multi_tenant" "$model" "$
 expect run 'Paris' "$build/realm" run --model "$model" --max-tokens 32 'What is the capital of France? Answer in one sentence.'
 expect run_program 'PARIS' "$build/realm" run --model "$model" --max-tokens 32 --program "$build/guest/shout.wasm" 'What is the capital of France? Answer in one sentence.'
 expect run_stdin 'Paris' sh -c "echo 'The capital of France is' | '$build/realm' run --model '$model' --raw --max-tokens 8"
+expect chat 'Paris' sh -c "printf 'Name the capital of France.\\nThank you.\\n' | '$build/realm' chat --model '$model' --max-tokens 20"
 
 # What an installation exports and says of itself.
 if nm -D --defined-only "$build/librealm.so" | awk '{print $3}' | grep -v '^realm_' | grep -q .; then

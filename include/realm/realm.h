@@ -82,7 +82,7 @@ realm_status realm_model_load(realm *r, const char *id, const char *path, const 
 /* ---- tenants -------------------------------------------------------------------------------------------------------
  */
 
-/* Makes the tenant if there is none of this name (a-z 0-9 . _ -) and gives it a program: a WebAssembly module
+/* Makes the tenant if there is none of this name (a-z A-Z 0-9 . _ -) and gives it a program: a WebAssembly module
  * (docs/programs.md), or the default one with wasm NULL. Running jobs finish on the program they began with.
  * REALM_E_FORMAT, REALM_E_UNSUPPORTED, REALM_E_LIMIT: what of the module was refused. */
 realm_status realm_tenant_add(realm *r, const char *name, const void *wasm, size_t len, realm_error *err);

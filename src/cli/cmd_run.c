@@ -238,6 +238,7 @@ int realm_cmd_chat(int argc, char **argv) {
     run_args a;
     int status = REALM_EXIT_DONE;
     if (!read_args(&args, &a, &status)) return status;
+    status = REALM_EXIT_DONE;
     if (a.prompt) return realm_args_usage(&args, "one argument too many: ", a.prompt);
     realm_error err = {0};
     realm *r = NULL;

@@ -11,7 +11,7 @@
 #include "base/base.h"
 #include "base/buf.h"
 
-#define REALM_TENANT_NAME_MAX 64u /* [a-z0-9][a-z0-9._-]* */
+#define REALM_TENANT_NAME_MAX 64u /* [A-Za-z0-9][A-Za-z0-9._-]* */
 #define REALM_KEY_TEXT_MAX 80u    /* "rk_" and 256 random bits in hex, with NUL */
 
 /* X(field, type, default, least, most, text): limits of a tenant, settable by name; 0 means none where least is 0. */

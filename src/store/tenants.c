@@ -59,13 +59,13 @@ static realm_status check_name(const char *name, realm_error *err) {
     bool ok = n > 0 && n <= REALM_TENANT_NAME_MAX;
     for (size_t i = 0; i < n && ok; i++) {
         char c = name[i];
-        bool alnum = (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9');
+        bool alnum = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9');
         ok = alnum || (i > 0 && (c == '.' || c == '_' || c == '-'));
     }
     if (ok) return REALM_OK;
     char shown[96];
     return realm_error_set(err, REALM_E_INVALID,
-                           "tenant name \"%s\": 1 to %u of a-z 0-9 . _ - and a letter or digit first",
+                           "tenant name \"%s\": 1 to %u of a-z A-Z 0-9 . _ - and a letter or digit first",
                            realm_escape(shown, sizeof shown, name, n), REALM_TENANT_NAME_MAX);
 }
 

@@ -65,7 +65,7 @@ static void tenants_are_kept(void **state) {
     assert_int_equal(realm_store_version(b, &v1, &err), REALM_OK);
     assert_true(v0 != v1);
     assert_int_equal(realm_store_tenant_create(b, "alpha", NULL, NULL, 0, NULL, &err), REALM_E_EXISTS);
-    static const char *const bad_names[] = {"", "Alpha", "a b", "-a", "../x", "a'; DROP TABLE tenant;--", "\xff"};
+    static const char *const bad_names[] = {"", ".a", "a b", "-a", "../x", "a'; DROP TABLE tenant;--", "\xff"};
     for (size_t i = 0; i < REALM_ARRAY_LEN(bad_names); i++)
         assert_int_equal(realm_store_tenant_create(a, bad_names[i], NULL, NULL, 0, NULL, &err), REALM_E_INVALID);
     assert_int_equal(realm_store_tenant_find(b, "alpha", &got, &err), REALM_OK);
