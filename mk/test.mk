@@ -14,8 +14,8 @@ $(BUILD)/unit/%: tests/unit/%.c $$(foreach f,$$(LINK_$$(*D)),$$(call objs_of,$$f
 
 -include $(wildcard $(BUILD)/unit/*/*.d)
 
-# Under the sanitizers: the same unit tests, built apart. The Rust library is not instrumented, its callers are.
-ASAN_FLAGS := -O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all
+# Under the sanitizers: the same unit tests, built apart, the first with lock ranks checked. The Rust library is not instrumented, its callers are.
+ASAN_FLAGS := -O1 -g -DREALM_DEBUG -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all
 TSAN_FLAGS := -O1 -g -fno-omit-frame-pointer -fsanitize=thread
 
 .PHONY: setup-test unit check test asan tsan e2e examples-test

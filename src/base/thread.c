@@ -51,8 +51,8 @@ void realm_mutex_lock(realm_mutex *mu) {
 }
 
 void realm_mutex_unlock(realm_mutex *mu) {
+    rank_drop(mu->rank); /* first: once unlocked, another thread may free the mutex */
     pthread_mutex_unlock(&mu->m);
-    rank_drop(mu->rank);
 }
 
 void realm_cond_init(realm_cond *c) {
