@@ -22,7 +22,7 @@ CFLAGS  ?= $(OPT) -g
 ALL_CFLAGS = -std=c17 -D_GNU_SOURCE -DREALM_VERSION='"$(VERSION)"' -fPIC \
            -fvisibility=hidden -fno-math-errno -ffp-contract=off -fstack-protector-strong -pthread $(WARN) $(CFLAGS) \
            -Isrc -Iinclude -I$(BUILD)/gen -MMD -MP
-LIBS    := -lcrypto -ljansson -lyaml -lsqlite3 -lpcre2-8 -lutf8proc
+LIBS    := -lcrypto -ljansson -lyaml -lsqlite3 -lutf8proc
 SYSLIBS := -lm -ldl -pthread
 
 # One line per file built; V=1 shows the commands.
@@ -89,7 +89,7 @@ $(BUILD)/obj/compute/cpu/x86/%.o: private PLAIN := -fsanitize% -fno-sanitize-rec
 # Sampling reads whole vocabularies; comparisons that might trap would keep its loops from becoming vector code.
 $(BUILD)/obj/engine/sampling.o: CFLAGS += -O3 -fno-trapping-math
 $(BUILD)/obj/sandbox/%.o $(BUILD)/obj/template/%.o: private INC := $(DEPS_INC)
-$(BUILD)/obj/sandbox/%.o $(BUILD)/obj/template/%.o: | $(DEPS_LIB)
+$(call objs_of,sandbox) $(call objs_of,template): | $(DEPS_LIB)
 
 $(BUILD)/obj/%.o: src/%.c
 	@mkdir -p $(@D)

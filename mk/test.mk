@@ -10,7 +10,7 @@ $(BUILD)/unit/%: tests/unit/%.c $$(foreach f,$$(LINK_$$(*D)),$$(call objs_of,$$f
                  $$(if $$(filter $$(*D),$$(NEEDS_DEPS)),$$(DEPS_LIB))
 	@mkdir -p $(@D)
 	$(call say,TEST $@)
-	$(Q)$(CC) $(TEST_CFLAGS) $(LDFLAGS) -o $@ $(filter %.c %.o %.a,$^) -lcmocka $(LIBS) $(SYSLIBS)
+	$(Q)$(CC) $(TEST_CFLAGS) $(LDFLAGS) -o $@ $(filter %.c %.o %.a,$^) -lcmocka -lpcre2-8 $(LIBS) $(SYSLIBS)
 
 -include $(wildcard $(BUILD)/unit/*/*.d)
 
