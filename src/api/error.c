@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "api/internal.h"
+#include "base/str.h"
 
 bool api_error_set(api_error *e, unsigned status, const char *code, const char *param, const char *fmt, ...) {
     va_list ap;
@@ -27,6 +28,12 @@ bool api_error_value(api_error *e, const realm_json *v, const realm_error *err) 
     realm_json_path(v, e->param, sizeof e->param);
     (void)snprintf(e->message, sizeof e->message, "%s", err->text);
     return false;
+}
+
+bool api_error_model(api_error *e, const char *id, size_t len) {
+    char shown[REALM_MODEL_ID_MAX];
+    return api_error_set(e, 404, "model_not_found", "model", "no model is called \"%s\" on this server",
+                         realm_escape(shown, sizeof shown, id, len));
 }
 
 bool api_error_field(api_error *e, const realm_json *v, const char *code, const char *fmt, ...) {

@@ -76,7 +76,7 @@ void info_model(api_call *c, const char *id, size_t len) {
         write_model(&w, &m);
         return;
     }
-    api_error_set(&c->error, 404, "model_not_found", "model", "the model does not exist on this server");
+    api_error_model(&c->error, name, n);
 }
 
 /* ---- usage ---- */

@@ -71,6 +71,8 @@ bool api_error_set(api_error *e, unsigned status, const char *code, const char *
     REALM_PRINTF(5, 6);
 /* From a failed accessor: 400, naming the value's path. */
 bool api_error_value(api_error *e, const realm_json *v, const realm_error *err);
+/* 404 for a model that is not served, naming it. */
+bool api_error_model(api_error *e, const char *id, size_t len);
 /* 400 about a value, in words of the caller. */
 bool api_error_field(api_error *e, const realm_json *v, const char *code, const char *fmt, ...) REALM_PRINTF(4, 5);
 /* What runs and requests failed with. */

@@ -367,7 +367,7 @@ bool gen_request_read(gen_request *q, realm_runtime *rt, const char *body, size_
     (void)realm_json_get_set(&q->root, "model", &v);
     CHECK(realm_json_cstr(&v, &q->model, &err_), &v);
     q->engine = realm_runtime_engine(rt, q->model);
-    if (!q->engine) return api_error_set(e, 404, "model_not_found", "model", "the model does not exist on this server");
+    if (!q->engine) return api_error_model(e, q->model, strlen(q->model));
     if (!check_fields(q, e) || !read_max_tokens(q, e) || !read_sampling(q, e) || !read_stop(q, e) ||
         !read_logit_bias(q, e) || !opt_bool(&q->root, "echo", &q->echo, e) || !read_logprobs(q, e) ||
         !read_stream(q, e) || !read_counts(q, e) || !read_plain(q, e) ||

@@ -44,7 +44,7 @@ static bool open_request(api_call *c, text_request *t, const char *const *known,
         t->model = info.id;
     }
     t->engine = realm_runtime_engine(c->api->rt, t->model);
-    if (!t->engine) return api_error_set(e, 404, "model_not_found", "model", "the model does not exist on this server");
+    if (!t->engine) return api_error_model(e, t->model, strlen(t->model));
     return true;
 }
 
