@@ -37,6 +37,7 @@ install: all
 	install -m 644 guest/realm_guest.h $(DESTDIR)$(PREFIX)/share/realm/guest/
 
 format:
+	@command -v clang-format-19 >/dev/null || { echo 'make format needs clang-format-19 (Debian package of that name)' >&2; exit 1; }
 	clang-format-19 -i $$(git ls-files '*.c' '*.h')
 
 clean:

@@ -15,11 +15,11 @@ typedef struct deps_input {
 typedef int (*deps_take)(void *user, const char *text, size_t len, const realm_template_span *spans, size_t n_spans);
 
 int rdeps_template_open(realm_template_str source, realm_template_str bos, realm_template_str eos,
-                             const realm_template_str *control, size_t n_control, realm_template **out, char *error,
-                             size_t error_cap);
+                        const realm_template_str *control, size_t n_control, realm_template **out, char *error,
+                        size_t error_cap);
 void rdeps_template_close(realm_template *t);
-int rdeps_template_render(const realm_template *t, const deps_input *in, size_t max_output, deps_take take,
-                               void *user, char *error, size_t error_cap);
+int rdeps_template_render(const realm_template *t, const deps_input *in, size_t max_output, deps_take take, void *user,
+                          char *error, size_t error_cap);
 bool rdeps_template_arg_known(realm_template_str name);
 
 bool realm_template_arg_known(const char *name, size_t len) {
@@ -42,9 +42,8 @@ realm_status realm_template_open(realm_template **out, const char *source, size_
                                REALM_TEMPLATE_SOURCE_MAX);
     }
     realm_error why = {0};
-    why.code =
-        (realm_status)rdeps_template_open((realm_template_str){source, len}, tokens->bos, tokens->eos,
-                                               tokens->control, tokens->n_control, out, why.text, sizeof why.text);
+    why.code = (realm_status)rdeps_template_open((realm_template_str){source, len}, tokens->bos, tokens->eos,
+                                                 tokens->control, tokens->n_control, out, why.text, sizeof why.text);
     if (why.code == REALM_OK) return REALM_OK;
     realm_error_prefix(&why, "chat template");
     if (err) *err = why;
@@ -94,8 +93,7 @@ realm_status realm_template_render(const realm_template *t, const realm_template
     taker to = {out, spans};
     size_t room = REALM_MIN(out->max - out->len, (size_t)REALM_TEMPLATE_OUTPUT_MAX);
     realm_error why = {0};
-    why.code =
-        (realm_status)rdeps_template_render(t, &input, room, take_result, &to, why.text, sizeof why.text);
+    why.code = (realm_status)rdeps_template_render(t, &input, room, take_result, &to, why.text, sizeof why.text);
     if (why.code == REALM_OK) return REALM_OK;
     if (!why.text[0]) {
         realm_error_set(&why, why.code, "the rendered conversation: %s", realm_status_text(why.code));
