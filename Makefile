@@ -25,7 +25,8 @@ ALL_CFLAGS = -std=c17 -D_GNU_SOURCE -DREALM_VERSION='"$(VERSION)"' -fPIC \
 LIBS    := -lcrypto -ljansson -lyaml -lsqlite3 -lutf8proc
 SYSLIBS := -lm -ldl -pthread
 
-# One line per file built; V=1 shows the commands.
+# Sub-makes that build use every core. One line per file built; V=1 shows the commands.
+JOBS ?= -j$(shell nproc)
 Q := $(if $(V),,@)
 say = $(if $(V),@:,@echo "  $(1)")
 

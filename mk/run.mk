@@ -10,12 +10,12 @@ setup:
 # In a fresh checkout this installs, builds, downloads and serves; `make` is called again because the paths of the built
 # Rust parts are only known after setup.
 serve: setup
-	@$(MAKE) --no-print-directory $(BUILD)/realm guests
+	@$(MAKE) $(JOBS) --no-print-directory $(BUILD)/realm guests
 	@tools/serve $(BUILD) $(DEMO_STATE) $(LISTEN)
 
 demo: setup
 	@tools/setup --test
-	@$(MAKE) --no-print-directory $(BUILD)/realm guests
+	@$(MAKE) $(JOBS) --no-print-directory $(BUILD)/realm guests
 	@tools/demo $(BUILD)
 
 # The C examples, linked against the shared library as a stranger would.

@@ -30,13 +30,13 @@ unit: $(UNIT_TESTS)
 check: setup-test
 	@tools/check-includes --self-test
 	@tools/check-includes
-	@$(MAKE) --no-print-directory unit
+	@$(MAKE) $(JOBS) --no-print-directory unit
 
 asan: setup-test
-	@$(MAKE) --no-print-directory unit BUILD=$(BUILD)/asan CFLAGS="$(ASAN_FLAGS)" LDFLAGS="-fsanitize=address,undefined"
+	@$(MAKE) $(JOBS) --no-print-directory unit BUILD=$(BUILD)/asan CFLAGS="$(ASAN_FLAGS)" LDFLAGS="-fsanitize=address,undefined"
 
 tsan: setup-test
-	@$(MAKE) --no-print-directory unit BUILD=$(BUILD)/tsan TSAN_OPTIONS="suppressions=$(CURDIR)/tests/tsan.supp" CFLAGS="$(TSAN_FLAGS)" LDFLAGS="-fsanitize=thread"
+	@$(MAKE) $(JOBS) --no-print-directory unit BUILD=$(BUILD)/tsan TSAN_OPTIONS="suppressions=$(CURDIR)/tests/tsan.supp" CFLAGS="$(TSAN_FLAGS)" LDFLAGS="-fsanitize=thread"
 
 # A real server process and the official clients.
 e2e: all setup-test
@@ -47,7 +47,7 @@ examples-test: examples guests setup-test
 	@tests/examples.sh $(BUILD)
 
 test: check
-	@$(MAKE) --no-print-directory all
+	@$(MAKE) $(JOBS) --no-print-directory all
 	@$(MAKE) --no-print-directory e2e
 	@$(MAKE) --no-print-directory examples-test
 	@$(MAKE) --no-print-directory asan
