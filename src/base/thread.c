@@ -146,13 +146,6 @@ static void *take(realm_queue *q) {
     return item;
 }
 
-void *realm_queue_pop(realm_queue *q) {
-    realm_mutex_lock(&q->mu);
-    void *item = take(q);
-    realm_mutex_unlock(&q->mu);
-    return item;
-}
-
 void *realm_queue_pop_wait(realm_queue *q) { return realm_queue_pop_until(q, UINT64_MAX); }
 
 void *realm_queue_pop_until(realm_queue *q, uint64_t deadline_ns) {
@@ -173,11 +166,4 @@ void realm_queue_shut(realm_queue *q) {
     q->shut = true;
     realm_cond_broadcast(&q->nonempty);
     realm_mutex_unlock(&q->mu);
-}
-
-size_t realm_queue_len(realm_queue *q) {
-    realm_mutex_lock(&q->mu);
-    size_t n = q->len;
-    realm_mutex_unlock(&q->mu);
-    return n;
 }

@@ -59,13 +59,10 @@ void realm_queue_close(realm_queue *q); /* the caller has drained it; NULL-safe 
 /* REALM_E_AGAIN when full, REALM_E_CLOSED after realm_queue_shut. `was_empty` (may be NULL) says whether a consumer
  * may be asleep, so that a wake-up is sent only then. */
 REALM_WARN_UNUSED realm_status realm_queue_push(realm_queue *q, void *item, bool *was_empty);
-/* NULL when empty. */
-void *realm_queue_pop(realm_queue *q);
 /* Waits for an item; NULL once shut and empty. */
 void *realm_queue_pop_wait(realm_queue *q);
 /* As realm_queue_pop_wait, NULL also once the monotonic deadline has passed. */
 void *realm_queue_pop_until(realm_queue *q, uint64_t deadline_ns);
 void realm_queue_shut(realm_queue *q);
-size_t realm_queue_len(realm_queue *q);
 
 #endif

@@ -366,7 +366,6 @@ void realm_engine_close(realm_engine *e) {
     engine_free(e);
 }
 
-const realm_model *realm_engine_model(const realm_engine *e) { return e->model; }
 const realm_tokenizer *realm_engine_tokenizer(const realm_engine *e) { return e->tokenizer; }
 uint32_t realm_engine_context_length(const realm_engine *e) { return e->n_ctx; }
 

@@ -50,7 +50,6 @@ REALM_WARN_UNUSED realm_status realm_engine_open(realm_engine **out, realm_backe
 /* Cancels what runs and joins the thread. Generations and accounts must have been released before. */
 void realm_engine_close(realm_engine *e);
 
-const realm_model *realm_engine_model(const realm_engine *e);
 const realm_tokenizer *realm_engine_tokenizer(const realm_engine *e);
 uint32_t realm_engine_context_length(const realm_engine *e);
 

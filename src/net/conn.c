@@ -425,7 +425,7 @@ static void settle(conn *c) {
 
 /* ---- what happens to a connection ---- */
 
-void conn_open(io_thread *t, int fd, size_t listener_index, const char *peer, bool refused) {
+void conn_open(io_thread *t, int fd, size_t listener_index, bool refused) {
     conn *c = realm_calloc(1, sizeof *c);
     if (!c) {
         close(fd);
@@ -436,7 +436,6 @@ void conn_open(io_thread *t, int fd, size_t listener_index, const char *peer, bo
     c->t = t;
     c->listener = listener_index;
     c->timer = TIMER_NONE;
-    (void)snprintf(c->peer, sizeof c->peer, "%s", peer);
     realm_buf_init(&c->in, t->s->limits.head_bytes + 2 * READ_BYTES);
     realm_buf_init(&c->out, OUT_BYTES_MAX);
     c->next = t->conns;

@@ -43,8 +43,6 @@ void realm_exchange_limit_body(realm_exchange *x, uint64_t max_bytes) {
 int realm_exchange_tag(const realm_exchange *x) { return x->c->t->s->listen[x->c->listener].tag; }
 void realm_exchange_set_user(realm_exchange *x, void *user) { x->user = user; }
 void *realm_exchange_get_user(const realm_exchange *x) { return x->user; }
-const char *realm_exchange_peer(const realm_exchange *x) { return x->c->peer; }
-bool realm_exchange_started(const realm_exchange *x) { return x->started; }
 
 void exchange_release(realm_exchange *x) {
     io_wake_forget(x);

@@ -24,7 +24,6 @@
 #define READ_BYTES ((size_t)64 << 10)           /* taken from a socket at a time */
 #define LINGER_MS 2000u
 #define PROBE_MS 2000u
-#define PEER_TEXT_MAX 64u
 
 typedef struct io_thread io_thread;
 typedef struct conn conn;
@@ -99,7 +98,6 @@ struct conn {
     realm_buf in, out;
     size_t out_at;     /* of out, already sent */
     realm_exchange *x; /* NULL between requests */
-    char peer[PEER_TEXT_MAX];
     timer_kind timer;
     uint64_t deadline_ns;
     conn *timer_prev, *timer_next;
@@ -163,7 +161,7 @@ const char *io_date(io_thread *t);
 
 /* conn.c */
 /* Takes the descriptor; closes it when there is no memory. `refuse`: answer 503 and close. */
-void conn_open(io_thread *t, int fd, size_t listener_index, const char *peer, bool refuse);
+void conn_open(io_thread *t, int fd, size_t listener_index, bool refuse);
 void conn_event(conn *c, uint32_t events);
 void conn_wake(conn *c);
 void conn_timeout(conn *c);

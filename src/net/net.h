@@ -155,8 +155,6 @@ void realm_exchange_limit_body(realm_exchange *x, uint64_t max_bytes);
 int realm_exchange_tag(const realm_exchange *x);
 void realm_exchange_set_user(realm_exchange *x, void *user);
 void *realm_exchange_get_user(const realm_exchange *x);
-/* "203.0.113.7:4711" */
-const char *realm_exchange_peer(const realm_exchange *x);
 /* Any thread, from a handler's data that keeps `x` from being closed meanwhile: on_wake will run on the exchange's
  * thread. Several before it runs are one. Never blocks, never fails. */
 void realm_exchange_wake(realm_exchange *x);
@@ -176,6 +174,5 @@ void realm_exchange_abort(realm_exchange *x);
  * out_bytes is free again, provided that more than half waited. Writing more is no error, but past 16 MiB over it the
  * connection is cut. */
 size_t realm_exchange_room(const realm_exchange *x);
-bool realm_exchange_started(const realm_exchange *x); /* the status line is decided */
 
 #endif

@@ -154,9 +154,7 @@ static void run_wakes(io_thread *t) {
     ring(t); /* the list may not be empty: come back after the sockets had their turn */
 }
 
-/* ---- accepting ---- */
-
-static void peer_text(const struct sockaddr_storage *a, char *out, size_t cap) {
+static void address_text(const struct sockaddr_storage *a, char *out, size_t cap) {
     char ip[INET6_ADDRSTRLEN] = "?";
     if (a->ss_family == AF_INET6) {
         const struct sockaddr_in6 *s = (const void *)a;
@@ -169,11 +167,11 @@ static void peer_text(const struct sockaddr_storage *a, char *out, size_t cap) {
     }
 }
 
+/* ---- accepting ---- */
+
 static void accept_all(io_thread *t, listener *l) {
     for (int i = 0; i < ACCEPTS_MAX; i++) {
-        struct sockaddr_storage a = {0};
-        socklen_t len = sizeof a;
-        int fd = accept4(l->fd, (struct sockaddr *)&a, &len, SOCK_NONBLOCK | SOCK_CLOEXEC);
+        int fd = accept4(l->fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
         if (fd < 0) {
             if (errno == EAGAIN || errno == EWOULDBLOCK) return;
             if (errno == EINTR || errno == ECONNABORTED || errno == EPROTO) continue;
@@ -191,8 +189,6 @@ static void accept_all(io_thread *t, listener *l) {
         int on = 1, low = NOT_SENT_BYTES;
         (void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
         (void)setsockopt(fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, &low, sizeof low);
-        char peer[PEER_TEXT_MAX];
-        peer_text(&a, peer, sizeof peer);
         /* per listener: a crowd at one does not lock the operator out of the other */
         uint32_t n = atomic_load_explicit(&t->s->listen[l->index].connections, memory_order_relaxed);
         uint32_t cap = t->s->limits.connections;
@@ -201,7 +197,7 @@ static void accept_all(io_thread *t, listener *l) {
         if (n >= cap + REFUSED_MAX)
             close(fd);
         else
-            conn_open(t, fd, l->index, peer, n >= cap);
+            conn_open(t, fd, l->index, n >= cap);
     }
 }
 
@@ -372,7 +368,7 @@ static realm_status open_listener(realm_server *s, size_t i, const realm_listen 
         struct epoll_event e = {.events = EPOLLIN, .data.ptr = &t->listeners[i]};
         if (epoll_ctl(t->epoll_fd, EPOLL_CTL_ADD, fd, &e) != 0) return socket_error(err, l->address, errno);
     }
-    peer_text(&a, s->listen[i].address, sizeof s->listen[i].address);
+    address_text(&a, s->listen[i].address, sizeof s->listen[i].address);
     s->listen[i].tag = l->tag;
     const struct sockaddr_in *v4 = (const void *)&a;
     const struct sockaddr_in6 *v6 = (const void *)&a;

@@ -116,7 +116,7 @@ struct realm_run {
 
     realm_mutex mu;
     run_state state;
-    bool released, cancelled, blocked;
+    bool cancelled, blocked;
     realm_host *host;
     realm_generation *pipe;
     realm_event *events; /* emitted, not yet polled */

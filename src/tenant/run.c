@@ -343,7 +343,6 @@ void realm_run_release(realm_run *run) {
     run->on_ready = NULL;
     realm_mutex_unlock(&run->notify_mu);
     realm_mutex_lock(&run->mu);
-    run->released = true;
     cancel_locked(run);
     realm_mutex_unlock(&run->mu);
     run_unref(run);
@@ -363,7 +362,7 @@ realm_status realm_run_emit(realm_run *run, realm_token id, const char *text, si
     if (!realm_utf8_valid(text, len)) return REALM_E_FORMAT;
     realm_status s = REALM_OK;
     realm_mutex_lock(&run->mu);
-    if (run->cancelled || run->released) {
+    if (run->cancelled) {
         s = REALM_E_CANCELLED;
     } else if (run->pipe || run->text.len + len > REALM_RUN_OUTPUT_MAX || run->n_events == RUN_EVENTS_MAX) {
         /* Behind a running pipe too: its text comes first. */
