@@ -51,9 +51,10 @@ LINK_template  := base data template
 LINK_tokenizer := base quant gguf tokenizer
 LINK_compute   := base quant compute
 LINK_model     := base quant gguf compute model
-LINK_engine    := base crypto quant gguf tokenizer compute model engine
+LINK_grammar   := base quant gguf tokenizer grammar
+LINK_engine    := base crypto quant gguf tokenizer compute model grammar engine
 LINK_sandbox   := base crypto sandbox
-LINK_tenant    := base crypto quant gguf data store template tokenizer compute model engine sandbox tenant
+LINK_tenant    := base crypto quant gguf data store template tokenizer compute model grammar engine sandbox tenant
 LINK_net       := base net
 LINK_api       := base data net api# its tests bring a double of tenant.h
 LINK_embed     := $(LINK_tenant) embed
@@ -89,8 +90,8 @@ $(BUILD)/obj/compute/%.o: private LEVEL := -O3
 $(BUILD)/obj/compute/cpu/x86/%.o: private PLAIN := -fsanitize% -fno-sanitize-recover%
 # Sampling reads whole vocabularies; comparisons that might trap would keep its loops from becoming vector code.
 $(BUILD)/obj/engine/sampling.o: CFLAGS += -O3 -fno-trapping-math
-$(BUILD)/obj/sandbox/%.o $(BUILD)/obj/template/%.o: private INC := $(DEPS_INC)
-$(call objs_of,sandbox) $(call objs_of,template): | $(DEPS_LIB)
+$(BUILD)/obj/sandbox/%.o $(BUILD)/obj/template/%.o $(BUILD)/obj/grammar/%.o: private INC := $(DEPS_INC)
+$(call objs_of,sandbox) $(call objs_of,template) $(call objs_of,grammar): | $(DEPS_LIB)
 
 $(BUILD)/obj/%.o: src/%.c
 	@mkdir -p $(@D)

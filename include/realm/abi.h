@@ -12,7 +12,7 @@
 
 /* A program built for a later major version is refused; minor versions only add. */
 #define REALM_ABI_MAJOR 1
-#define REALM_ABI_MINOR 0
+#define REALM_ABI_MINOR 1
 
 /* Flags of encode and prompt_text. */
 #define REALM_TEXT_ADD_SPECIAL 1u   /* begin and end tokens as the model asks */
@@ -32,6 +32,8 @@
 /* How tokens reach the world. */
 #define REALM_MODE_EVENTS 0u /* through wait() */
 #define REALM_MODE_PIPE 1u   /* straight to the client; wait() gives the end alone. One at a time */
+#define REALM_MODE_AHEAD 2u  /* through wait(); the engine is at most options.run_ahead tokens ahead of confirm() */
+/* A program that decides on every token itself (lockstep) calls forward(), samples, and calls it again. */
 
 /* Bits of realm_generate_options.set: fields without their bit keep the request's own value. */
 #define REALM_SET_MAX_TOKENS 0x1u
@@ -46,7 +48,10 @@
 #define REALM_SET_SEED 0x200u
 #define REALM_SET_STOP 0x400u
 #define REALM_SET_BIAS 0x800u
-#define REALM_SET_FLAGS 0x1000u /* the first three flags; REALM_GENERATE_CHAT counts always */
+#define REALM_SET_FLAGS 0x1000u   /* the first three flags; REALM_GENERATE_CHAT counts always */
+#define REALM_SET_SAMPLER 0x2000u /* a handle; the other sampling fields are not looked at. Its state is copied */
+#define REALM_SET_GRAMMAR 0x4000u /* a handle; its state is copied. Applied before the sampling that is in force */
+#define REALM_SET_CONTEXT 0x8000u
 
 typedef struct realm_generate_options {
     uint32_t size; /* sizeof(realm_generate_options) */
@@ -61,6 +66,8 @@ typedef struct realm_generate_options {
     uint64_t stop; /* address of n_stop realm_bytes */
     uint64_t bias; /* address of n_bias realm_bias */
     uint32_t n_stop, n_bias;
+    int32_t sampler, grammar, context; /* handles */
+    uint32_t run_ahead;                /* REALM_MODE_AHEAD: 1 to 64 */
 } realm_generate_options;
 
 typedef struct realm_bytes {
@@ -95,6 +102,116 @@ typedef struct realm_guest_usage { /* tokens of a generation so far */
     uint32_t prompt, cached, completion;
 } realm_guest_usage;
 
+/* ---- contexts, forward passes, logits ---- */
+
+typedef struct realm_guest_context {
+    uint32_t n_tokens, n_computed; /* tokens, and those whose KV is there */
+    uint32_t pages, shared_pages;  /* of KV; shared: with another context, a prefix or a running generation */
+    uint32_t busy;                 /* 1: a generation or forward pass runs on it */
+    uint32_t suspended;            /* 1: its pages were moved out of the KV memory; they come back when needed */
+} realm_guest_context;
+
+#define REALM_FORWARD_HIDDEN 1u    /* keep the final hidden state of the rows */
+#define REALM_FORWARD_ROWS_MAX 64u /* rows of one forward pass whose logits are kept */
+
+typedef struct realm_guest_token {
+    int32_t token;
+    float logprob;
+} realm_guest_token;
+
+typedef struct realm_guest_logit_stats {
+    int32_t best;
+    float best_logprob;
+    float entropy;     /* nats */
+    float log_sum_exp; /* of the raw logits */
+} realm_guest_logit_stats;
+
+/* ---- samplers and grammars ---- */
+
+#define REALM_STAGE_PENALTIES 1u   /* n: last_n (0 all); a: repeat, b: frequency, c: presence */
+#define REALM_STAGE_DRY 2u         /* n: last_n (0 all); a: multiplier, b: base, m: allowed length */
+#define REALM_STAGE_BIAS 3u        /* data: realm_bias; n: how many */
+#define REALM_STAGE_MASK 4u        /* data: bits as for logits_mask; n: bytes */
+#define REALM_STAGE_GRAMMAR 5u     /* handle; its state is copied */
+#define REALM_STAGE_TEMPERATURE 6u /* a; 0: greedy */
+#define REALM_STAGE_TOP_K 7u       /* n */
+#define REALM_STAGE_TOP_P 8u       /* a */
+#define REALM_STAGE_MIN_P 9u       /* a */
+#define REALM_STAGE_TYPICAL 10u    /* a */
+#define REALM_STAGE_XTC 11u        /* a: probability, b: threshold */
+#define REALM_STAGE_MIROSTAT 12u   /* version 2. a: tau, b: eta; the last stage */
+
+typedef struct realm_sampler_stage {
+    uint32_t kind;
+    int32_t handle;
+    uint32_t n, m;
+    float a, b, c;
+    uint32_t zero;
+    uint64_t data; /* address */
+} realm_sampler_stage;
+
+#define REALM_GRAMMAR_JSON_SCHEMA 1u
+#define REALM_GRAMMAR_REGEX 2u
+#define REALM_GRAMMAR_LARK 3u
+#define REALM_GRAMMAR_CAN_END 1
+#define REALM_GRAMMAR_MUST_END 2
+
+/* ---- a ring of events ---- */
+
+/* At the registered address: this header, n_slots events, text_bytes bytes. The program sets n_slots and text_bytes
+ * before ring_set, and moves `tail` and `text_tail` on over what it has read; the host moves `head` and `text_head`.
+ * All four count from 0 upwards and wrap at 2^32; slot and byte are taken modulo n_slots and text_bytes, which are
+ * powers of two. An event's text_at is a count like text_head; a text does not wrap inside the ring (the host skips to
+ * the start). */
+typedef struct realm_event_ring {
+    uint32_t n_slots, text_bytes;
+    uint32_t head, tail;
+    uint32_t text_head, text_tail;
+} realm_event_ring;
+
+/* ---- tensors ---- */
+
+typedef struct realm_guest_tensor {
+    uint64_t dims[4]; /* the last is contiguous; unused ones 1, at the front */
+    uint32_t n_dims;
+    uint32_t type;   /* ggml's number; 0: float32 */
+    uint32_t weight; /* 1: of a model, read only */
+    uint32_t zero;
+} realm_guest_tensor;
+
+/* Rows are the product of all dimensions but the last. */
+#define REALM_TENSOR_MATMUL 1u   /* out(m,n) = a(m,k) b(n,k)^T; b a weight or a tensor */
+#define REALM_TENSOR_GET_ROWS 2u /* out(n,k) = a's rows `ids`; scaled by x */
+#define REALM_TENSOR_RMS_NORM 3u /* out = a / sqrt(mean(a^2) + x) * b; b 0: no gain */
+#define REALM_TENSOR_ADD 4u      /* out = a + b; b of one row is added to every row */
+#define REALM_TENSOR_MUL 5u      /* out = a * b; likewise */
+#define REALM_TENSOR_SCALE 6u    /* out = a * x */
+#define REALM_TENSOR_SILU 7u
+#define REALM_TENSOR_GELU 8u    /* tanh form */
+#define REALM_TENSOR_SOFTMAX 9u /* by row */
+#define REALM_TENSOR_ROPE 10u   /* heads of head_dim in a row; row i at position `at` + i; x base, y frequency scale */
+#define REALM_TENSOR_ATTENTION \
+    11u /* out = softmax(x q k^T + mask) v; a q, b k, c v, d mask (0: causal, row i sees `at` + i + 1) */
+#define REALM_TENSOR_COPY 12u       /* `n` rows of a from row `at` to out's row `to` */
+#define REALM_TENSOR_ROPE_HALVES 1u /* flags of ROPE: rotates (i, i + d/2), else neighbours */
+
+typedef struct realm_tensor_op {
+    uint32_t kind, flags;
+    int32_t out, a, b, c, d; /* tensor handles */
+    uint32_t n_head, n_kv_head, head_dim;
+    uint32_t window; /* ATTENTION: positions seen, 0 all */
+    float x, y;
+    uint32_t n_ids;
+    uint64_t ids; /* GET_ROWS: address of n_ids i32 */
+    uint64_t at, to, n;
+} realm_tensor_op;
+
+typedef struct realm_stream_stats {
+    uint64_t hits, misses, evictions;
+    uint64_t bytes_resident, bytes_read, bytes_budget;
+    uint64_t prefetched;
+} realm_stream_stats;
+
 typedef struct realm_guest_limits {
     uint32_t size; /* of this structure, as the host knows it */
     uint32_t abi_major, abi_minor;
@@ -105,6 +222,11 @@ typedef struct realm_guest_limits {
     uint32_t handles;         /* open at once in an instance */
     uint32_t emit_bytes;      /* of one emit */
     uint32_t vocabulary;      /* token ids are below */
+    uint64_t read_bytes;      /* of logits, hidden states and tensors that this instance may read back */
+    uint64_t tensor_bytes;    /* of tensors at once */
+    uint64_t storage_bytes;   /* of the tenant's store and stored models */
+    uint64_t kv_tokens;       /* of the tenant's contexts and generations; 0: no limit */
+    uint64_t wall_ms;         /* of this instance; 0: no limit */
 } realm_guest_limits;
 
 /* Clocks of clock_ms. */

@@ -19,18 +19,22 @@
 #define REALM_ENGINE_ENGINE_H
 
 #include "base/base.h"
+#include "engine/sampler.h"
 #include "model/model.h"
 #include "tokenizer/tokenizer.h"
 
 #define REALM_TOP_LOGPROBS_MAX 20u
 #define REALM_STOP_MAX 16u         /* stop strings of a generation */
 #define REALM_STOP_BYTES_MAX 1024u /* bytes of one */
-#define REALM_LOGIT_BIAS_MAX 4096u
+#define REALM_FORWARD_ROWS 64u /* rows of a forward pass whose logits are kept at most */
+#define REALM_RUN_AHEAD_MAX 64u
 
 typedef struct realm_engine realm_engine;
 typedef struct realm_account realm_account;
 typedef struct realm_generation realm_generation;
 typedef struct realm_prompt_share realm_prompt_share;
+typedef struct realm_context realm_context;
+typedef struct realm_logits realm_logits;
 
 typedef struct realm_engine_config {
     /* Memory for KV pages; 0: enough for max_generations at full length, at most a quarter of the machine's memory. It
@@ -95,11 +99,6 @@ void realm_engine_get_stats(realm_engine *e, realm_engine_stats *out);
 
 /* ---- generations ---------------------------------------------------------------------------------------------------
  */
-
-typedef struct realm_logit_bias {
-    realm_token id;
-    float bias; /* -100 .. 100 */
-} realm_logit_bias;
 
 /* Order of application: bias, penalties (repeat, then frequency and presence), then greedy when temperature is 0, else
  * temperature, top-k, top-p (nucleus), min-p, draw. Fields at their neutral value cost nothing. */

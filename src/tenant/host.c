@@ -14,8 +14,8 @@
 
 /* ---- the import table ---- */
 
-#define ROW32(name, params, flags) {"realm", #name, params, false, flags, host_##name},
-#define ROW64(name, params, flags) {"realm64", #name, params, true, flags, host_##name},
+#define ROW32(group, name, params, flags, declaration, text) {"realm", #name, params, false, flags, host_##name},
+#define ROW64(group, name, params, flags, declaration, text) {"realm64", #name, params, true, flags, host_##name},
 static const realm_import IMPORTS[] = {REALM_ABI_CALLS(ROW32) REALM_ABI_CALLS(ROW64)};
 #undef ROW32
 #undef ROW64

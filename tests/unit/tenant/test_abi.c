@@ -17,7 +17,7 @@ typedef struct row {
     const char *name, *params;
 } row;
 
-#define ROW(name, params, flags) {#name, params},
+#define ROW(group, name, params, flags, declaration, text) {#name, params},
 static const row ROWS[] = {REALM_ABI_CALLS(ROW)};
 #undef ROW
 
@@ -111,7 +111,7 @@ static void test_twins(void **state) {
 /* Programs that exist were compiled with these layouts. */
 static void test_layouts(void **state) {
     (void)state;
-    assert_int_equal(sizeof(realm_generate_options), 80);
+    assert_int_equal(sizeof(realm_generate_options), 96);
     assert_int_equal(offsetof(realm_generate_options, max_tokens), 8);
     assert_int_equal(offsetof(realm_generate_options, flags), 44);
     assert_int_equal(offsetof(realm_generate_options, seed), 48);
@@ -119,7 +119,17 @@ static void test_layouts(void **state) {
     assert_int_equal(sizeof(realm_guest_event), 32);
     assert_int_equal(offsetof(realm_guest_event, status), 28);
     assert_int_equal(sizeof(realm_guest_usage), 12);
-    assert_int_equal(sizeof(realm_guest_limits), 48);
+    assert_int_equal(offsetof(realm_generate_options, sampler), 80);
+    assert_int_equal(sizeof(realm_guest_limits), 88);
+    assert_int_equal(offsetof(realm_guest_limits, read_bytes), 48);
+    assert_int_equal(sizeof(realm_event_ring), 24);
+    assert_int_equal(sizeof(realm_sampler_stage), 40);
+    assert_int_equal(offsetof(realm_sampler_stage, data), 32);
+    assert_int_equal(sizeof(realm_guest_context), 24);
+    assert_int_equal(sizeof(realm_guest_tensor), 48);
+    assert_int_equal(sizeof(realm_tensor_op), 88);
+    assert_int_equal(offsetof(realm_tensor_op, ids), 56);
+    assert_int_equal(sizeof(realm_stream_stats), 56);
     assert_int_equal(offsetof(realm_guest_limits, memory_bytes), 16);
     assert_int_equal(sizeof(realm_bytes), 16);
     assert_int_equal(sizeof(realm_bias), 8);
