@@ -19,13 +19,16 @@
  *   - KV is stored as IEEE half; attention is float32 inside: softmax over splits of 128 positions, aligned at position
  *     0, which are merged in order.
  *
- * Threads: a backend and all that was opened from it belong to one thread (the engine's), unless a function says
- * otherwise. Failures of the device are REALM_E_DEVICE.
+ * Threads: several engines and the tensor service share one backend. A device does one thing at a time, so whoever wants
+ * it takes a *turn* (realm_backend_turn_begin, first come first served) and uses it from its own thread until
+ * realm_backend_turn_end; functions below say "turn" where they need that. While nothing else uses a backend (tests, a
+ * benchmark with one model) a turn need not be taken. Failures of the device are REALM_E_DEVICE.
  */
 #ifndef REALM_COMPUTE_COMPUTE_H
 #define REALM_COMPUTE_COMPUTE_H
 
 #include "base/base.h"
+#include "base/thread.h"
 #include "quant/quant.h"
 
 #define REALM_KV_PAGE_TOKENS 32u /* tokens of one KV page, all layers together */
@@ -35,13 +38,17 @@ typedef struct realm_backend realm_backend;
 typedef struct realm_weight realm_weight;
 typedef struct realm_kv realm_kv;
 typedef struct realm_plan realm_plan;
+typedef struct realm_slot realm_slot;
 
 /* ---- weights ---------------------------------------------------------------------------------------------------- */
 
 typedef enum realm_weight_use {
     REALM_WEIGHT_ROWS = 1,   /* rows are looked up by token id (embedding) */
     REALM_WEIGHT_LINEAR = 2, /* y = W x */
-    REALM_WEIGHT_VECTOR = 4  /* one row of float gains (norms, RoPE factors): dequantised whole */
+    REALM_WEIGHT_VECTOR = 4, /* one row of float gains (norms, RoPE factors): dequantised whole */
+    /* With LINEAR: only the shape is taken; the weight computes while it is loaded into a slot (weight_load). `data`
+     * must outlive the weight. */
+    REALM_WEIGHT_STREAMED = 8
 } realm_weight_use;
 
 typedef struct realm_weight_desc {
@@ -135,8 +142,11 @@ typedef struct realm_op_attention {
     float softcap; /* 0: none; else s = softcap * tanh(s / softcap) before the mask */
 } realm_op_attention;
 
+#define REALM_LAYER_NONE UINT32_MAX
+
 typedef struct realm_op {
     realm_op_kind kind;
+    uint32_t streamed; /* the layer whose streamed weights the op reads; REALM_LAYER_NONE: all it reads is resident */
     union {
         realm_op_embed embed;
         realm_op_linear linear;
@@ -145,6 +155,15 @@ typedef struct realm_op {
         realm_op_attention attention;
     } u;
 } realm_op;
+
+/* Who brings streamed weights in. During a run the backend calls `need` on the thread of the run before the first of
+ * the neighbouring ops of a layer, and `done` after the last of them; between the two the layer's weights stay loaded.
+ * A failure of `need` ends the run with its error. */
+typedef struct realm_residency {
+    realm_status (*need)(void *user, uint32_t layer, realm_error *err);
+    void (*done)(void *user, uint32_t layer);
+    void *user;
+} realm_residency;
 
 typedef struct realm_plan_desc {
     const realm_value_desc *values;
@@ -155,6 +174,7 @@ typedef struct realm_plan_desc {
     uint32_t max_out;   /* most rows wanted out of a batch */
     realm_value logits; /* an OUT value: what realm_plan_logits reads */
     realm_kv *kv;       /* the pages that ROPE_KV and ATTENTION use */
+    const realm_residency *residency; /* copied; NULL: no op is streamed */
 } realm_plan_desc;
 
 /* ---- KV --------------------------------------------------------------------------------------------------------- */
@@ -183,6 +203,77 @@ typedef struct realm_batch {
     const uint32_t *out_rows; /* (n_out), increasing */
 } realm_batch;
 
+/* ---- single ops on host rows -------------------------------------------------------------------------------------- */
+
+/* One op without a plan, on float32 rows in host memory: what programs that write their own forward pass call, through
+ * src/tensor. The same kernels as the plan's, so that a forward pass taken apart into these gives the plan's results
+ * (bit for bit on the CPU). Every op treats the rows of y (and of x) independently of each other. */
+typedef enum realm_direct_kind {
+    REALM_DIRECT_LINEAR,    /* y(m, n) = W(n, k) x                                                        */
+    REALM_DIRECT_MATMUL,    /* y(m, n) = x(m, k) B, B float32 (n, k), or (k, n) with `plain`              */
+    REALM_DIRECT_ROWS,      /* y(m, cols) = row ids[i] of a table                                         */
+    REALM_DIRECT_NORM,      /* y = x / sqrt(mean(x^2) + eps) * gain; y may be x                           */
+    REALM_DIRECT_ADD,       /* y = x + z; z one row or m; y may be x or z                                 */
+    REALM_DIRECT_MUL,       /* y = x * z; as ADD                                                          */
+    REALM_DIRECT_SCALE,     /* y = x * scale; y may be x                                                  */
+    REALM_DIRECT_ACT,       /* y = act(x), times z where given; y may be x or z                           */
+    REALM_DIRECT_SOFTMAX,   /* y = exp(x - max) / sum over the row; y may be x                            */
+    REALM_DIRECT_ROPE,      /* y = x with the first rope_dims values of each head rotated; y may be x     */
+    REALM_DIRECT_ATTENTION, /* y = softmax(scale * x K^T (+ mask)) V per head                             */
+    REALM_DIRECT_ARGMAX,    /* y(m, 1) = index of the row's greatest value, the first of equals           */
+    REALM_DIRECT_COPY       /* y = x                                                                      */
+} realm_direct_kind;
+
+typedef struct realm_direct {
+    realm_direct_kind kind;
+    uint32_t m;     /* rows of y */
+    uint32_t cols;  /* of y; for ARGMAX of x */
+    const float *x; /* (m, cols) unless said; NULL for ROWS */
+    float *y;       /* overlaps no operand unless said */
+    union {
+        const realm_weight *linear; /* LINEAR; loaded; its cols are k */
+        struct {
+            const float *b;
+            uint32_t k;
+            bool plain;
+        } matmul;
+        struct {
+            const realm_type_info *type; /* one that can be dequantised */
+            const void *data;            /* rows of cols values */
+            const int32_t *ids;          /* (m); the caller has checked them */
+        } rows;
+        struct {
+            const float *gain; /* (cols) or NULL */
+            float eps;
+        } norm;
+        struct {
+            const float *z;
+            bool one_row; /* z is (cols), the same for every row */
+        } add, mul;
+        float scale;
+        struct {
+            realm_act act;
+            const float *z; /* or NULL */
+        } act;
+        struct {
+            uint32_t head_dim, rope_dims; /* cols is a multiple of head_dim */
+            uint32_t first_pos;           /* row i is at position first_pos + i */
+            float base, freq_scale;
+            realm_rope_style style;
+            const float *factors; /* (rope_dims / 2) or NULL */
+        } rope;
+        struct {
+            const float *k, *v; /* (t, n_kv_head * head_dim); rounded to half, as the plan's KV is */
+            uint32_t t, n_head, n_kv_head, head_dim;
+            /* Row i sees positions 0 .. n_past + i, n_past + m <= t; all t of them when `full` (n_past is then 0). */
+            bool full;
+            uint32_t n_past, window; /* window as in realm_op_attention; 0 with `full` */
+            float scale, softcap;
+            const float *mask; /* (m, t), added to the scores after the softcap, -infinity hides; or NULL */
+        } attention;
+    } u;
+} realm_direct;
+
 /* ---- the backend ------------------------------------------------------------------------------------------------ */
 
 typedef struct realm_backend_config {
@@ -198,19 +289,29 @@ REALM_WARN_UNUSED realm_status realm_backend_open_cpu(realm_backend **out, const
 struct realm_backend_vtable {
     void (*close)(realm_backend *b); /* all that was opened from it is closed first */
     /* Repacks a weight for the device. REALM_E_UNSUPPORTED for a type that `use` cannot serve (the message names it).
-     */
+     * Turn, both. */
     realm_status (*weight_open)(realm_backend *b, const realm_weight_desc *desc, realm_weight **out, realm_error *err);
     void (*weight_close)(realm_backend *b, realm_weight *w);
-    uint64_t (*weight_bytes)(const realm_weight *w); /* device memory it takes, the mapping not counted */
+    /* Device memory it takes, the mapping not counted; for a streamed weight what it takes of a slot when loaded. */
+    uint64_t (*weight_bytes)(const realm_weight *w);
+    /* Memory for streamed weights, committed as it is first used. Any thread. */
+    realm_status (*slot_open)(realm_backend *b, uint64_t bytes, realm_slot **out, realm_error *err);
+    void (*slot_close)(realm_backend *b, realm_slot *s); /* NULL-safe; nothing is loaded in it */
+    /* Repacks a streamed weight into [offset, offset + weight_bytes) of a slot, offset a multiple of
+     * REALM_SLOT_ALIGN; with slot NULL takes it out. Nothing may be using the weight. `turn`: the caller has the turn,
+     * so the backend's threads may help; without it, any thread, beside a run. */
+    realm_status (*weight_load)(realm_backend *b, realm_weight *w, realm_slot *slot, uint64_t offset, bool turn,
+                                realm_error *err);
     realm_status (*kv_open)(realm_backend *b, const realm_kv_desc *desc, realm_kv **out, realm_error *err);
     void (*kv_close)(realm_backend *b, realm_kv *kv);
     uint64_t (*kv_page_bytes)(const realm_kv *kv);
     /* Overwrites with zeros before a page changes tenant; copies all layers of one page for copy on write. */
     void (*kv_zero_page)(realm_backend *b, realm_kv *kv, uint32_t page);
     void (*kv_copy_page)(realm_backend *b, realm_kv *kv, uint32_t dst, uint32_t src);
+    /* Turn for opening, any thread for closing. */
     realm_status (*plan_open)(realm_backend *b, const realm_plan_desc *desc, realm_plan **out, realm_error *err);
     void (*plan_close)(realm_backend *b, realm_plan *p);
-    /* One step. A batch that does not fit the plan (rows, tokens, page ids, order) is REALM_E_INVALID before anything
+    /* One step. Turn. A batch that does not fit the plan (rows, tokens, page ids, order) is REALM_E_INVALID before anything
      * is written. On failure no page that the batch does not own has changed. */
     realm_status (*run)(realm_backend *b, realm_plan *p, const realm_batch *batch, realm_error *err);
     /* Row i (< n_out of the last run) of the logits value in host memory, valid until the next run. */
@@ -219,15 +320,50 @@ struct realm_backend_vtable {
      */
     const float *(*value)(realm_plan *p, realm_value v);
     /* Calls fn(user, i) for i in [0, n) on the backend's host threads, the caller included; returns when all are done.
-     * For host work between steps (sampling). fn may not call the backend. */
+     * For host work between steps (sampling). fn may not call the backend. Turn. */
     void (*parallel)(realm_backend *b, uint32_t n, void (*fn)(void *user, uint32_t i), void *user);
+    /* One op on host rows. Turn. Shapes are the caller's to check; REALM_E_NOMEM and what the device reports come
+     * before anything is written. */
+    realm_status (*direct)(realm_backend *b, const realm_direct *op, realm_error *err);
 };
+
+#define REALM_SLOT_ALIGN 4096u
+
+/* ---- turns, turn.c ------------------------------------------------------------------------------------------------ */
+
+typedef struct realm_turn_stats {
+    uint64_t turns;   /* that have ended */
+    uint64_t held_ns; /* time held, all of them together */
+    uint64_t waits;   /* turns that were not free when asked for */
+    uint64_t wait_ns; /* time waited for those */
+} realm_turn_stats;
+
+typedef struct realm_turn_waiter realm_turn_waiter;
+typedef struct realm_turn { /* inside a backend; for turn.c alone */
+    realm_mutex mu;
+    realm_turn_waiter *first, *last; /* who waits, in the order they came */
+    bool held;
+    uint64_t since_ns;
+    realm_turn_stats stats;
+} realm_turn;
 
 struct realm_backend {
     const struct realm_backend_vtable *v;
     const char *name; /* "cpu/vnni" */
     uint32_t n_threads;
+    realm_turn turn; /* a backend's opening calls realm_turn_init, its closing realm_turn_release */
 };
+
+void realm_turn_init(realm_turn *t);
+void realm_turn_release(realm_turn *t); /* nobody holds or waits */
+
+/* Waits until everybody who asked before has had the device. Not while holding a turn (of any backend) or a lock of
+ * base/thread.h. Any thread; the same one ends it. */
+void realm_backend_turn_begin(realm_backend *b);
+void realm_backend_turn_end(realm_backend *b);
+/* Whether somebody waits: for work that can be put down between two ops. Any thread. */
+bool realm_backend_turn_wanted(realm_backend *b);
+void realm_backend_turn_get_stats(realm_backend *b, realm_turn_stats *out); /* any thread */
 
 static inline void realm_backend_close(realm_backend *b) {
     if (b) b->v->close(b);

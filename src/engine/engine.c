@@ -136,9 +136,11 @@ static void commit(realm_engine *e, realm_generation *g) {
 static void run_step(realm_engine *e) {
     realm_error err = {0};
     uint64_t start = realm_clock_ns();
+    realm_backend_turn_begin(e->backend);
     realm_status s = e->backend->v->run(e->backend, e->plan, &e->batch, &err);
     e->progress = true;
     if (s != REALM_OK) {
+        realm_backend_turn_end(e->backend);
         realm_log_warn("engine", "a step of %u rows failed: %s", e->batch.n_rows, err.text);
         for (uint32_t i = 0; i < e->batch.n_seqs; i++) {
             realm_generation *g = e->batch_gens[i];
@@ -149,6 +151,7 @@ static void run_step(realm_engine *e) {
         return;
     }
     sample(e);
+    realm_backend_turn_end(e->backend);
     for (uint32_t i = 0; i < e->batch.n_seqs; i++) commit(e, e->batch_gens[i]);
     e->step_ns = realm_clock_ns() - start;
     if (e->n_prefill_rows >= REALM_KV_PAGE_TOKENS) {

@@ -46,8 +46,8 @@ typedef struct realm_engine_config {
     uint32_t chunk_tokens;    /* prompt tokens of one step at most; default 256 */
 } realm_engine_config;
 
-/* Takes the backend, model and tokenizer as borrowed; they outlive the engine. Starts the engine's thread. After this
- * only that thread touches the backend. */
+/* Takes the backend, model and tokenizer as borrowed; they outlive the engine. Starts the engine's thread, which takes a
+ * turn on the backend for each step, so that several engines can share one. */
 REALM_WARN_UNUSED realm_status realm_engine_open(realm_engine **out, realm_backend *b, const realm_model *m,
                                                  const realm_tokenizer *t, const realm_engine_config *config,
                                                  realm_error *err);

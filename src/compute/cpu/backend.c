@@ -99,6 +99,7 @@ static void parallel(realm_backend *b, uint32_t n, void (*fn)(void *user, uint32
 /* ---- opening ----------------------------------------------------------------------------------------------------- */
 
 static void backend_close(realm_backend *b) {
+    realm_turn_release(&b->turn);
     realm_team_close(cpu(b)->team);
     realm_free(b);
 }
@@ -152,6 +153,7 @@ realm_status realm_backend_open_cpu(realm_backend **out, const realm_backend_con
     realm_cpu_kernels_init(&b->kernels, level);
     snprintf(b->name, sizeof b->name, "cpu/%s", realm_cpu_level_name(level));
     b->base = (realm_backend){.v = &vtable, .name = b->name, .n_threads = realm_team_size(b->team)};
+    realm_turn_init(&b->base.turn);
     *out = &b->base;
     return REALM_OK;
 }
