@@ -47,6 +47,7 @@ typedef struct realm_config {
     const char *compiler_path; /* the `realm` program, run as a child to compile tenants' modules under limits; NULL:
                                   the one of the library's installation prefix, else `realm` on PATH */
     uint32_t n_workers;        /* threads that run programs; 0: one per core, at most 8 */
+    uint32_t n_threads;        /* for matrix products, of all models together; 0: one per core */
 } realm_config;
 
 /* `config` may be NULL. On success *out is the caller's until realm_close. */
@@ -64,7 +65,6 @@ void realm_set_log(int least_level, void (*sink)(void *user, int level, const ch
 
 typedef struct realm_load_config { /* zero-initialise; set `size` */
     size_t size;
-    uint32_t n_threads;        /* for matrix products; 0: one per core */
     uint64_t kv_bytes;         /* memory for KV pages; 0: enough for max_generations at moderate length */
     uint32_t n_ctx;            /* longest sequence; 0: what the model was trained for */
     uint32_t max_generations;  /* in the batch at once; 0: 64 */
@@ -72,6 +72,9 @@ typedef struct realm_load_config { /* zero-initialise; set `size` */
     /* While weights are prepared; on the calling thread. May be NULL. */
     void (*progress)(void *user, uint64_t done_bytes, uint64_t total_bytes);
     void *user;
+    /* Memory for weights; 0: all are resident. With less than all the layers stream from the file. REALM_E_LIMIT says
+     * how much is needed at least. */
+    uint64_t weight_budget_bytes;
 } realm_load_config;
 
 /* Loads a GGUF file under an id of the caller's choice; every tenant uses this one copy. `config` may be NULL. Blocks

@@ -1,5 +1,6 @@
 #include "cli/args.h"
 
+#include <ctype.h>
 #include <dirent.h>
 #include <errno.h>
 #include <math.h>
@@ -78,6 +79,29 @@ bool realm_args_u64(const realm_args *args, const char *option, const char *text
     }
     snprintf(what, sizeof what, "%s takes a whole number from %llu to %llu, not ", option, (unsigned long long)least,
              (unsigned long long)most);
+    (void)realm_args_usage(args, what, text);
+    return false;
+}
+
+bool realm_size_parse(const char *text, uint64_t *out) {
+    static const char units[] = "KMGT";
+    char *rest;
+    double v = strtod(text, &rest);
+    const char *unit = *rest ? strchr(units, toupper((unsigned char)*rest)) : NULL;
+    if (unit) {
+        for (const char *u = units; u <= unit; u++) v *= 1024;
+        rest++;
+        if (rest[0] == 'i' && rest[1] == 'B') rest += 2;
+    }
+    if (!isdigit((unsigned char)text[0]) || *rest || !isfinite(v) || v < 1 || v > 0x1p60) return false;
+    *out = (uint64_t)v;
+    return true;
+}
+
+bool realm_args_size(const realm_args *args, const char *option, const char *text, uint64_t *out) {
+    if (realm_size_parse(text, out)) return true;
+    char what[160];
+    snprintf(what, sizeof what, "%s takes a size like 200M or 1.5G, not ", option);
     (void)realm_args_usage(args, what, text);
     return false;
 }

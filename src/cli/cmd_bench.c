@@ -221,14 +221,15 @@ static void loading(void *user, uint64_t done, uint64_t total) {
     if (b->terminal && total > 0) fprintf(stderr, "\r\033[Kloading %u%%", (unsigned)(done * 100 / total));
 }
 
-static realm_status open_model(bench *b, const char *name, uint32_t threads, realm_error *err) {
+static realm_status open_model(bench *b, const char *name, uint32_t threads, uint64_t weight_budget, realm_error *err) {
     char *path = NULL;
     realm_backend_config config = {.n_threads = threads};
     realm_status s = realm_find_model(name, NULL, &path, err);
     if (s != REALM_OK) return s;
     s = realm_gguf_open(&b->g, path, err);
     if (s == REALM_OK) s = realm_backend_open_cpu(&b->b, &config, err);
-    if (s == REALM_OK) s = realm_model_open(&b->m, b->b, b->g, loading, b, err);
+    const realm_model_options options = {.weight_budget_bytes = weight_budget, .progress = loading, .user = b};
+    if (s == REALM_OK) s = realm_model_open(&b->m, b->b, b->g, &options, err);
     if (s == REALM_OK) b->n_vocab = realm_model_hparams(b->m)->n_vocab;
     if (b->terminal) fputs("\r\033[K", stderr);
     realm_free(path);
@@ -262,17 +263,19 @@ static size_t choose_tests(uint64_t prompt, uint64_t gen, uint64_t depth, uint64
 }
 
 int realm_cmd_bench(int argc, char **argv) {
-    enum { MODEL = 1, THREADS, PROMPT, GEN, DEPTH, BATCH, REPEAT };
-    static const realm_option options[] = {
-        {"--model", MODEL, true}, {"--threads", THREADS, true}, {"--prompt", PROMPT, true}, {"--gen", GEN, true},
-        {"--depth", DEPTH, true}, {"--batch", BATCH, true},     {"--repeat", REPEAT, true}};
+    enum { MODEL = 1, THREADS, PROMPT, GEN, DEPTH, BATCH, REPEAT, WEIGHT_BUDGET };
+    static const realm_option options[] = {{"--model", MODEL, true},   {"--threads", THREADS, true},
+                                           {"--prompt", PROMPT, true}, {"--gen", GEN, true},
+                                           {"--depth", DEPTH, true},   {"--batch", BATCH, true},
+                                           {"--repeat", REPEAT, true}, {"--weight-budget", WEIGHT_BUDGET, true}};
     static const char usage[] =
         "usage: realm bench --model ID-or-FILE [--threads N] [--prompt N] [--gen N] [--depth N]\n"
-        "                   [--batch B] [--repeat R] [--output json]\n";
+        "                   [--batch B] [--repeat R] [--weight-budget SIZE] [--output json]\n";
     static const char help[] = "\nMeasures tokens per second: --prompt N alone is prefill; --gen N is decoding, after\n"
                                "--depth D tokens; --batch B --prompt P --gen N is B sequences decoding together after\n"
                                "prompts of P tokens, all their tokens counted. Without any of them: --prompt 512 and\n"
-                               "--gen 128. The figure is the median of R runs (default 3).\n\n";
+                               "--gen 128. The figure is the median of R runs (default 3).\n"
+                               "--weight-budget S streams the layers through that much memory, like 60M.\n\n";
     realm_args args = {.command = "bench",
                        .usage = usage,
                        .help = help,
@@ -283,7 +286,7 @@ int realm_cmd_bench(int argc, char **argv) {
                        .argv = argv,
                        .at = 1};
     const char *model = NULL, *value;
-    uint64_t threads = 0, prompt = 0, gen = 0, depth = 0, batch = 0, repeat = 3;
+    uint64_t threads = 0, prompt = 0, gen = 0, depth = 0, batch = 0, repeat = 3, weight_budget = 0;
     for (int id; (id = realm_args_next(&args, &value)) != -1;) {
         bool ok = true;
         switch (id) {
@@ -296,6 +299,7 @@ int realm_cmd_bench(int argc, char **argv) {
         case DEPTH: ok = realm_args_u64(&args, "--depth", value, 0, TOKENS_MOST, &depth); break;
         case BATCH: ok = realm_args_u64(&args, "--batch", value, 1, BATCH_MOST, &batch); break;
         case REPEAT: ok = realm_args_u64(&args, "--repeat", value, 1, REPEAT_MOST, &repeat); break;
+        case WEIGHT_BUDGET: ok = realm_args_size(&args, "--weight-budget", value, &weight_budget); break;
         default: break;
         }
         if (!ok) return REALM_EXIT_USAGE;
@@ -311,7 +315,7 @@ int realm_cmd_bench(int argc, char **argv) {
     realm_error err = {0};
     realm_buf out;
     realm_buf_init(&out, OUTPUT_MAX);
-    realm_status s = open_model(&b, model, (uint32_t)threads, &err);
+    realm_status s = open_model(&b, model, (uint32_t)threads, weight_budget, &err);
     if (s == REALM_OK && !args.json) (void)realm_buf_printf(&out, "%s, %u threads\n", b.b->name, b.b->n_threads);
     for (size_t i = 0; i < n_tests && s == REALM_OK; i++)
         s = run_test(&b, &tests[i], (uint32_t)repeat, args.json, i == 0, &out, &err);

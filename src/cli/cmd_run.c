@@ -23,7 +23,17 @@
 #define PROGRAM_MAX ((size_t)32 << 20)
 #define DEFAULT_MODEL "smollm2"
 
-enum { OPT_MODEL = 1, OPT_MODELS_DIR, OPT_MAX_TOKENS, OPT_TEMPERATURE, OPT_SEED, OPT_RAW, OPT_PROGRAM, OPT_THREADS };
+enum {
+    OPT_MODEL = 1,
+    OPT_MODELS_DIR,
+    OPT_MAX_TOKENS,
+    OPT_TEMPERATURE,
+    OPT_SEED,
+    OPT_RAW,
+    OPT_PROGRAM,
+    OPT_THREADS,
+    OPT_WEIGHT_BUDGET
+};
 static const realm_option options[] = {{"--model", OPT_MODEL, true},
                                        {"--models-dir", OPT_MODELS_DIR, true},
                                        {"--max-tokens", OPT_MAX_TOKENS, true},
@@ -31,11 +41,12 @@ static const realm_option options[] = {{"--model", OPT_MODEL, true},
                                        {"--seed", OPT_SEED, true},
                                        {"--program", OPT_PROGRAM, true},
                                        {"--threads", OPT_THREADS, true},
+                                       {"--weight-budget", OPT_WEIGHT_BUDGET, true},
                                        {"--raw", OPT_RAW, false}};
 
 typedef struct run_args {
     const char *model, *models_dir, *program;
-    uint64_t max_tokens, seed, threads;
+    uint64_t max_tokens, seed, threads, weight_budget;
     double temperature;
     bool raw;
     const char *prompt;
@@ -54,9 +65,9 @@ static realm_status open_local(const run_args *a, realm **out, realm_error *err)
     size_t len = 0;
     realm *r = NULL;
     realm_set_log(2, NULL, NULL);
-    realm_config config = {.size = sizeof config, .compiler_path = self};
+    realm_config config = {.size = sizeof config, .compiler_path = self, .n_threads = (uint32_t)a->threads};
     realm_load_config load = {
-        .size = sizeof load, .n_threads = (uint32_t)a->threads, .max_generations = 1, .progress = progress};
+        .size = sizeof load, .max_generations = 1, .progress = progress, .weight_budget_bytes = a->weight_budget};
     realm_status s = realm_find_model(a->model, a->models_dir, &path, err);
     if (s == REALM_OK && a->program) s = realm_file_read(a->program, PROGRAM_MAX, &wasm, &len, err);
     if (s == REALM_OK) s = realm_open(&r, &config, err);
@@ -144,6 +155,7 @@ static bool read_args(realm_args *args, run_args *a, int *status) {
         case OPT_MAX_TOKENS: ok = realm_args_u64(args, "--max-tokens", value, 1, 1u << 24, &a->max_tokens); break;
         case OPT_SEED: ok = realm_args_u64(args, "--seed", value, 0, UINT64_MAX, &a->seed); break;
         case OPT_THREADS: ok = realm_args_u64(args, "--threads", value, 1, 1024, &a->threads); break;
+        case OPT_WEIGHT_BUDGET: ok = realm_args_size(args, "--weight-budget", value, &a->weight_budget); break;
         case OPT_TEMPERATURE: ok = realm_args_double(args, "--temperature", value, 0, 100, &a->temperature); break;
         default:
             if (a->prompt) {
@@ -164,7 +176,8 @@ static bool read_args(realm_args *args, run_args *a, int *status) {
     "  --temperature T    0 takes the most probable token each time (default)\n"                    \
     "  --seed N           the same seed gives the same text\n"                                      \
     "  --program FILE     a tenant's WebAssembly program instead of the default one\n"              \
-    "  --threads N        for matrix products (default: one per core)\n"
+    "  --threads N        for matrix products (default: one per core)\n"                            \
+    "  --weight-budget S  memory for weights, like 200M or 6G: the rest streams from the file\n"
 
 int realm_cmd_run(int argc, char **argv) {
     realm_args args = {.command = "run",

@@ -24,15 +24,17 @@
 #include "cli/cli.h"
 #include "cli/serve_config.h"
 
-enum { OPT_CONFIG = 1, OPT_STATE, OPT_LISTEN, OPT_ADMIN, OPT_MODEL, OPT_MODELS_DIR, OPT_THREADS };
+enum { OPT_CONFIG = 1, OPT_STATE, OPT_LISTEN, OPT_ADMIN, OPT_MODEL, OPT_MODELS_DIR, OPT_THREADS, OPT_WEIGHT_BUDGET };
 static const realm_option options[] = {
-    {"--config", OPT_CONFIG, true},      {"--state", OPT_STATE, true}, {"--listen", OPT_LISTEN, true},
-    {"--admin-listen", OPT_ADMIN, true}, {"--model", OPT_MODEL, true}, {"--models-dir", OPT_MODELS_DIR, true},
-    {"--threads", OPT_THREADS, true},
+    {"--config", OPT_CONFIG, true},   {"--state", OPT_STATE, true},
+    {"--listen", OPT_LISTEN, true},   {"--admin-listen", OPT_ADMIN, true},
+    {"--model", OPT_MODEL, true},     {"--models-dir", OPT_MODELS_DIR, true},
+    {"--threads", OPT_THREADS, true}, {"--weight-budget", OPT_WEIGHT_BUDGET, true},
 };
 
 static const char usage[] = "usage: realm serve [--config FILE] [--state DIR] [--listen A:P] [--admin-listen A:P]\n"
-                            "                   [--model ID=FILE]... [--models-dir DIR] [--threads N]\n";
+                            "                   [--model ID=FILE]... [--models-dir DIR] [--threads N]\n"
+                            "                   [--weight-budget SIZE]\n";
 static const char help[] =
     "Serves models to tenants over HTTP until SIGTERM.\n"
     "  --config FILE      YAML; the options below override it; SIGHUP reads its tenants and keys again\n"
@@ -41,13 +43,14 @@ static const char help[] =
     "  --admin-listen A:P health, metrics, /admin/v1 (default 127.0.0.1:8081; `off`: not at all)\n"
     "  --model ID=FILE    a model and its id; may be repeated; with ID alone it is looked for in the models folder\n"
     "  --models-dir DIR   that folder (default $XDG_DATA_HOME/realm/models)\n"
-    "  --threads N        threads that compute (default one per core)\n";
+    "  --threads N        threads that compute (default one per core)\n"
+    "  --weight-budget S  memory for each model's weights, like 200M or 6G: the rest streams from the file\n";
 
 typedef struct flags {
     const char *config, *state, *listen, *admin, *models_dir;
     const char *models[SERVE_MODELS_MAX];
     size_t n_models;
-    uint64_t threads;
+    uint64_t threads, weight_budget;
     bool has_threads;
 } flags;
 
@@ -85,6 +88,9 @@ static bool read_flags(realm_args *args, flags *f, int *status) {
             if (!realm_args_u64(args, "--threads", value, 1, 1024, &f->threads)) return false;
             f->has_threads = true;
             break;
+        case OPT_WEIGHT_BUDGET:
+            if (!realm_args_size(args, "--weight-budget", value, &f->weight_budget)) return false;
+            break;
         case OPT_MODEL:
             if (f->n_models == SERVE_MODELS_MAX) {
                 *status = realm_args_usage(args, "too many models: ", value);
@@ -117,6 +123,8 @@ static realm_status read_config(serve_config *c, const flags *f, realm_error *er
             return realm_error_set(err, REALM_E_INVALID, "no folder for the state: give --state, or set HOME");
     }
     for (size_t i = 0; st == REALM_OK && i < f->n_models; i++) st = serve_config_add_model(c, f->models[i], err);
+    for (size_t i = 0; i < c->n_models; i++)
+        if (c->models[i].weight_budget == 0) c->models[i].weight_budget = f->weight_budget;
     return st;
 }
 
@@ -155,7 +163,7 @@ static realm_status load_models(serving *s, realm_error *err) {
         const serve_model *m = &c->models[i];
         uint64_t t0 = realm_clock_ns();
         load l = {s, m->id, 0};
-        realm_model_config mc = {.n_threads = (uint32_t)c->threads, .engine = c->engine};
+        realm_model_config mc = {.engine = c->engine, .weight_budget_bytes = m->weight_budget};
         realm_model_info info;
         say("loading %s from %s", m->id, m->file);
         realm_status st = realm_runtime_add_model(s->rt, m->id, m->file, &mc, on_progress, &l, err);
@@ -283,7 +291,8 @@ int realm_cmd_serve(int argc, char **argv) {
     realm_runtime_config rc = {.state_dir = s.config.state,
                                .compiler_path = self,
                                .n_workers = (uint32_t)s.config.workers,
-                               .max_instances = (uint32_t)s.config.max_instances};
+                               .max_instances = (uint32_t)s.config.max_instances,
+                               .n_threads = (uint32_t)s.config.threads};
     if ((st = realm_runtime_open(&s.rt, &rc, &err)) != REALM_OK) goto done;
     if ((st = serve_config_apply_tenants(&s.config, realm_runtime_store(s.rt), &err)) != REALM_OK) goto done;
     if ((st = open_server(&s, &err)) != REALM_OK) goto done;

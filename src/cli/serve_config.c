@@ -103,8 +103,24 @@ static realm_status read_engine(serve_config *c, const realm_json *root, realm_e
     return st;
 }
 
+/* A number of bytes, or a text like "6G". */
+static realm_status opt_size(const realm_json *object, const char *key, uint64_t *out, realm_error *err) {
+    realm_json v;
+    if (!realm_json_get_set(object, key, &v)) return REALM_OK;
+    if (realm_json_kind_of(&v) == REALM_JSON_STRING) {
+        const char *text = "";
+        realm_status st = realm_json_cstr(&v, &text, err);
+        if (st != REALM_OK || realm_size_parse(text, out)) return st;
+        return realm_json_error(&v, REALM_E_INVALID, err, "must be a size like 200M or 6G");
+    }
+    int64_t bytes = 0;
+    realm_status st = realm_json_int(&v, 0, INT64_C(1) << 60, &bytes, err);
+    if (st == REALM_OK) *out = (uint64_t)bytes;
+    return st;
+}
+
 static realm_status read_models(serve_config *c, const realm_json *root, realm_error *err) {
-    static const char *const known[] = {"id", "file"};
+    static const char *const known[] = {"id", "file", "weight_budget"};
     realm_json list, m, v;
     if (!realm_json_get_set(root, "models", &list)) return REALM_OK;
     realm_status st = realm_json_expect(&list, REALM_JSON_ARRAY, err);
@@ -113,7 +129,8 @@ static realm_status read_models(serve_config *c, const realm_json *root, realm_e
             return realm_json_error(&m, REALM_E_LIMIT, err, "at most %u models", SERVE_MODELS_MAX);
         serve_model *to = &c->models[c->n_models++];
         const char *id = "";
-        st = realm_json_only(&m, known, 2, NULL, err);
+        st = realm_json_only(&m, known, REALM_ARRAY_LEN(known), NULL, err);
+        if (st == REALM_OK) st = opt_size(&m, "weight_budget", &to->weight_budget, err);
         (void)realm_json_get(&m, "id", &v);
         if (st == REALM_OK) st = realm_json_cstr(&v, &id, err);
         if (st == REALM_OK && (!*id || strlen(id) > REALM_MODEL_ID_MAX))

@@ -15,6 +15,7 @@
 
 typedef struct serve_model {
     char *id, *file;
+    uint64_t weight_budget; /* 0: none */
 } serve_model;
 
 typedef struct serve_tenant {

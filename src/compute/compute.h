@@ -19,8 +19,8 @@
  *   - KV is stored as IEEE half; attention is float32 inside: softmax over splits of 128 positions, aligned at position
  *     0, which are merged in order.
  *
- * Threads: several engines and the tensor service share one backend. A device does one thing at a time, so whoever wants
- * it takes a *turn* (realm_backend_turn_begin, first come first served) and uses it from its own thread until
+ * Threads: several engines and the tensor service share one backend. A device does one thing at a time, so whoever
+ * wants it takes a *turn* (realm_backend_turn_begin, first come first served) and uses it from its own thread until
  * realm_backend_turn_end; functions below say "turn" where they need that. While nothing else uses a backend (tests, a
  * benchmark with one model) a turn need not be taken. Failures of the device are REALM_E_DEVICE.
  */
@@ -170,10 +170,10 @@ typedef struct realm_plan_desc {
     uint32_t n_values;
     const realm_op *ops; /* copied */
     uint32_t n_ops;
-    uint32_t max_rows;  /* most tokens in a batch */
-    uint32_t max_out;   /* most rows wanted out of a batch */
-    realm_value logits; /* an OUT value: what realm_plan_logits reads */
-    realm_kv *kv;       /* the pages that ROPE_KV and ATTENTION use */
+    uint32_t max_rows;                /* most tokens in a batch */
+    uint32_t max_out;                 /* most rows wanted out of a batch */
+    realm_value logits;               /* an OUT value: what realm_plan_logits reads */
+    realm_kv *kv;                     /* the pages that ROPE_KV and ATTENTION use */
     const realm_residency *residency; /* copied; NULL: no op is streamed */
 } realm_plan_desc;
 
@@ -203,7 +203,8 @@ typedef struct realm_batch {
     const uint32_t *out_rows; /* (n_out), increasing */
 } realm_batch;
 
-/* ---- single ops on host rows -------------------------------------------------------------------------------------- */
+/* ---- single ops on host rows --------------------------------------------------------------------------------------
+ */
 
 /* One op without a plan, on float32 rows in host memory: what programs that write their own forward pass call, through
  * src/tensor. The same kernels as the plan's, so that a forward pass taken apart into these gives the plan's results
@@ -311,8 +312,8 @@ struct realm_backend_vtable {
     /* Turn for opening, any thread for closing. */
     realm_status (*plan_open)(realm_backend *b, const realm_plan_desc *desc, realm_plan **out, realm_error *err);
     void (*plan_close)(realm_backend *b, realm_plan *p);
-    /* One step. Turn. A batch that does not fit the plan (rows, tokens, page ids, order) is REALM_E_INVALID before anything
-     * is written. On failure no page that the batch does not own has changed. */
+    /* One step. Turn. A batch that does not fit the plan (rows, tokens, page ids, order) is REALM_E_INVALID before
+     * anything is written. On failure no page that the batch does not own has changed. */
     realm_status (*run)(realm_backend *b, realm_plan *p, const realm_batch *batch, realm_error *err);
     /* Row i (< n_out of the last run) of the logits value in host memory, valid until the next run. */
     const float *(*logits)(realm_plan *p, uint32_t i);
@@ -329,7 +330,8 @@ struct realm_backend_vtable {
 
 #define REALM_SLOT_ALIGN 4096u
 
-/* ---- turns, turn.c ------------------------------------------------------------------------------------------------ */
+/* ---- turns, turn.c ------------------------------------------------------------------------------------------------
+ */
 
 typedef struct realm_turn_stats {
     uint64_t turns;   /* that have ended */

@@ -68,8 +68,10 @@ REALM_API realm_status realm_open(realm **out, const realm_config *config, realm
     realm *r = realm_calloc(1, sizeof *r);
     if (!r) return realm_error_set(err, REALM_E_NOMEM, "out of memory");
     char *found = c.compiler_path ? NULL : find_compiler();
-    realm_runtime_config rc = {
-        .state_dir = c.state_dir, .compiler_path = c.compiler_path ? c.compiler_path : found, .n_workers = c.n_workers};
+    realm_runtime_config rc = {.state_dir = c.state_dir,
+                               .compiler_path = c.compiler_path ? c.compiler_path : found,
+                               .n_workers = c.n_workers,
+                               .n_threads = c.n_threads};
     realm_status s = realm_runtime_open(&r->rt, &rc, err);
     realm_free(found);
     if (s != REALM_OK) {
@@ -90,9 +92,9 @@ REALM_API realm_status realm_model_load(realm *r, const char *id, const char *pa
                                         realm_error *err) {
     realm_load_config c = {0};
     if (config) memcpy(&c, config, REALM_MIN(config->size, sizeof c));
-    realm_model_config mc = {.n_threads = c.n_threads,
-                             .engine = {.kv_bytes = c.kv_bytes, .n_ctx = c.n_ctx, .max_generations = c.max_generations},
-                             .chat_template = c.chat_template};
+    realm_model_config mc = {.engine = {.kv_bytes = c.kv_bytes, .n_ctx = c.n_ctx, .max_generations = c.max_generations},
+                             .chat_template = c.chat_template,
+                             .weight_budget_bytes = c.weight_budget_bytes};
     return realm_runtime_add_model(r->rt, id, path, &mc, c.progress, c.user, err);
 }
 

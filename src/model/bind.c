@@ -55,13 +55,17 @@ realm_status realm_bind_matrix(realm_binder *b, const char *name, uint64_t rows,
             (unsigned long long)t->dims[3], (unsigned long long)cols, (unsigned long long)rows);
     realm_weight_desc desc = {.type = t->type, .rows = rows, .cols = cols, .data = t->data, .use = use};
     realm_weight *w = NULL;
+    realm_backend_turn_begin(m->backend);
     realm_status s = m->backend->v->weight_open(m->backend, &desc, &w, err);
+    realm_backend_turn_end(m->backend);
     if (s != REALM_OK) {
         realm_error_prefix(err, "tensor %s", name);
         return s;
     }
     if (keep(m, w) != REALM_OK) {
+        realm_backend_turn_begin(m->backend);
         m->backend->v->weight_close(m->backend, w);
+        realm_backend_turn_end(m->backend);
         return realm_error_set(err, REALM_E_NOMEM, "no memory to bind tensor %s", name);
     }
     m->weight_bytes += m->backend->v->weight_bytes(w);

@@ -31,8 +31,10 @@ static realm_status missing_key(realm_error *err) {
     return REALM_E_FORMAT;
 }
 
-realm_status realm_model_open(realm_model **out, realm_backend *b, const realm_gguf *g, realm_model_progress progress,
-                              void *user, realm_error *err) {
+realm_status realm_model_open(realm_model **out, realm_backend *b, const realm_gguf *g,
+                              const realm_model_options *options, realm_error *err) {
+    static const realm_model_options defaults;
+    if (!options) options = &defaults;
     *out = NULL;
     realm_binder binder = {0};
     const realm_family *family = NULL;
@@ -53,7 +55,7 @@ realm_status realm_model_open(realm_model **out, realm_backend *b, const realm_g
         s = realm_error_set(err, REALM_E_NOMEM, "no memory for %u layers", m->hp.n_layers);
         goto fail;
     }
-    if ((s = realm_binder_init(&binder, m, g, progress, user, err)) != REALM_OK) goto fail;
+    if ((s = realm_binder_init(&binder, m, g, options->progress, options->user, err)) != REALM_OK) goto fail;
     if ((s = realm_bind_ends(&binder, err)) != REALM_OK) goto fail;
     if ((s = family->bind(&binder, err)) != REALM_OK) goto fail;
     if ((s = realm_binder_check_all_used(&binder, err)) != REALM_OK) goto fail;
@@ -68,7 +70,9 @@ fail:
 
 void realm_model_close(realm_model *m) {
     if (!m) return;
+    realm_backend_turn_begin(m->backend);
     for (size_t i = m->n_weights; i-- > 0;) m->backend->v->weight_close(m->backend, m->weights[i]);
+    realm_backend_turn_end(m->backend);
     realm_free(m->weights);
     realm_free(m->layers);
     realm_free(m);
@@ -110,7 +114,9 @@ realm_status realm_model_plan_open(const realm_model *m, realm_kv *kv, uint32_t 
                             .max_out = max_out,
                             .logits = logits,
                             .kv = kv};
+    realm_backend_turn_begin(m->backend);
     s = m->backend->v->plan_open(m->backend, &desc, out, err);
+    realm_backend_turn_end(m->backend);
 done:
     realm_free(p.values);
     realm_free(p.ops);

@@ -4,16 +4,16 @@
  * tensor's shape), hands each tensor to the backend for repacking and keeps the mapping only for what is looked up by
  * row. A model then describes its forward pass as a plan over a KV pool; it holds no state of any sequence.
  *
- * With a weight budget the matrices of the layers are not kept: they *stream*. A layer is repacked from the mapping into
- * a slot when it is needed, the next one meanwhile by a helper thread, and gives way to another later:
+ * With a weight budget the matrices of the layers are not kept: they *stream*. A layer is repacked from the mapping
+ * into a slot when it is needed, the next one meanwhile by a helper thread, and gives way to another later:
  *
  *      budget = embedding, norms, biases, output + n slots of the largest layer
  *      need(i): resident or on its way (hit), else loaded now (miss);  then prefetch of i + 1;  done(i)
  *
- * The layer given up is the least recently used one, except that a plan's walk, which comes to the layers in turn and so
- * to the one just used last of all, gives that one up first: with n slots n - 2 layers then stay from step to step, where
- * strict LRU would load every layer in every step. Pinned layers stay. All functions: any thread; those that use the
- * device take a turn (compute.h), so not while holding one unless they say so.
+ * The layer given up is the least recently used one, except that a plan's walk, which comes to the layers in turn and
+ * so to the one just used last of all, gives that one up first: with n slots n - 2 layers then stay from step to step,
+ * where strict LRU would load every layer in every step. Pinned layers stay. All functions: any thread; those that use
+ * the device take a turn (compute.h), so not while holding one unless they say so.
  */
 #ifndef REALM_MODEL_MODEL_H
 #define REALM_MODEL_MODEL_H
@@ -79,10 +79,11 @@ REALM_WARN_UNUSED realm_status realm_model_measure(realm_backend *b, const realm
  * the backend's vtable, the plan first. */
 REALM_WARN_UNUSED realm_status realm_model_kv_open(const realm_model *m, uint32_t n_pages, realm_kv **out,
                                                    realm_error *err);
-REALM_WARN_UNUSED realm_status realm_model_plan_open(realm_model *m, realm_kv *kv, uint32_t max_rows, uint32_t max_out,
-                                                     realm_plan **out, realm_error *err);
+REALM_WARN_UNUSED realm_status realm_model_plan_open(const realm_model *m, realm_kv *kv, uint32_t max_rows,
+                                                     uint32_t max_out, realm_plan **out, realm_error *err);
 
-/* ---- tensors by name ---------------------------------------------------------------------------------------------- */
+/* ---- tensors by name ----------------------------------------------------------------------------------------------
+ */
 
 typedef struct realm_model_tensor {
     const realm_gguf_tensor *file; /* name, type, shape and the bytes as in the file; as long as the model's file */
@@ -101,7 +102,8 @@ const realm_model_tensor *const *realm_model_layer_tensors(const realm_model *m,
 REALM_WARN_UNUSED realm_status realm_model_tensor_rows(const realm_model_tensor *t, uint64_t first, uint64_t n,
                                                        float *out, realm_error *err);
 
-/* ---- streaming ---------------------------------------------------------------------------------------------------- */
+/* ---- streaming ----------------------------------------------------------------------------------------------------
+ */
 
 typedef struct realm_model_stream_stats {
     uint64_t hits;           /* needed and resident, or on its way */

@@ -26,7 +26,6 @@ typedef struct tenant_model {
     char *path;
     int64_t created_s;
     realm_gguf *gguf;
-    realm_backend *backend;
     realm_model *model;
     realm_tokenizer *tokenizer;
     realm_engine *engine;
@@ -67,6 +66,7 @@ struct realm_tenant {
 struct realm_runtime {
     realm_store *store;
     realm_sandbox *sandbox;
+    realm_backend *backend; /* of all models and the tensor service, in turns */
     realm_program *default_program;
 
     realm_mutex mu;

@@ -33,6 +33,8 @@ realm_status realm_runtime_open(realm_runtime **out, const realm_runtime_config 
                                .abi_major = REALM_ABI_MAJOR};
     sc.imports = realm_host_imports(&sc.n_imports);
     if ((s = realm_sandbox_open(&rt->sandbox, &sc, err)) != REALM_OK) goto fail;
+    realm_backend_config bc = {.n_threads = config->n_threads};
+    if ((s = realm_backend_open_cpu(&rt->backend, &bc, err)) != REALM_OK) goto fail;
     realm_program_limits own = {.trusted = true};
     s = realm_program_open(rt->sandbox, realm_default_program, realm_default_program_len, &own, &rt->default_program,
                            err);
@@ -58,7 +60,6 @@ static void model_free(tenant_model *m) {
     realm_template_close(m->template);
     realm_tokenizer_close(m->tokenizer);
     realm_model_close(m->model);
-    realm_backend_close(m->backend);
     realm_gguf_close(m->gguf);
     realm_free(m->path);
     realm_free(m);
@@ -85,6 +86,7 @@ void realm_runtime_close(realm_runtime *rt) {
     tenants_close(rt);
     size_t n = atomic_load_explicit(&rt->n_models, memory_order_acquire);
     for (size_t i = 0; i < n; i++) model_free(rt->models[i]);
+    realm_backend_close(rt->backend);
     realm_store_close(rt->store);
     realm_cond_destroy(&rt->work);
     realm_cond_destroy(&rt->reloaded);
@@ -160,18 +162,18 @@ realm_status realm_runtime_add_model(realm_runtime *rt, const char *id, const ch
         s = realm_error_set(err, REALM_E_NOMEM, "%s: out of memory", id);
         goto fail;
     }
-    realm_backend_config bc = {.n_threads = config->n_threads};
+    const realm_model_options mo = {
+        .weight_budget_bytes = config->weight_budget_bytes, .progress = progress, .user = user};
     if ((s = realm_gguf_open(&m->gguf, path, err)) != REALM_OK) goto fail;
     if ((s = realm_tokenizer_open(&m->tokenizer, m->gguf, err)) != REALM_OK) goto prefix;
     if ((s = open_template(m, config->chat_template, err)) != REALM_OK) goto prefix;
-    if ((s = realm_backend_open_cpu(&m->backend, &bc, err)) != REALM_OK) goto fail;
-    if ((s = realm_model_open(&m->model, m->backend, m->gguf, progress, user, err)) != REALM_OK) goto prefix;
+    if ((s = realm_model_open(&m->model, rt->backend, m->gguf, &mo, err)) != REALM_OK) goto prefix;
     if (realm_tokenizer_vocab_size(m->tokenizer) > realm_model_hparams(m->model)->n_vocab) {
         s = realm_error_set(err, REALM_E_FORMAT, "the tokenizer has %zu tokens, the embedding %u rows",
                             realm_tokenizer_vocab_size(m->tokenizer), realm_model_hparams(m->model)->n_vocab);
         goto prefix;
     }
-    s = realm_engine_open(&m->engine, m->backend, m->model, m->tokenizer, &config->engine, err);
+    s = realm_engine_open(&m->engine, rt->backend, m->model, m->tokenizer, &config->engine, err);
     if (s != REALM_OK) goto prefix;
 
     realm_mutex_lock(&rt->mu);

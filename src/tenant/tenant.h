@@ -37,6 +37,7 @@ typedef struct realm_runtime_config {
         *compiler_path; /* program that compiles modules in a child: `realm`; NULL: looked for (docs/embedding.md) */
     uint32_t n_workers; /* sandbox worker threads; 0: as many as cores, at most 8 */
     uint32_t max_instances; /* running programs at once; 0: 1024 */
+    uint32_t n_threads;     /* of the compute pool that all models share; 0: one per core */
 } realm_runtime_config;
 
 REALM_WARN_UNUSED realm_status realm_runtime_open(realm_runtime **out, const realm_runtime_config *config,
@@ -55,9 +56,9 @@ REALM_WARN_UNUSED realm_status realm_runtime_check_program(const char *state_dir
  */
 
 typedef struct realm_model_config {
-    uint32_t n_threads; /* 0: one per core */
     realm_engine_config engine;
-    const char *chat_template; /* NULL: the file's own */
+    uint64_t weight_budget_bytes; /* memory for weights, the rest streams (model/model.h); 0: all are resident */
+    const char *chat_template;    /* NULL: the file's own */
 } realm_model_config;
 
 typedef struct realm_model_info {

@@ -29,9 +29,9 @@
 #include "model/model.h"
 
 #define REALM_TENSOR_MAX_DIMS 4u
-#define REALM_TENSOR_MAX_OPS 4096u    /* of one list */
-#define REALM_TENSOR_MAX_IDS 65536u   /* of one GET_ROWS */
-#define REALM_TENSOR_MAX_JOBS 1024u   /* lists pending in a service; past it submit answers REALM_E_BUSY */
+#define REALM_TENSOR_MAX_OPS 4096u  /* of one list */
+#define REALM_TENSOR_MAX_IDS 65536u /* of one GET_ROWS */
+#define REALM_TENSOR_MAX_JOBS 1024u /* lists pending in a service; past it submit answers REALM_E_BUSY */
 #define REALM_TENSOR_MAX_ROWS (1u << 24)
 #define REALM_TENSOR_MAX_COLS (1u << 24)
 
@@ -69,8 +69,8 @@ typedef struct realm_tensor_info {
     uint32_t layer; /* of a weight; else REALM_LAYER_NONE */
 } realm_tensor_info;
 
-/* Float32 zeros. REALM_E_RANGE for sizes that are 0, too many or too large, REALM_E_LIMIT past the budget (the text says
- * how much is left), REALM_E_NOMEM. The caller has one reference. */
+/* Float32 zeros. REALM_E_RANGE for sizes that are 0, too many or too large, REALM_E_LIMIT past the budget (the text
+ * says how much is left), REALM_E_NOMEM. The caller has one reference. */
 REALM_WARN_UNUSED realm_status realm_tensor_new(realm_tensor_budget *b, uint32_t n_dims, const uint64_t *dims,
                                                 realm_tensor **out, realm_error *err);
 /* A weight of a model, by its name in the file (`name` need not end with a NUL); takes no budget. The model stays open
@@ -95,8 +95,9 @@ REALM_WARN_UNUSED realm_status realm_tensor_write(realm_tensor *t, uint64_t firs
 
 /* ---- ops --------------------------------------------------------------------------------------------------------- */
 
-/* Shapes as (rows, cols) of realm_tensor_info. `out`, and every operand but weights, is a float32 tensor. In place means
- * that out may be that operand; otherwise they must differ. Which operands an op has: a, b, c, d in the order below. */
+/* Shapes as (rows, cols) of realm_tensor_info. `out`, and every operand but weights, is a float32 tensor. In place
+ * means that out may be that operand; otherwise they must differ. Which operands an op has: a, b, c, d in the order
+ * below. */
 typedef enum realm_tensor_op_kind {
     /* out(m, n) = a(m, k) b(n, k)^T. b: a weight of a layer or the output (quantised or float), or a float32 tensor.
      * The token embedding too where it is also the output. */
@@ -120,12 +121,12 @@ typedef enum realm_tensor_op_kind {
     REALM_TENSOR_GELU,
     /* Over each row. In place. */
     REALM_TENSOR_SOFTMAX,
-    /* Rotates each head of a (m, heads * head_dim): row i is at position first_pos + i. b: NULL or the frequency factors
-     * (rope_dims / 2), a weight or a tensor. In place. */
+    /* Rotates each head of a (m, heads * head_dim): row i is at position first_pos + i. b: NULL or the frequency
+     * factors (rope_dims / 2), a weight or a tensor. In place. */
     REALM_TENSOR_ROPE,
     /* out(m, n_head * head_dim) from q = a (m, n_head * head_dim), k = b and v = c (t or more rows, n_kv_head *
-     * head_dim). Row i sees positions 0 .. n_past + i (of those the last `window`, when given), with `full` all t. d: NULL
-     * or a mask (m, t), added to the scores; -infinity hides. */
+     * head_dim). Row i sees positions 0 .. n_past + i (of those the last `window`, when given), with `full` all t. d:
+     * NULL or a mask (m, t), added to the scores; -infinity hides. */
     REALM_TENSOR_ATTENTION,
     /* out(m, 1) = index of the greatest value of each row of a(m, cols), the first of equals */
     REALM_TENSOR_ARGMAX,
@@ -180,8 +181,8 @@ REALM_WARN_UNUSED realm_status realm_tensor_service_open(realm_backend *b, realm
 /* Cancels what is pending (on_done is called) and joins the thread. Jobs must have been released before. */
 void realm_tensor_service_close(realm_tensor_service *s); /* NULL-safe */
 
-/* Called once for every list that was taken, on the service's thread: status, and for a failure its text. Must not block
- * nor release the job. */
+/* Called once for every list that was taken, on the service's thread: status, and for a failure its text. Must not
+ * block nor release the job. */
 typedef void (*realm_tensor_done)(void *user, realm_status status, const realm_error *err);
 
 /* Checks and queues a list; lists of one budget run in the order submitted. Tensors are retained until it ends, ids

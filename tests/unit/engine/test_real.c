@@ -19,7 +19,7 @@ static void batch_invariance(void **state) {
     realm_tokenizer *t;
     if (realm_gguf_open(&g, path, &err) != REALM_OK) model_run_fail("gguf", &err);
     if (realm_backend_open_cpu(&b, &(realm_backend_config){0}, &err) != REALM_OK) model_run_fail("backend", &err);
-    if (realm_model_open(&m, b, g, NULL, NULL, &err) != REALM_OK) model_run_fail("model", &err);
+    if (realm_model_open(&m, b, g, NULL, &err) != REALM_OK) model_run_fail("model", &err);
     if (realm_tokenizer_open(&t, g, &err) != REALM_OK) model_run_fail("tokenizer", &err);
     static const char *const prompts[N] = {
         "The capital of France is",

@@ -199,7 +199,7 @@ static void refused(void **state) {
         realm_model *m = NULL;
         void *bytes;
         realm_gguf *g = changed(file->file, file->file_len, c, &bytes);
-        realm_status s = realm_model_open(&m, b, g, NULL, NULL, &err);
+        realm_status s = realm_model_open(&m, b, g, NULL, &err);
         if (s != c->code || err.code != s || !strstr(err.text, c->word))
             fail_msg("change %zu (%s%s): %s: \"%s\"", i, c->key ? c->key : "", c->tensor ? c->tensor : "",
                      realm_status_name(s), err.text);
@@ -224,7 +224,7 @@ static void hyperparameters(void **state) {
     void *bytes;
     realm_gguf *g = changed(file->file, file->file_len, &(change){0}, &bytes);
     realm_model *m;
-    assert_int_equal(realm_model_open(&m, b, g, NULL, NULL, &err), REALM_OK);
+    assert_int_equal(realm_model_open(&m, b, g, NULL, &err), REALM_OK);
     const realm_hparams *hp = realm_model_hparams(m);
     assert_string_equal(hp->arch, "gemma3");
     assert_int_equal(hp->n_vocab, TINY_VOCAB);
@@ -261,7 +261,7 @@ static void damage(void **state) {
         realm_error err = {0};
         if (realm_gguf_open_memory(&g, copy, file->file_len, &err) != REALM_OK) continue;
         realm_model *m;
-        if (realm_model_open(&m, b, g, NULL, NULL, &err) == REALM_OK) {
+        if (realm_model_open(&m, b, g, NULL, &err) == REALM_OK) {
             opened++;
             if (realm_model_hparams(m)->n_vocab > 3) {
                 realm_kv *kv = NULL;
@@ -304,7 +304,7 @@ static void memory_runs_out(void **state) {
         realm_kv *kv = NULL;
         realm_plan *plan = NULL;
         realm_alloc_inject_failure(n, false);
-        realm_status s = realm_model_open(&m, b, g, NULL, NULL, &err);
+        realm_status s = realm_model_open(&m, b, g, NULL, &err);
         if (s == REALM_OK) s = realm_model_kv_open(m, 2, &kv, &err);
         if (s == REALM_OK) s = realm_model_plan_open(m, kv, 8, 2, &plan, &err);
         realm_alloc_inject_failure(-1, false);

@@ -26,7 +26,7 @@ __attribute__((unused)) static void engine_run_open(engine_run *r, const tiny_sp
     *r = (engine_run){.file = tiny_make(spec)};
     if (realm_gguf_open_memory(&r->g, r->file->file, r->file->file_len, &err) != REALM_OK) model_run_fail("gguf", &err);
     if (realm_backend_open_cpu(&r->b, &bc, &err) != REALM_OK) model_run_fail("backend", &err);
-    if (realm_model_open(&r->m, r->b, r->g, NULL, NULL, &err) != REALM_OK) model_run_fail("model", &err);
+    if (realm_model_open(&r->m, r->b, r->g, NULL, &err) != REALM_OK) model_run_fail("model", &err);
     if (realm_tokenizer_open(&r->t, r->g, &err) != REALM_OK) model_run_fail("tokenizer", &err);
     if (realm_engine_open(&r->e, r->b, r->m, r->t, config, &err) != REALM_OK) model_run_fail("engine", &err);
     if (realm_account_open(r->e, NULL, &r->a, &err) != REALM_OK) model_run_fail("account", &err);

@@ -50,7 +50,7 @@ __attribute__((unused)) static void model_run_open(model_run *r, realm_gguf *g, 
     realm_backend_config config = {.n_threads = n_threads};
     *r = (model_run){.g = g};
     if (realm_backend_open_cpu(&r->b, &config, &err) != REALM_OK) model_run_fail("backend", &err);
-    if (realm_model_open(&r->m, r->b, g, NULL, NULL, &err) != REALM_OK) model_run_fail("model", &err);
+    if (realm_model_open(&r->m, r->b, g, NULL, &err) != REALM_OK) model_run_fail("model", &err);
     if (realm_model_kv_open(r->m, MODEL_RUN_PAGES, &r->kv, &err) != REALM_OK) model_run_fail("kv", &err);
     if (realm_model_plan_open(r->m, r->kv, max_rows, max_out, &r->plan, &err) != REALM_OK) model_run_fail("plan", &err);
     /* Pages out of order, so that a kernel that takes them for neighbours is found out. */

@@ -384,9 +384,8 @@ static void write_model(void) {
 int main(int argc, char **argv) {
     if (argc == 5 && !strcmp(argv[2], "compile-child")) return realm_sandbox_compile_child(argc - 3, argv + 3);
     realm_error err = {0};
-    realm_runtime_config config = {.compiler_path = "/proc/self/exe", .n_workers = 2, .max_instances = 64};
+    realm_runtime_config config = {.compiler_path = "/proc/self/exe", .n_workers = 2, .max_instances = 64, .n_threads = 1};
     realm_model_config model = {
-        .n_threads = 1,
         .engine = {.n_ctx = 256, .max_generations = 16},
         .chat_template = "{% for m in messages %}{% if not m.content %}{{ raise_exception('no content') }}{% endif %}"
                          "{{ m.content + '</s>' }}{% endfor %}{% if add_generation_prompt %}a:{% endif %}"};
