@@ -73,12 +73,12 @@ static realm_call_result b_event(realm_call *call, const uint64_t *args, int32_t
 }
 
 static const realm_import IMPORTS[] = {
-    {"b", "add", "ii", false, 0, b_add},
-    {"b", "touch", "pp", false, 0, b_touch},
-    {"b", "add_async", "ii", false, REALM_IMPORT_SUSPENDS, b_add},
-    {"b", "add_off", "ii", false, REALM_IMPORT_OFF_FIBER, b_add},
-    {"b", "wait", "i", false, REALM_IMPORT_SUSPENDS, b_wait},
-    {"b", "event", "i", false, REALM_IMPORT_SUSPENDS, b_event},
+    {"b", "add", "ii", false, 0, b_add, 0},
+    {"b", "touch", "pp", false, 0, b_touch, 0},
+    {"b", "add_async", "ii", false, REALM_IMPORT_SUSPENDS, b_add, 0},
+    {"b", "add_off", "ii", false, REALM_IMPORT_OFF_FIBER, b_add, 0},
+    {"b", "wait", "i", false, REALM_IMPORT_SUSPENDS, b_wait, 0},
+    {"b", "event", "i", false, REALM_IMPORT_SUSPENDS, b_event, 0},
 };
 
 /* ---- running ---- */

@@ -67,9 +67,37 @@ void *realm_call_memory(const realm_call *call, uint64_t ptr, uint64_t len) {
 
 /* ---- synchronous imports ---- */
 
+void realm_call_return(realm_call *call, uint64_t bits) { call->bits = bits; }
+
+/* An f32 is the low half of `bits`. */
+static void give_raw(const realm_call *c, wasmtime_val_raw_t *out) {
+    out->i64 = 0;
+    switch (c->import->result) {
+    case 0:
+    case 'i': out->i32 = c->value; break;
+    default: out->i64 = (int64_t)c->bits; break;
+    }
+}
+
 static wasm_trap_t *make_trap(realm_instance *i) {
     const char *text = i->fail.text[0] ? i->fail.text : "ended by the host";
     return wasmtime_trap_new(text, strlen(text));
+}
+
+static void note_exit(const realm_call *c) {
+    c->instance->exited = true;
+    c->instance->exit_value = c->value;
+}
+
+/* What a letter of the import table is to Wasmtime. */
+static wasm_valkind_t import_kind(const realm_import *im, char letter) {
+    switch (letter) {
+    case 'p': return im->wide ? WASM_I64 : WASM_I32;
+    case 'l': return WASM_I64;
+    case 'f': return WASM_F32;
+    case 'd': return WASM_F64;
+    default: return WASM_I32;
+    }
 }
 
 /* A value as its parameter's letter asks: 32-bit ones without what the upper half may hold. */
@@ -103,6 +131,18 @@ static uint64_t val_arg(char letter, const wasmtime_val_t *v) {
     return raw_arg(letter, v->kind == WASMTIME_I64, &raw);
 }
 
+static void give_val(const realm_call *c, wasmtime_val_t *out) {
+    wasmtime_val_raw_t raw;
+    give_raw(c, &raw);
+    out->kind = import_kind(c->import, c->import->result);
+    switch (out->kind) {
+    case WASM_I64: out->of.i64 = raw.i64; break;
+    case WASM_F32: out->of.f32 = raw.f32; break;
+    case WASM_F64: out->of.f64 = raw.f64; break;
+    default: out->of.i32 = raw.i32; break;
+    }
+}
+
 static realm_call *call_open(const realm_import *im, wasmtime_caller_t *caller) {
     realm_instance *i = wasmtime_context_get_data(wasmtime_caller_context(caller));
     realm_call *c = &i->call;
@@ -113,6 +153,7 @@ static realm_call *call_open(const realm_import *im, wasmtime_caller_t *caller) 
     c->phase = REALM_CALL_NONE;
     c->resumed = false;
     c->value = 0;
+    c->bits = 0;
     return c;
 }
 
@@ -124,10 +165,10 @@ static wasm_trap_t *sync_entry(void *env, wasmtime_caller_t *caller, wasmtime_va
     realm_call_result r = im->fn(c, c->args, &c->value);
     c->caller = NULL;
     if (r == REALM_CALL_DONE) {
-        io[0].i64 = 0;
-        io[0].i32 = c->value;
+        if (im->result != 'v') give_raw(c, &io[0]);
         return NULL;
     }
+    if (r == REALM_CALL_EXIT) note_exit(c);
     if (r == REALM_CALL_SUSPEND) realm_call_fail(c, "%s.%s may not suspend", im->module, im->name);
     return make_trap(c->instance);
 }
@@ -156,12 +197,11 @@ static bool async_poll(void *env) {
         c->outcome = REALM_CALL_TRAP;
     }
     c->phase = REALM_CALL_NONE;
-    if (c->outcome == REALM_CALL_TRAP) {
+    if (c->outcome == REALM_CALL_EXIT) note_exit(c);
+    if (c->outcome == REALM_CALL_TRAP || c->outcome == REALM_CALL_EXIT)
         *c->trap = make_trap(i);
-    } else {
-        c->results[0].kind = WASMTIME_I32;
-        c->results[0].of.i32 = c->value;
-    }
+    else if (c->import->result != 'v')
+        give_val(c, &c->results[0]);
     return true;
 }
 
@@ -190,22 +230,13 @@ static void async_entry(void *env, wasmtime_caller_t *caller, const wasmtime_val
 /* ---- the linker ---- */
 
 static wasm_functype_t *import_type(const realm_import *im) {
-    wasm_valtype_t *params[REALM_IMPORT_ARGS_MAX], *results[1] = {wasm_valtype_new(WASM_I32)};
-    size_t n = strlen(im->params);
-    for (size_t k = 0; k < n; k++) {
-        wasm_valkind_t kind = WASM_I32;
-        switch (im->params[k]) {
-        case 'p': kind = im->wide ? WASM_I64 : WASM_I32; break;
-        case 'l': kind = WASM_I64; break;
-        case 'f': kind = WASM_F32; break;
-        case 'd': kind = WASM_F64; break;
-        default: break;
-        }
-        params[k] = wasm_valtype_new(kind);
-    }
+    wasm_valtype_t *params[REALM_IMPORT_ARGS_MAX], *results[1];
+    size_t n = strlen(im->params), n_results = im->result == 'v' ? 0 : 1;
+    for (size_t k = 0; k < n; k++) params[k] = wasm_valtype_new(import_kind(im, im->params[k]));
+    if (n_results) results[0] = wasm_valtype_new(import_kind(im, im->result));
     wasm_valtype_vec_t pv, rv;
     wasm_valtype_vec_new(&pv, n, params);
-    wasm_valtype_vec_new(&rv, 1, results);
+    wasm_valtype_vec_new(&rv, n_results, results);
     return wasm_functype_new(&pv, &rv);
 }
 
@@ -213,9 +244,10 @@ realm_status realm_linker_define(realm_sandbox *s, realm_error *err) {
     for (size_t k = 0; k < s->n_imports; k++) {
         const realm_import *im = &s->imports[k];
         size_t n = strlen(im->params);
-        if (n > REALM_IMPORT_ARGS_MAX || strspn(im->params, "pilfd") != n)
-            return realm_error_set(err, REALM_E_INVALID, "import %s.%s: bad parameter list \"%s\"", im->module,
-                                   im->name, im->params);
+        if (n > REALM_IMPORT_ARGS_MAX || strspn(im->params, "pilfd") != n ||
+            (im->result && !strchr("pilfdv", im->result)))
+            return realm_error_set(err, REALM_E_INVALID, "import %s.%s: bad parameters \"%s\" or result '%c'",
+                                   im->module, im->name, im->params, im->result);
         wasm_functype_t *type = import_type(im);
         if (!type) return realm_error_set(err, REALM_E_NOMEM, "no memory for the import table");
         bool async = im->flags & (REALM_IMPORT_SUSPENDS | REALM_IMPORT_OFF_FIBER);

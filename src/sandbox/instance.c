@@ -1,8 +1,8 @@
 /* sandbox/instance.c - one instance, from being queued to on_done.
  *
- *     MAKE -> START -> MAIN -----------------------------------> end
- *                  \-> NEW -> ALLOC -> GENERATE -> ANSWER -----> end
- *                        \_ no realm_alloc: memory grows _/
+ *     MAKE -> START -> [INIT] -> MAIN -----------------------------------> end
+ *                            \-> NEW -> ALLOC -> GENERATE -> ANSWER -----> end
+ *                                  \_ no realm_alloc: memory grows _/
  *
  * Each step but ANSWER is one Wasmtime future (a call on the instance's fiber); one live future per store. A worker
  * polls it until it is ready (next step), waits for a host call (park) or was put back by the epoch (queue again).
@@ -198,6 +198,11 @@ static void describe_trap(realm_instance *i, const wasm_frame_vec_t *frames, con
 static void take_failure(realm_instance *i) {
     wasm_frame_vec_t frames;
     if (i->fail.code) return;
+    if (i->exited) {
+        if (i->program->m.kind == REALM_PROGRAM_GENERATE && i->exit_value >= 0)
+            realm_error_set(&i->fail, REALM_E_PROGRAM, "the program ended before it had an answer");
+        return;
+    }
     if (i->trap) {
         static const char *const TEXTS[] = {
             [WASMTIME_TRAP_CODE_STACK_OVERFLOW] = "call stack exhausted",
@@ -246,7 +251,8 @@ static realm_status step_make(realm_instance *i) {
     return REALM_OK;
 }
 
-static realm_status call_export(realm_instance *i, realm_inst_step step, const char *name, size_t n_args) {
+static realm_status call_export(realm_instance *i, realm_inst_step step, const char *name, size_t n_args,
+                                size_t n_results) {
     wasmtime_extern_t item;
     i->step = step;
     if (!wasmtime_instance_export_get(i->context, &i->handle, name, strlen(name), &item))
@@ -255,7 +261,9 @@ static realm_status call_export(realm_instance *i, realm_inst_step step, const c
     bool is_func = item.kind == WASMTIME_EXTERN_FUNC;
     wasmtime_extern_delete(&item);
     if (!is_func) return realm_error_set(&i->fail, REALM_E_INTERNAL, "export %s is not a function", name);
-    i->future = wasmtime_func_call_async(i->context, &i->func, i->args, n_args, i->results, 1, &i->trap, &i->error);
+    i->results[0] = (wasmtime_val_t){.kind = WASMTIME_I32}; /* what `_start` returned: 0 */
+    i->future =
+        wasmtime_func_call_async(i->context, &i->func, i->args, n_args, i->results, n_results, &i->trap, &i->error);
     return REALM_OK;
 }
 
@@ -315,7 +323,7 @@ static realm_status step_generate(realm_instance *i) {
     i->args[1] = address(i, n);
     i->args[2] = (wasmtime_val_t){.kind = WASMTIME_I32, .of.i32 = i->params.model_id};
     i->args[3] = address(i, 0);
-    return call_export(i, REALM_STEP_GENERATE, "generate", 4);
+    return call_export(i, REALM_STEP_GENERATE, "generate", 4, 1);
 }
 
 static realm_status take_answer(realm_instance *i) {
@@ -339,6 +347,14 @@ static realm_status take_answer(realm_instance *i) {
 
 typedef enum progress { GO_ON, WAIT, AGAIN, END } progress; /* poll now; park; queue again; instance_end */
 
+static realm_status step_entry(realm_instance *i) {
+    switch (i->program->m.kind) {
+    case REALM_PROGRAM_MAIN: return call_export(i, REALM_STEP_MAIN, "realm_main", 0, 1);
+    case REALM_PROGRAM_COMMAND: return call_export(i, REALM_STEP_MAIN, "_start", 0, 0);
+    default: return call_export(i, REALM_STEP_NEW, "realm_new", 0, 1);
+    }
+}
+
 /* A future is complete: what comes after its step. */
 static progress next_step(realm_instance *i) {
     wasmtime_call_future_delete(i->future);
@@ -350,9 +366,9 @@ static progress next_step(realm_instance *i) {
     switch (i->step) {
     case REALM_STEP_START:
         take_memory(i);
-        if (i->program->m.kind == REALM_PROGRAM_MAIN)
-            return call_export(i, REALM_STEP_MAIN, "realm_main", 0) ? END : GO_ON;
-        return call_export(i, REALM_STEP_NEW, "realm_new", 0) ? END : GO_ON;
+        if (i->program->m.has_init) return call_export(i, REALM_STEP_INIT, "_initialize", 0, 0) ? END : GO_ON;
+        return step_entry(i) ? END : GO_ON;
+    case REALM_STEP_INIT: return step_entry(i) ? END : GO_ON;
     case REALM_STEP_NEW:
         if (i->results[0].of.i32 < 0) {
             realm_error_set(&i->fail, REALM_E_PROGRAM, "realm_new returned %d", i->results[0].of.i32);
@@ -360,7 +376,7 @@ static progress next_step(realm_instance *i) {
         }
         if (i->program->m.has_alloc) {
             i->args[0] = address(i, (uint64_t)i->params.prompt_len + 1);
-            return call_export(i, REALM_STEP_ALLOC, "realm_alloc", 1) ? END : GO_ON;
+            return call_export(i, REALM_STEP_ALLOC, "realm_alloc", 1, 1) ? END : GO_ON;
         }
         return place_by_growing(i) || step_generate(i) ? END : GO_ON;
     case REALM_STEP_ALLOC: i->prompt_at = result_address(i); return step_generate(i) ? END : GO_ON;
@@ -416,7 +432,7 @@ void realm_instance_run(realm_instance *i) {
         progress p = advance(i);
         if (p == GO_ON) continue;
         if (p == END) {
-            instance_end(i, i->step == REALM_STEP_MAIN ? i->results[0].of.i32 : 0);
+            instance_end(i, i->exited ? i->exit_value : i->step == REALM_STEP_MAIN ? i->results[0].of.i32 : 0);
             return;
         }
         if (p == WAIT) {

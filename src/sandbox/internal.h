@@ -60,7 +60,8 @@ struct realm_call {
     realm_call_phase phase;
     bool resumed;
     realm_call_result outcome;
-    int32_t value;
+    int32_t value; /* what an i32 import returns, or the program's exit */
+    uint64_t bits; /* what any other import returns */
     uint64_t args[REALM_IMPORT_ARGS_MAX];
     wasmtime_val_t *results; /* where an asynchronous call's result goes */
     wasm_trap_t **trap;
@@ -76,7 +77,8 @@ enum { REALM_INST_QUEUED, REALM_INST_RUNNING, REALM_INST_NOTIFIED, REALM_INST_PA
 typedef enum realm_inst_step {
     REALM_STEP_MAKE,     /* nothing exists yet */
     REALM_STEP_START,    /* instantiation, the module's start function */
-    REALM_STEP_MAIN,     /* realm_main */
+    REALM_STEP_INIT,     /* _initialize */
+    REALM_STEP_MAIN,     /* realm_main or _start */
     REALM_STEP_NEW,      /* realm_new */
     REALM_STEP_ALLOC,    /* realm_alloc */
     REALM_STEP_GENERATE, /* generate */
@@ -123,7 +125,9 @@ struct realm_instance {
     uint64_t wake_cpu_ns;    /* CPU time of earlier slices since the last wait */
     uint64_t cpu_ns;         /* all */
     uint64_t start_ns;
-    realm_error fail; /* why the host ended it */
+    realm_error fail;   /* why the host ended it */
+    bool exited;        /* it ended itself, with exit_value */
+    int32_t exit_value; /* as if its entry point had returned it */
 };
 
 struct realm_program {

@@ -180,7 +180,7 @@ static const char *type_text(reader *r, const functype *t) {
     return s;
 }
 
-/* What a letter of realm_import.params is in the file. */
+/* What a letter of realm_import.params or its result is in the file. */
 static uint8_t letter_value(char c, bool wide) {
     switch (c) {
     case 'p': return wide ? 0x7e : 0x7f;
@@ -192,7 +192,9 @@ static uint8_t letter_value(char c, bool wide) {
 }
 
 static bool import_matches(const realm_import *im, const functype *t) {
-    if (t->n_results != 1 || t->results[0] != 0x7f || t->n_params != strlen(im->params)) return false;
+    uint32_t n_results = im->result == 'v' ? 0 : 1;
+    if (t->n_results != n_results || t->n_params != strlen(im->params)) return false;
+    if (n_results && t->results[0] != letter_value(im->result, im->wide)) return false;
     for (uint32_t i = 0; i < t->n_params; i++)
         if (t->params[i] != letter_value(im->params[i], im->wide)) return false;
     return true;
@@ -203,7 +205,10 @@ static const char *import_text(const realm_import *im, char *out, size_t cap) {
     for (size_t i = 0; im->params[i] && n < cap; i++)
         n += (size_t)snprintf(out + n, cap - n, "%s%s", i ? ", " : "",
                               value_name(letter_value(im->params[i], im->wide)));
-    if (n < cap) snprintf(out + n, cap - n, ") -> i32");
+    if (n < cap && im->result == 'v')
+        snprintf(out + n, cap - n, ")");
+    else if (n < cap)
+        snprintf(out + n, cap - n, ") -> %s", value_name(letter_value(im->result, im->wide)));
     return out;
 }
 
@@ -395,6 +400,9 @@ static realm_status find_entry(reader *r) {
     const realm_program_item *memory = find_export(m, "memory");
     if (!memory || strcmp(memory->type, "memory"))
         return realm_error_set(r->err, REALM_E_UNSUPPORTED, "the module must export its memory as \"memory\"");
+    int init_there = has_function(r, "_initialize", "func()");
+    if (init_there < 0) return REALM_E_UNSUPPORTED;
+    m->has_init = init_there > 0;
     int main_there = has_function(r, "realm_main", "func() -> i32");
     int new_there = has_function(r, "realm_new", "func() -> i32");
     int generate_there = has_function(
@@ -411,11 +419,19 @@ static realm_status find_entry(reader *r) {
         m->kind = REALM_PROGRAM_GENERATE;
         return REALM_OK;
     }
+    int start_there = has_function(r, "_start", "func()");
+    if (start_there < 0) return REALM_E_UNSUPPORTED;
+    if (start_there && !new_there && !generate_there) {
+        m->kind = REALM_PROGRAM_COMMAND;
+        m->has_init = false; /* a module is one or the other; _start does all */
+        return REALM_OK;
+    }
     if (new_there || generate_there)
         return realm_error_set(r->err, REALM_E_UNSUPPORTED, "the module exports %s but not %s",
                                new_there ? "realm_new" : "generate", new_there ? "generate" : "realm_new");
     return realm_error_set(r->err, REALM_E_UNSUPPORTED,
-                           "the module exports no entry point: neither realm_main nor realm_new and generate");
+                           "the module exports no entry point: neither realm_main, nor realm_new and generate, nor "
+                           "_start");
 }
 
 realm_status realm_module_read(realm_module *out, realm_arena *arena, const void *wasm, size_t len,

@@ -17,6 +17,7 @@
 typedef struct realm_module {
     realm_program_kind kind;
     bool memory64;
+    bool has_init;                               /* exports _initialize(), called before the entry point */
     bool has_alloc;                              /* exports realm_alloc(len) -> ptr */
     uint64_t memory_min_pages, memory_max_pages; /* max 0: none declared */
     uint32_t n_functions;

@@ -104,6 +104,7 @@ fail:
 
 void realm_program_get_info(const realm_program *p, realm_program_info *out) {
     *out = (realm_program_info){.kind = p->m.kind,
+                                .reactor = p->m.has_init,
                                 .memory64 = p->m.memory64,
                                 .from_cache = p->from_cache,
                                 .size_bytes = p->size_bytes,
@@ -169,13 +170,17 @@ static void text_items(realm_buf *b, const char *heading, const realm_program_it
 realm_status realm_program_describe(const realm_program *p, bool json, realm_buf *b) {
     realm_program_info i;
     realm_program_get_info(p, &i);
-    const char *kind = i.kind == REALM_PROGRAM_MAIN ? "realm_main" : "realm_new and generate";
+    static const struct {
+        const char *name, *entry;
+    } KINDS[] = {[REALM_PROGRAM_MAIN] = {"main", "realm_main"},
+                 [REALM_PROGRAM_GENERATE] = {"generate", "realm_new and generate"},
+                 [REALM_PROGRAM_COMMAND] = {"command", "_start"}};
     if (json) {
         realm_buf_printf(b,
-                         "{\"sha256\":\"%s\",\"kind\":\"%s\",\"memory64\":%s,\"size_bytes\":%" PRIu64
+                         "{\"sha256\":\"%s\",\"kind\":\"%s\",\"reactor\":%s,\"memory64\":%s,\"size_bytes\":%" PRIu64
                          ",\"artifact_bytes\":%" PRIu64 ",\"from_cache\":%s,\"compile_ms\":%.3f,\"functions\":%u,"
                          "\"memory_min_bytes\":%" PRIu64 ",\"memory_max_bytes\":",
-                         i.sha256, i.kind == REALM_PROGRAM_MAIN ? "main" : "generate", i.memory64 ? "true" : "false",
+                         i.sha256, KINDS[i.kind].name, i.reactor ? "true" : "false", i.memory64 ? "true" : "false",
                          i.size_bytes, i.artifact_bytes, i.from_cache ? "true" : "false", (double)i.compile_ns / 1e6,
                          i.n_functions, i.memory_min_bytes);
         if (i.memory_max_bytes)
@@ -187,7 +192,8 @@ realm_status realm_program_describe(const realm_program *p, bool json, realm_buf
         realm_buf_putc(b, '}');
         return realm_buf_status(b);
     }
-    realm_buf_printf(b, "sha256     %s\nentry      %s\n", i.sha256, kind);
+    realm_buf_printf(b, "sha256     %s\nentry      %s%s\n", i.sha256, KINDS[i.kind].entry,
+                     i.reactor ? ", after _initialize" : "");
     realm_buf_printf(b, "size       %" PRIu64 " bytes, %u functions, %" PRIu64 " bytes compiled\n", i.size_bytes,
                      i.n_functions, i.artifact_bytes);
     if (i.from_cache)

@@ -52,11 +52,13 @@ typedef struct realm_call realm_call;
 typedef enum realm_call_result {
     REALM_CALL_DONE,    /* *result is what the program gets */
     REALM_CALL_SUSPEND, /* park the instance; the callback runs again, with the same arguments, when it is woken */
-    REALM_CALL_TRAP     /* ends the program; realm_call_fail gave the reason. For programming errors and exit alone */
+    REALM_CALL_TRAP,    /* ends the program; realm_call_fail gave the reason. For programming errors alone */
+    REALM_CALL_EXIT     /* ends the program as if its entry point had returned *result, wherever it is */
 } realm_call_result;
 
 /* A host function. `args` holds one 64-bit value per parameter: integers and pointers zero-extended, floats as their
- * bits. Runs on a worker; never blocks. `*result` is 0 at entry. */
+ * bits. Runs on a worker; never blocks. `*result` is 0 at entry, and what an import that returns an i32 returns; one
+ * that returns another type calls realm_call_return. */
 typedef realm_call_result (*realm_import_fn)(realm_call *call, const uint64_t *args, int32_t *result);
 
 enum realm_import_flags {
@@ -68,12 +70,12 @@ enum realm_import_flags {
 
 typedef struct realm_import {
     const char *module, *name;
-    /* One letter per parameter: 'p' pointer or length (i32, with `wide` i64), 'i' i32, 'l' i64, 'f' f32, 'd' f64. Every
-     * import returns an i32. */
+    /* One letter per parameter: 'p' pointer or length (i32, with `wide` i64), 'i' i32, 'l' i64, 'f' f32, 'd' f64. */
     const char *params;
     bool wide;
     unsigned flags; /* realm_import_flags */
     realm_import_fn fn;
+    char result; /* 0: an i32; else a letter as in `params`, or 'v': nothing */
 } realm_import;
 
 /* Inside a callback only; the same thread. */
@@ -82,6 +84,8 @@ realm_instance *realm_call_instance(const realm_call *call); /* borrowed */
 /* Host address of the program's bytes [ptr, ptr + len), or NULL when any of them is outside its memory (checked in
  * 64-bit arithmetic). Valid until the callback returns: fetch it again after a suspension, memory may have grown. */
 void *realm_call_memory(const realm_call *call, uint64_t ptr, uint64_t len);
+/* What an import whose result is not an i32 returns: an integer, or a float's bits. */
+void realm_call_return(realm_call *call, uint64_t bits);
 /* False for the first run of the callback, true when it runs again after REALM_CALL_SUSPEND. */
 bool realm_call_resumed(const realm_call *call);
 /* 64 zeroed bytes, 8-aligned, that last from the first run of the callback to REALM_CALL_DONE. */
@@ -131,9 +135,11 @@ int realm_sandbox_compile_child(int argc, char **argv);
  */
 
 typedef enum realm_program_kind {
-    REALM_PROGRAM_MAIN,    /* exports realm_main() -> i32 */
-    REALM_PROGRAM_GENERATE /* exports realm_new() -> i32 and generate(ptr, len, model_id, options) -> ptr */
+    REALM_PROGRAM_MAIN,     /* exports realm_main() -> i32 */
+    REALM_PROGRAM_GENERATE, /* exports realm_new() -> i32 and generate(ptr, len, model_id, options) -> ptr */
+    REALM_PROGRAM_COMMAND   /* exports _start(), as the commands of WASI do */
 } realm_program_kind;
+/* Of either of the first two that also exports _initialize(), as the reactors of WASI do, that is called first. */
 
 typedef struct realm_program_limits {
     uint64_t memory_bytes;         /* its memory may not start larger than this; 0: the sandbox's maximum */
@@ -161,6 +167,7 @@ typedef struct realm_program_item { /* an import or an export */
 
 typedef struct realm_program_info {
     realm_program_kind kind;
+    bool reactor; /* exports _initialize, which is called before the entry point */
     bool memory64;
     bool from_cache;
     uint64_t size_bytes, artifact_bytes;
@@ -181,7 +188,7 @@ REALM_WARN_UNUSED realm_status realm_program_describe(const realm_program *p, bo
 typedef struct realm_instance_result {
     realm_status status;   /* REALM_OK, REALM_E_PROGRAM (trap), REALM_E_LIMIT (CPU), REALM_E_TIMEOUT (wall time),
                               REALM_E_CANCELLED, REALM_E_NOMEM, REALM_E_CLOSED (sandbox closing) */
-    int32_t value;         /* what realm_main returned; 0 for `generate` */
+    int32_t value;         /* what realm_main returned, or REALM_CALL_EXIT gave; 0 for `generate` and `_start` */
     const char *text;      /* why, when status is not REALM_OK; "" otherwise */
     uint64_t cpu_ns;       /* spent in the program and its host calls */
     uint64_t start_ns;     /* spent making the instance */

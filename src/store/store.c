@@ -13,7 +13,9 @@
 #include "crypto/crypto.h"
 #include "store/db.h"
 
-#define SCHEMA_VERSION 1
+#define SCHEMA_VERSION 2
+#define TEXT_OF(number) #number
+#define TEXT(number) TEXT_OF(number)
 #define BUSY_TIMEOUT_MS 5000
 
 static const char schema[] =
@@ -24,6 +26,9 @@ static const char schema[] =
     "CREATE TABLE IF NOT EXISTS tenant_limit("
     " tenant_id INTEGER NOT NULL, name TEXT NOT NULL, value INTEGER NOT NULL,"
     " PRIMARY KEY(tenant_id, name)) WITHOUT ROWID;"
+    "CREATE TABLE IF NOT EXISTS tenant_string(" /* since 2; kind 0 arguments, 1 environment */
+    " tenant_id INTEGER NOT NULL, kind INTEGER NOT NULL, place INTEGER NOT NULL, value TEXT NOT NULL,"
+    " PRIMARY KEY(tenant_id, kind, place)) WITHOUT ROWID;"
     "CREATE TABLE IF NOT EXISTS program(sha256 TEXT PRIMARY KEY, wasm BLOB NOT NULL) WITHOUT ROWID;"
     "CREATE TABLE IF NOT EXISTS api_key("
     " id TEXT PRIMARY KEY, tenant_id INTEGER NOT NULL, admin INTEGER NOT NULL, mac BLOB NOT NULL,"
@@ -221,7 +226,7 @@ realm_status realm_store_open(realm_store **out, const char *dir, realm_error *e
     if ((s = check_schema_version(&store->write, err)) != REALM_OK) goto fail;
     if ((s = db_transaction(&store->write, err)) != REALM_OK) goto fail;
     s = db_exec(&store->write, schema, err);
-    if (s == REALM_OK) s = db_exec(&store->write, "PRAGMA user_version=1", err);
+    if (s == REALM_OK) s = db_exec(&store->write, "PRAGMA user_version=" TEXT(SCHEMA_VERSION), err);
     if ((s = db_finish(&store->write, s, err)) != REALM_OK) goto fail;
     store->reader = &store->write;
     if (dir) {

@@ -34,6 +34,21 @@ void realm_limits_init(realm_limits *l);
 /* Sets one by name from text; REALM_E_NOT_FOUND names the limit, REALM_E_RANGE its bounds. */
 REALM_WARN_UNUSED realm_status realm_limits_set(realm_limits *l, const char *name, const char *value, realm_error *err);
 
+#define REALM_STRINGS_MAX 64u         /* of one list */
+#define REALM_STRINGS_BYTES_MAX 4096u /* of one list, with the NULs */
+
+/* A program's arguments, or its environment (NAME=VALUE): valid UTF-8, each with a NUL, one after the other. */
+typedef struct realm_strings {
+    uint32_t n, len;
+    char text[REALM_STRINGS_BYTES_MAX];
+} realm_strings;
+/* REALM_E_LIMIT, REALM_E_FORMAT (not UTF-8, or a NUL inside). */
+REALM_WARN_UNUSED realm_status realm_strings_add(realm_strings *l, const char *text, size_t len, realm_error *err);
+/* Adds NAME=VALUE, in place of what the name was before; REALM_E_INVALID when it is not of that form. */
+REALM_WARN_UNUSED realm_status realm_strings_set_env(realm_strings *l, const char *text, size_t len, realm_error *err);
+/* Removes a name of the environment; false when it is not there. */
+bool realm_strings_unset_env(realm_strings *l, const char *name, size_t len);
+
 typedef struct realm_store realm_store;
 
 /* `dir` is made if absent (mode 0700). NULL: a private store in memory. */
@@ -48,6 +63,7 @@ typedef struct realm_tenant_row {
     char name[REALM_TENANT_NAME_MAX + 1];
     realm_limits limits;
     char program_sha256[65]; /* "" : the default program */
+    realm_strings args, env; /* what a WASI program gets */
     int64_t created_s;
 } realm_tenant_row;
 
@@ -62,6 +78,10 @@ REALM_WARN_UNUSED realm_status realm_store_tenant_get(realm_store *s, int64_t id
 /* `limits` NULL keeps them; `program` NULL keeps it, with len 0 and a non-NULL pointer sets the default program. */
 REALM_WARN_UNUSED realm_status realm_store_tenant_set(realm_store *s, const char *name, const realm_limits *limits,
                                                       const void *program, size_t program_len, realm_error *err);
+/* Sets the arguments or the environment of its program; NULL keeps them. */
+REALM_WARN_UNUSED realm_status realm_store_tenant_set_strings(realm_store *s, const char *name,
+                                                              const realm_strings *args, const realm_strings *env,
+                                                              realm_error *err);
 /* Removes the tenant and its keys; its ledger stays. */
 REALM_WARN_UNUSED realm_status realm_store_tenant_delete(realm_store *s, const char *name, realm_error *err);
 /* Calls fn for each in order of name; fn returning false stops. */

@@ -1,4 +1,4 @@
-/* store/tenants.c - tenants, their limits and programs. */
+/* store/tenants.c - tenants, their limits, programs, arguments and environment. */
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -7,6 +7,7 @@
 #include "base/alloc.h"
 #include "base/clock.h"
 #include "base/str.h"
+#include "base/utf8.h"
 #include "crypto/crypto.h"
 #include "store/db.h"
 
@@ -132,6 +133,84 @@ static realm_status drop_unused_programs(db *d, realm_error *err) {
     return db_exec(d, "DELETE FROM program WHERE sha256 NOT IN (SELECT program FROM tenant WHERE deleted_s = 0)", err);
 }
 
+/* ---- arguments and environment ---- */
+
+enum { STRINGS_ARGS, STRINGS_ENV }; /* tenant_string.kind */
+
+realm_status realm_strings_add(realm_strings *l, const char *text, size_t len, realm_error *err) {
+    if (l->n == REALM_STRINGS_MAX || len >= sizeof l->text - l->len)
+        return realm_error_set(err, REALM_E_LIMIT, "at most %u strings of %u bytes together", REALM_STRINGS_MAX,
+                               REALM_STRINGS_BYTES_MAX);
+    if (memchr(text, 0, len) || !realm_utf8_valid(text, len))
+        return realm_error_set(err, REALM_E_FORMAT, "a string is not UTF-8 or holds a NUL byte");
+    memcpy(l->text + l->len, text, len);
+    l->text[l->len + len] = '\0';
+    l->len += (uint32_t)len + 1;
+    l->n++;
+    return REALM_OK;
+}
+
+bool realm_strings_unset_env(realm_strings *l, const char *name, size_t len) {
+    for (uint32_t at = 0; at < l->len;) {
+        uint32_t size = (uint32_t)strlen(l->text + at) + 1;
+        if (size > len && !memcmp(l->text + at, name, len) && l->text[at + len] == '=') {
+            memmove(l->text + at, l->text + at + size, l->len - at - size);
+            l->len -= size;
+            l->n--;
+            return true;
+        }
+        at += size;
+    }
+    return false;
+}
+
+realm_status realm_strings_set_env(realm_strings *l, const char *text, size_t len, realm_error *err) {
+    const char *equals = memchr(text, '=', len);
+    char shown[96];
+    if (!equals || equals == text)
+        return realm_error_set(err, REALM_E_INVALID, "\"%s\" is not of the form NAME=VALUE",
+                               realm_escape(shown, sizeof shown, text, len));
+    (void)realm_strings_unset_env(l, text, (size_t)(equals - text));
+    return realm_strings_add(l, text, len, err);
+}
+
+static realm_status write_strings(db *d, int64_t id, int kind, const realm_strings *l, realm_error *err) {
+    sqlite3_stmt *st;
+    realm_status s = db_prepare(d, "DELETE FROM tenant_string WHERE tenant_id = ?1 AND kind = ?2", &st, err);
+    if (s != REALM_OK) return s;
+    sqlite3_bind_int64(st, 1, id);
+    sqlite3_bind_int(st, 2, kind);
+    s = db_run(d, st, err);
+    for (uint32_t i = 0, at = 0; s == REALM_OK && i < l->n; i++) {
+        if ((s = db_prepare(d, "INSERT INTO tenant_string VALUES(?1, ?2, ?3, ?4)", &st, err)) != REALM_OK) break;
+        sqlite3_bind_int64(st, 1, id);
+        sqlite3_bind_int(st, 2, kind);
+        sqlite3_bind_int64(st, 3, i);
+        db_bind_text(st, 4, l->text + at);
+        s = db_run(d, st, err);
+        at += (uint32_t)strlen(l->text + at) + 1;
+    }
+    return s;
+}
+
+static realm_status read_strings(db *d, int64_t id, int kind, realm_strings *l, realm_error *err) {
+    sqlite3_stmt *st;
+    bool row;
+    l->n = l->len = 0;
+    realm_status s =
+        db_prepare(d, "SELECT value FROM tenant_string WHERE tenant_id = ?1 AND kind = ?2 ORDER BY place", &st, err);
+    if (s != REALM_OK) return s;
+    sqlite3_bind_int64(st, 1, id);
+    sqlite3_bind_int(st, 2, kind);
+    while ((s = db_step(d, st, &row, err)) == REALM_OK && row) {
+        const char *text = (const char *)sqlite3_column_text(st, 0);
+        if ((s = realm_strings_add(l, text ? text : "", text ? strlen(text) : 0, err)) != REALM_OK) break;
+    }
+    sqlite3_reset(st);
+    sqlite3_clear_bindings(st);
+    return s;
+}
+
 #define TENANT_COLUMNS "id, name, program, created_s"
 
 static realm_status fill_row(db *d, sqlite3_stmt *st, realm_tenant_row *out, realm_error *err) {
@@ -139,7 +218,9 @@ static realm_status fill_row(db *d, sqlite3_stmt *st, realm_tenant_row *out, rea
     db_copy_text(st, 1, out->name, sizeof out->name);
     db_copy_text(st, 2, out->program_sha256, sizeof out->program_sha256);
     out->created_s = sqlite3_column_int64(st, 3);
-    return read_limits(d, out->id, &out->limits, err);
+    realm_status s = read_limits(d, out->id, &out->limits, err);
+    if (s == REALM_OK) s = read_strings(d, out->id, STRINGS_ARGS, &out->args, err);
+    return s == REALM_OK ? read_strings(d, out->id, STRINGS_ENV, &out->env, err) : s;
 }
 
 /* The caller holds the lock. */
@@ -222,6 +303,19 @@ realm_status realm_store_tenant_set(realm_store *store, const char *name, const 
     if (s == REALM_OK && limits) s = write_limits(d, row.id, limits, err);
     if (s == REALM_OK && program) s = write_program(d, row.id, program, program_len, row.program_sha256, err);
     if (s == REALM_OK && program) s = drop_unused_programs(d, err);
+    if (s == REALM_OK) store->local_changes++;
+    return db_finish(d, s, err);
+}
+
+realm_status realm_store_tenant_set_strings(realm_store *store, const char *name, const realm_strings *args,
+                                            const realm_strings *env, realm_error *err) {
+    db *d = &store->write;
+    realm_tenant_row row;
+    realm_status s = db_transaction(d, err);
+    if (s != REALM_OK) return s;
+    s = find_locked(d, name, &row, err);
+    if (s == REALM_OK && args) s = write_strings(d, row.id, STRINGS_ARGS, args, err);
+    if (s == REALM_OK && env) s = write_strings(d, row.id, STRINGS_ENV, env, err);
     if (s == REALM_OK) store->local_changes++;
     return db_finish(d, s, err);
 }

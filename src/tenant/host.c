@@ -10,15 +10,21 @@
 #include "base/str.h"
 #include "base/utf8.h"
 #include "crypto/crypto.h"
+#include "tenant/abi_wasi.h"
 #include "tenant/host.h"
 
 /* ---- the import table ---- */
 
-#define ROW32(group, name, params, flags, declaration, text) {"realm", #name, params, false, flags, host_##name},
-#define ROW64(group, name, params, flags, declaration, text) {"realm64", #name, params, true, flags, host_##name},
-static const realm_import IMPORTS[] = {REALM_ABI_CALLS(ROW32) REALM_ABI_CALLS(ROW64)};
+#define ROW32(group, name, params, flags, declaration, text) {"realm", #name, params, false, flags, host_##name, 0},
+#define ROW64(group, name, params, flags, declaration, text) {"realm64", #name, params, true, flags, host_##name, 0},
+#define ROW_WASI(name, fn, params, result, flags) {"wasi_snapshot_preview1", #name, params, false, flags, fn, result},
+#define ROW_ENV(name, fn, params, result) {"env", name, params, false, 0, fn, result},
+static const realm_import IMPORTS[] = {REALM_ABI_CALLS(ROW32) REALM_ABI_CALLS(ROW64) REALM_WASI_CALLS(ROW_WASI)
+                                           REALM_ENV_CALLS(ROW_ENV)};
 #undef ROW32
 #undef ROW64
+#undef ROW_WASI
+#undef ROW_ENV
 
 const realm_import *realm_host_imports(size_t *n) {
     *n = REALM_ARRAY_LEN(IMPORTS);
@@ -54,6 +60,7 @@ void realm_host_close(realm_host *h) {
         }
     }
     host_prompt_release(h, &h->own);
+    host_wasi_close(h);
     realm_json_doc_close(h->input);
     realm_mutex_destroy(&h->mu);
     realm_free(h);
@@ -222,19 +229,22 @@ static bool log_allowed(realm_host *h) {
 
 /* Lines go out at debug level, which is off by default: programs handle their tenants' text, and that is logged only
  * where an operator asks for it. */
-realm_call_result host_log(realm_call *call, const uint64_t *args, int32_t *result) {
-    realm_host *h = host_of(call);
-    const char *text = host_range(call, args[1], args[2], "log", result);
-    if (!text || !log_allowed(h) || !realm_log_enabled(REALM_LOG_DEBUG)) return REALM_CALL_DONE;
+void host_log_line(realm_host *h, realm_log_level said, const char *text, size_t len) {
+    if (!log_allowed(h) || !realm_log_enabled(REALM_LOG_DEBUG)) return;
     static const char *const LEVELS[] = {"debug", "info", "warn", "error"};
     char line[HOST_LOG_BYTES_MAX + 4];
-    realm_escape(line, sizeof line, text, (size_t)args[2]);
-    const char *level = LEVELS[REALM_MIN(args[0], 3u)];
+    realm_escape(line, sizeof line, text, len);
     if (h->log_dropped)
         realm_log_debug("program", "%s: %u lines were dropped (%u a second are kept)",
                         realm_tenant_name(h->run->request->tenant), h->log_dropped, HOST_LOG_PER_S);
     h->log_dropped = 0;
-    realm_log_debug("program", "%s: %s: %s", realm_tenant_name(h->run->request->tenant), level, line);
+    realm_log_debug("program", "%s: %s: %s", realm_tenant_name(h->run->request->tenant), LEVELS[said], line);
+}
+
+realm_call_result host_log(realm_call *call, const uint64_t *args, int32_t *result) {
+    realm_host *h = host_of(call);
+    const char *text = host_range(call, args[1], args[2], "log", result);
+    if (text) host_log_line(h, (realm_log_level)REALM_MIN(args[0], (uint64_t)REALM_LOG_ERROR), text, (size_t)args[2]);
     return REALM_CALL_DONE;
 }
 

@@ -13,6 +13,7 @@
 
 #include "base/alloc.h"
 #include "base/clock.h"
+#include "base/log.h"
 #include "base/thread.h"
 #include "tenant/abi.h"
 #include "tenant/internal.h"
@@ -62,6 +63,8 @@ typedef struct host_slot {
     void *object;
 } host_slot;
 
+typedef struct host_wasi host_wasi; /* host_wasi.c */
+
 struct realm_host {
     realm_run *run;
     realm_mutex mu;
@@ -80,6 +83,8 @@ struct realm_host {
     uint64_t log_credit_ns; /* time of logging that is saved up */
     uint64_t log_at_ns;
     uint32_t log_dropped;
+    host_wasi *wasi;     /* once the program has printed something */
+    uint8_t wasi_closed; /* bit per descriptor */
 };
 
 /* host.c */
@@ -98,6 +103,12 @@ realm_status host_slot_take(realm_host *h, host_kind kind, void *object, int32_t
 void host_slot_drop(realm_host *h, int32_t handle);
 /* NULL when the handle is not open or of another kind. */
 void *host_get(realm_host *h, uint64_t handle, host_kind kind);
+
+/* A line of the program's for the log, where the budget allows it and the log shows such lines. */
+void host_log_line(realm_host *h, realm_log_level said, const char *text, size_t len);
+
+/* host_wasi.c */
+void host_wasi_close(realm_host *h); /* writes what has no newline yet */
 
 /* host_text.c */
 void host_prompt_release(realm_host *h, host_prompt *p); /* what is in it */

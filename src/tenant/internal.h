@@ -43,6 +43,7 @@ struct realm_tenant {
 
     realm_mutex mu;
     realm_limits limits;       /* mu */
+    realm_strings *args, *env; /* mu: NULL when there are none */
     char program_sha256[65];   /* mu: of the store's row; what `program` was opened from, unless set directly */
     bool program_set;          /* mu: by realm_tenant_set_program, which the store does not override */
     realm_program *program;    /* mu */
@@ -110,7 +111,8 @@ struct realm_run {
     realm_arena arena;       /* copies of the parameters */
     realm_run_params params;
     realm_program *program;
-    realm_limits limits; /* of the tenant when the run started */
+    realm_limits limits;   /* of the tenant when the run started */
+    realm_words args, env; /* the same; in the arena */
     realm_instance *instance;
     size_t answer_at; /* of a `generate` program's answer: what was emitted; its worker only */
 

@@ -85,6 +85,22 @@ static bool copy_params(realm_run *run, const realm_run_params *p) {
     return true;
 }
 
+/* Arguments and environment as they are when the run starts; tenant->mu is held. */
+static bool copy_words(realm_run *run, const realm_tenant *t) {
+    static const char NAME[] = "program";
+    const realm_strings *args = t->args, *env = t->env;
+    size_t args_len = sizeof NAME + (args ? args->len : 0);
+    char *text = realm_arena_alloc(&run->arena, args_len);
+    if (!text) return false;
+    memcpy(text, NAME, sizeof NAME);
+    if (args) memcpy(text + sizeof NAME, args->text, args->len);
+    run->args = (realm_words){.text = text, .len = args_len, .n = 1 + (args ? args->n : 0)};
+    if (!env) return true;
+    char *copy = realm_arena_strndup(&run->arena, env->text, env->len);
+    run->env = (realm_words){.text = copy, .len = env->len, .n = env->n};
+    return copy != NULL;
+}
+
 /* A worker: the instance has ended and its memory is gone. */
 static void run_instance_done(void *user, realm_instance *instance, const realm_instance_result *result) {
     (void)instance;
@@ -173,7 +189,12 @@ realm_status realm_run_start(realm_request *r, const realm_run_params *p, realm_
     }
     realm_mutex_lock(&r->tenant->mu);
     run->limits = r->tenant->limits;
+    bool copied = copy_words(run, r->tenant);
     realm_mutex_unlock(&r->tenant->mu);
+    if (!copied) {
+        s = realm_error_set(err, REALM_E_NOMEM, "run: out of memory");
+        goto fail;
+    }
     /* From here on a failure that is seen through the request releases it too. */
     run->request = r;
     atomic_fetch_add_explicit(&r->refs, 1, memory_order_relaxed);
@@ -356,6 +377,8 @@ realm_request *realm_run_request(const realm_run *run) { return run->request; }
 realm_runtime *realm_run_runtime(const realm_run *run) { return run->request->tenant->rt; }
 const char *realm_run_model_id(const realm_run *run) { return run->request->model->id; }
 const realm_limits *realm_run_limits(const realm_run *run) { return &run->limits; }
+const realm_words *realm_run_args(const realm_run *run) { return &run->args; }
+const realm_words *realm_run_env(const realm_run *run) { return &run->env; }
 
 realm_status realm_run_emit(realm_run *run, realm_token id, const char *text, size_t len) {
     if (len > REALM_RUN_OUTPUT_MAX) return REALM_E_LIMIT;

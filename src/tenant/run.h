@@ -26,6 +26,14 @@ realm_request *realm_run_request(const realm_run *run);
 realm_runtime *realm_run_runtime(const realm_run *run);
 const char *realm_run_model_id(const realm_run *run);
 const realm_limits *realm_run_limits(const realm_run *run);
+/* What a WASI program gets: arguments ("program", then the tenant's) and NAME=VALUE, each with a NUL. */
+typedef struct realm_words {
+    const char *text;
+    size_t len;
+    uint32_t n;
+} realm_words;
+const realm_words *realm_run_args(const realm_run *run);
+const realm_words *realm_run_env(const realm_run *run);
 
 /* Hands text to the client. All or nothing: REALM_E_AGAIN when it does not fit now (realm_host_drained follows once
  * there is room), REALM_E_LIMIT when it is longer than REALM_RUN_OUTPUT_MAX, REALM_E_CANCELLED. `id` -1 for text that

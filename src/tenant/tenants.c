@@ -5,6 +5,7 @@
  * once. A tenant deleted from the store stays here until its last request is gone and the ledger has its counts.
  */
 #include <math.h>
+#include <stddef.h>
 #include <string.h>
 
 #include "base/alloc.h"
@@ -20,14 +21,31 @@ static void tenant_free(realm_tenant *t) {
     for (size_t i = 0; i < RUNTIME_MODELS_MAX; i++)
         if (t->accounts[i]) realm_account_close(t->accounts[i]);
     realm_program_release(t->program);
+    realm_free(t->args);
+    realm_free(t->env);
     realm_mutex_destroy(&t->mu);
     realm_free(t);
+}
+
+/* Keeps a list as long as it is, NULL when it is empty; false when there is no memory, and the old one stays. */
+static bool keep_strings(realm_strings **to, const realm_strings *from) {
+    realm_strings *copy = NULL;
+    size_t bytes = offsetof(realm_strings, text) + from->len;
+    if (from->n > 0) {
+        if (!(copy = realm_malloc(bytes))) return false;
+        memcpy(copy, from, bytes);
+    }
+    realm_free(*to);
+    *to = copy;
+    return true;
 }
 
 /* Takes over what a row says. The stored program is opened when it is next needed. */
 static void apply_row(realm_tenant *t, const realm_tenant_row *row) {
     realm_mutex_lock(&t->mu);
     t->limits = row->limits;
+    if (!keep_strings(&t->args, &row->args) || !keep_strings(&t->env, &row->env))
+        realm_log_error("tenant", "%s: no memory for its arguments and environment: the old ones stay", row->name);
     if (!t->program_set && strcmp(t->program_sha256, row->program_sha256) != 0) {
         memcpy(t->program_sha256, row->program_sha256, sizeof t->program_sha256);
         realm_program_release(t->program);

@@ -132,16 +132,16 @@ static realm_call_result t_deep(realm_call *call, const uint64_t *args, int32_t 
 }
 
 static const realm_import IMPORTS[] = {
-    {"t", "add", "ii", false, 0, t_add},
-    {"t", "touch", "pp", false, 0, t_touch},
-    {"t64", "touch", "pp", true, 0, t_touch},
-    {"t", "kinds", "iplfd", false, 0, t_kinds},
-    {"t", "wait", "i", false, REALM_IMPORT_SUSPENDS, t_wait},
-    {"t", "wait_off", "i", false, REALM_IMPORT_OFF_FIBER, t_wait},
-    {"t", "sleep", "i", false, REALM_IMPORT_SUSPENDS, t_sleep},
-    {"t", "fail", "i", false, 0, t_fail},
-    {"t", "fail_late", "i", false, REALM_IMPORT_OFF_FIBER, t_fail},
-    {"t", "deep", "i", false, REALM_IMPORT_OFF_FIBER, t_deep},
+    {"t", "add", "ii", false, 0, t_add, 0},
+    {"t", "touch", "pp", false, 0, t_touch, 0},
+    {"t64", "touch", "pp", true, 0, t_touch, 0},
+    {"t", "kinds", "iplfd", false, 0, t_kinds, 0},
+    {"t", "wait", "i", false, REALM_IMPORT_SUSPENDS, t_wait, 0},
+    {"t", "wait_off", "i", false, REALM_IMPORT_OFF_FIBER, t_wait, 0},
+    {"t", "sleep", "i", false, REALM_IMPORT_SUSPENDS, t_sleep, 0},
+    {"t", "fail", "i", false, 0, t_fail, 0},
+    {"t", "fail_late", "i", false, REALM_IMPORT_OFF_FIBER, t_fail, 0},
+    {"t", "deep", "i", false, REALM_IMPORT_OFF_FIBER, t_deep, 0},
 };
 
 /* ---- sandbox and programs ---- */

@@ -35,7 +35,7 @@ static void test_refused(void **state) {
     refuse_file("bad_import_module", REALM_E_UNSUPPORTED, "import wasi_snapshot_preview1.fd_write");
     refuse_file("bad_import_kind", REALM_E_UNSUPPORTED, "import t.stack: a global cannot be imported");
     refuse_file("bad_no_memory", REALM_E_UNSUPPORTED, "must export its memory");
-    refuse_file("bad_no_entry", REALM_E_UNSUPPORTED, "neither realm_main nor realm_new and generate");
+    refuse_file("bad_no_entry", REALM_E_UNSUPPORTED, "neither realm_main, nor realm_new and generate, nor _start");
     refuse_file("bad_entry_type", REALM_E_UNSUPPORTED, "export realm_main is a func(i32) -> i32");
     refuse_file("bad_half_pair", REALM_E_UNSUPPORTED, "exports realm_new but not generate");
     refuse_file("bad_memory_huge", REALM_E_LIMIT, "65536 pages of 64 KiB, the limit of memory_bytes allows 1024");
