@@ -205,7 +205,7 @@ int main(int argc, char **argv) {
         die("open", &err);
     realm_tenant *plain = tenant(rt, "plain", NULL), *reads = tenant(rt, "reads", BENCH_GUEST);
     realm_engine *e = realm_runtime_engine(rt, "model");
-    if (realm_account_open(e, NULL, &a, &err)) die("account", &err);
+    if (realm_account_open(e, NULL, NULL, &a, &err)) die("account", &err);
     static sample engine[ROUNDS_MAX], pipe[ROUNDS_MAX], events[ROUNDS_MAX];
     by_engine(e, a, &w, n); /* what is made on first use */
     for (unsigned i = 0; i < rounds; i++) {

@@ -4,17 +4,22 @@
  * engine's total move under one lock (realm_engine's publish), so whoever reads sees either all of a step or none of
  * it.
  */
+#include <string.h>
+
 #include "base/alloc.h"
+#include "crypto/crypto.h"
 #include "engine/internal.h"
 
-realm_status realm_account_open(realm_engine *e, const realm_account_limits *limits, realm_account **out,
-                                realm_error *err) {
+realm_status realm_account_open(realm_engine *e, const realm_account_limits *limits, const uint8_t *cache_secret,
+                                realm_account **out, realm_error *err) {
     *out = NULL;
     realm_account *a = realm_calloc(1, sizeof *a);
     if (!a) return realm_error_set(err, REALM_E_NOMEM, "no memory for an account");
     a->e = e;
     a->refs = 1;
     if (limits) a->limits = *limits;
+    a->has_secret = cache_secret != NULL;
+    if (cache_secret) memcpy(a->secret, cache_secret, sizeof a->secret);
     realm_mutex_lock(&e->mu);
     a->id = ++e->next_account_id;
     e->n_accounts++;
@@ -33,6 +38,7 @@ void realm_account_set_limits(realm_account *a, const realm_account_limits *limi
 void realm_account_unref_locked(realm_account *a) {
     if (--a->refs > 0) return;
     a->e->n_accounts--;
+    realm_secret_wipe(a->secret, sizeof a->secret);
     realm_free(a);
 }
 

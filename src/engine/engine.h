@@ -13,6 +13,11 @@
  * generation skips its turn: a slow reader slows only itself. Stop strings, incomplete characters and end tokens are
  * dealt with here, so the consumer sees text that can be shown and the count is exact.
  *
+ * A context is a token sequence that outlives generations: each continues it and gives it back. A forward pass is a
+ * generation that samples nothing and leaves its logits in an object of their own, so that a program can sample, mask
+ * or verify by itself. Pages of KV are found again by their account under a keyed hash (prefix cache), and leave the
+ * pool for memory or a file when others need the room (suspended); neither changes a token.
+ *
  * All functions may be called from any thread unless said otherwise.
  */
 #ifndef REALM_ENGINE_ENGINE_H
@@ -26,7 +31,7 @@
 #define REALM_TOP_LOGPROBS_MAX 20u
 #define REALM_STOP_MAX 16u         /* stop strings of a generation */
 #define REALM_STOP_BYTES_MAX 1024u /* bytes of one */
-#define REALM_FORWARD_ROWS 64u /* rows of a forward pass whose logits are kept at most */
+#define REALM_FORWARD_ROWS 64u     /* rows of a forward pass whose logits are kept at most */
 #define REALM_RUN_AHEAD_MAX 64u
 
 typedef struct realm_engine realm_engine;
@@ -44,10 +49,13 @@ typedef struct realm_engine_config {
     uint32_t max_generations; /* decoding or prefilling at once; default 64 */
     uint32_t max_queued;      /* waiting beyond that; past it submit answers REALM_E_BUSY; default 1024 */
     uint32_t chunk_tokens;    /* prompt tokens of one step at most; default 256 */
+    uint64_t spill_bytes;     /* memory for KV pages that left the pool; 0: none */
+    const char *spill_dir;    /* beyond it, a file without a name in this folder; NULL: none. Read while opening */
+    uint64_t spill_dir_bytes; /* its size at most; default 16 GiB. Pages past both are computed again when needed */
 } realm_engine_config;
 
-/* Takes the backend, model and tokenizer as borrowed; they outlive the engine. Starts the engine's thread, which takes a
- * turn on the backend for each step, so that several engines can share one. */
+/* Takes the backend, model and tokenizer as borrowed; they outlive the engine. Starts the engine's thread, which takes
+ * a turn on the backend for each step, so that several engines can share one. */
 REALM_WARN_UNUSED realm_status realm_engine_open(realm_engine **out, realm_backend *b, const realm_model *m,
                                                  const realm_tokenizer *t, const realm_engine_config *config,
                                                  realm_error *err);
@@ -64,20 +72,29 @@ typedef struct realm_account_limits {
     uint32_t generations; /* running or queued at once; past it submit answers REALM_E_LIMIT; 0: no limit */
     /* Tokens held in KV at once, counted in whole pages, shared pages once; 0: no limit. A prompt (with max_tokens,
      * when given) that can never fit is refused; generations that do not fit beside each other take turns; one that
-     * fills the limit alone ends with LENGTH. */
+     * fills the limit alone ends with LENGTH. Idle contexts are suspended and cached prefixes forgotten before that:
+     * neither makes a request fail. */
     uint64_t kv_tokens;
+    uint32_t weight;            /* share of the engine relative to other accounts; 0 as 100 */
+    uint64_t tokens_per_second; /* prompt and completion tokens, a token bucket of one second's worth; 0: no limit. At
+                                   the limit generations miss turns, they do not end */
 } realm_account_limits;
 
+#define REALM_CACHE_SECRET_BYTES 32u
+
 typedef struct realm_token_counts {
-    uint64_t prompt;     /* prompt tokens of generations that were admitted, cached ones included */
-    uint64_t cached;     /* of those, not computed again */
+    uint64_t prompt;     /* prompt tokens of generations that were admitted, cached ones included; those of a context
+                            that are computed for the first time, and tokens that a rewind forced */
+    uint64_t cached;     /* of those, found in the prefix cache and not computed again */
     uint64_t completion; /* tokens sampled, end tokens included */
 } realm_token_counts;
 
+/* cache_secret: REALM_CACHE_SECRET_BYTES bytes, copied: full pages of the account's sequences stay findable under a
+ * hash keyed with it. NULL: no prefix cache for this account. Two accounts with one secret do not find each other's. */
 REALM_WARN_UNUSED realm_status realm_account_open(realm_engine *e, const realm_account_limits *limits,
-                                                  realm_account **out, realm_error *err);
+                                                  const uint8_t *cache_secret, realm_account **out, realm_error *err);
 void realm_account_set_limits(realm_account *a, const realm_account_limits *limits);
-void realm_account_close(realm_account *a); /* after its generations were released */
+void realm_account_close(realm_account *a); /* after its generations and contexts were released */
 /* Counts since opening, as of the last finished step. */
 void realm_account_counts(const realm_account *a, realm_token_counts *out);
 uint32_t realm_account_generations(const realm_account *a);
@@ -94,8 +111,51 @@ typedef struct realm_engine_stats {
     uint32_t kv_pages, kv_pages_used;
     uint64_t kv_page_bytes, weight_bytes;
     uint64_t ended, cancelled, failed; /* generations since start, each in one of the three */
+    uint32_t contexts;
+    uint32_t kv_pages_cached;                 /* of those used: held by nobody, kept for the prefix cache */
+    uint32_t suspended_pages;                 /* held, outside the pool */
+    uint64_t suspended_bytes, suspended_disk; /* in memory, in the file */
+    uint64_t suspends, resumes, dropped;      /* pages since start; dropped: had to be computed again */
 } realm_engine_stats;
 void realm_engine_get_stats(realm_engine *e, realm_engine_stats *out);
+
+/* Computes a prefix once and keeps its full pages for everybody until the engine closes: pages charged to nobody. For
+ * the operator. Waits for the computation. REALM_E_RANGE: no full page, or a token out of range; REALM_E_LIMIT:
+ * published prefixes would take more than half of the pool. */
+REALM_WARN_UNUSED realm_status realm_engine_publish_prefix(realm_engine *e, const realm_token *tokens, size_t n,
+                                                           realm_error *err);
+
+/* ---- contexts: a token sequence and its KV pages, owned by an account ----------------------------------------------
+ *
+ *      idle <--- END published ---- busy       idle: any thread may append, truncate, fork
+ *        +---- generation submitted --^        busy: a generation or forward pass runs on it, these give REALM_E_BUSY
+ *
+ * Pages of idle contexts are moved to memory outside the pool, or to disk, when the pool or the account's kv_tokens
+ * needs them, and come back with the next use. A context longer than the engine's is never made: REALM_E_RANGE.
+ */
+
+REALM_WARN_UNUSED realm_status realm_context_open(realm_engine *e, realm_account *a, realm_context **out,
+                                                  realm_error *err);
+realm_context *realm_context_retain(realm_context *c); /* returns c */
+void realm_context_release(realm_context *c);          /* NULL-safe; the last one gives the pages back */
+/* Tokens behind the others, to be computed by the next generation or forward pass. REALM_E_RANGE (too long, or a token
+ * that the vocabulary lacks), REALM_E_BUSY, REALM_E_NOMEM; the context is then as before. */
+REALM_WARN_UNUSED realm_status realm_context_append(realm_context *c, const realm_token *tokens, size_t n,
+                                                    realm_error *err);
+/* Keeps the first n_tokens. REALM_E_RANGE: there are fewer; REALM_E_BUSY. */
+REALM_WARN_UNUSED realm_status realm_context_truncate(realm_context *c, size_t n_tokens, realm_error *err);
+/* Shares all pages, copy on write: time is that of counting references (no KV is copied). REALM_E_BUSY, REALM_E_NOMEM.
+ */
+REALM_WARN_UNUSED realm_status realm_context_fork(realm_context *c, realm_context **out, realm_error *err);
+typedef struct realm_context_info {
+    uint32_t n_tokens, n_computed, pages, shared_pages; /* shared: held by others too */
+    bool busy;
+    bool suspended; /* some of its pages are outside the pool */
+} realm_context_info;
+/* Of a busy context both say what was there when the generation was submitted, its prompt included. */
+void realm_context_get_info(const realm_context *c, realm_context_info *out);
+/* Copies tokens [from, from + max) as far as there are; returns how many. */
+size_t realm_context_get_tokens(const realm_context *c, size_t from, realm_token *out, size_t max);
 
 /* ---- generations ---------------------------------------------------------------------------------------------------
  */
@@ -129,13 +189,27 @@ typedef struct realm_generation_params {
     realm_sampling sampling;
     const realm_gguf_str *stop; /* copied */
     size_t n_stop;
-    bool logprobs;                /* events carry logprob; log-softmax of the logits before anything is applied */
-    uint32_t top_logprobs;        /* and this many best */
-    bool prompt_logprobs;         /* prompt tokens become events too (kind PROMPT), the first without a logprob */
-    bool ignore_end;              /* end tokens are tokens like others */
-    bool special_text;            /* control tokens show in the text */
-    realm_prompt_share *share;    /* NULL, or siblings with the same prompt: computed and counted once */
-    uint64_t deadline_ns;         /* monotonic; 0: none; past it the generation ends with REALM_E_TIMEOUT */
+    bool logprobs;             /* events carry logprob; log-softmax of the logits before anything is applied */
+    uint32_t top_logprobs;     /* and this many best */
+    bool prompt_logprobs;      /* prompt tokens become events too (kind PROMPT), the first without a logprob */
+    bool ignore_end;           /* end tokens are tokens like others */
+    bool special_text;         /* control tokens show in the text */
+    realm_prompt_share *share; /* NULL, or siblings with the same prompt: computed and counted once */
+    uint64_t deadline_ns;      /* monotonic; 0: none; past it the generation ends with REALM_E_TIMEOUT */
+    /* NULL, or: the prompt (may be empty then) is appended to it and so is what is generated (every token that has an
+     * event); busy until END was published. At least one token must be there to compute; when all are computed already,
+     * the last is computed again. Not with `share` or `prompt_logprobs`. Held until the generation is released. */
+    realm_context *context;
+    bool forward; /* computes the tokens, samples nothing; max_tokens, sampling, stop are not looked at; STOP at END */
+    uint32_t n_rows; /* forward: logits kept of the last n_rows tokens, 1 .. REALM_FORWARD_ROWS, at most all tokens;
+                        those that were computed already are computed again */
+    bool hidden;     /* forward: and the hidden states after the final norm */
+    const realm_chain *chain;           /* NULL: `sampling` says how. Copied */
+    const realm_grammar_state *grammar; /* NULL or copied: applied before `sampling` or `chain` */
+    /* 0, or: at most so many generated tokens beyond what was confirmed, then the generation waits (1 ..
+     * REALM_RUN_AHEAD_MAX). Its END may be taken back by a rewind until all tokens were confirmed, so a context stays
+     * busy until then. */
+    uint32_t run_ahead;
     void (*on_ready)(void *user); /* engine thread; must not block nor call the engine; never after release returned */
     void *user;
 } realm_generation_params;
@@ -157,6 +231,19 @@ void realm_generation_cancel(realm_generation *g);
 /* Drops the consumer's hold: cancels if still running and discards events. After it returns on_ready is not running and
  * is never called again. Not from inside on_ready. */
 void realm_generation_release(realm_generation *g);
+
+/* Run ahead. n: of generated tokens, counted from the generation's start, forced ones included; more than there are is
+ * taken as all. Never goes back. */
+void realm_generation_confirm(realm_generation *g, uint32_t n);
+/* Keeps the first n_keep generated tokens, puts `tokens` behind them (confirmed by that) and goes on, also from an end
+ * that came meanwhile. Events not yet polled of dropped tokens vanish; the next poll starts with what follows the
+ * forced tokens (which have no events). Text, stop strings and sampling go on as if the dropped tokens had never been;
+ * dropped tokens stay charged, forced ones are charged as prompt. REALM_E_RANGE: n_keep is less than what was confirmed
+ * or more than was published, a token that the vocabulary lacks, or more tokens than max_tokens or the context take;
+ * REALM_E_INVALID: not a run-ahead generation; REALM_E_CLOSED: it was cancelled, failed, or has ended with all
+ * confirmed. */
+REALM_WARN_UNUSED realm_status realm_generation_rewind(realm_generation *g, uint32_t n_keep, const realm_token *tokens,
+                                                       size_t n, realm_error *err);
 
 /* PROMPT: a prompt token and its log-probability, no text. TOKEN: a sampled token; an end token that ends the
  * generation has no TOKEN event but is counted. END: the last event; `id` is the end token that ended it, or -1. */
@@ -203,5 +290,31 @@ void realm_event_batch_release(realm_event_batch *b);
 /* Moves all pending events into `b`, replacing its content; returns how many. The END event is the last ever. Without
  * memory for them 0 is returned with b->status REALM_E_NOMEM, and they stay pending. One thread at a time. */
 size_t realm_generation_poll(realm_generation *g, realm_event_batch *b);
+
+/* ---- logits: rows of a forward pass, or one's own ------------------------------------------------------------------
+ *
+ * One thread at a time for each object; the engine outlives it.
+ */
+
+/* After the END of a forward pass: its rows; the caller's reference. NULL before, when it failed, and the second time.
+ */
+realm_logits *realm_generation_take_logits(realm_generation *g);
+/* Rows of one's own: (n_rows, n_vocab) copied; 1 .. REALM_FORWARD_ROWS. */
+REALM_WARN_UNUSED realm_status realm_logits_open(realm_engine *e, const float *rows, size_t n_rows, realm_logits **out,
+                                                 realm_error *err);
+void realm_logits_release(realm_logits *l); /* NULL-safe */
+size_t realm_logits_rows(const realm_logits *l);
+float *realm_logits_row(realm_logits *l,
+                        size_t row); /* (n_vocab), may be changed; valid as long as l; NULL past the end */
+const float *realm_logits_hidden(const realm_logits *l, size_t row, size_t *d_model); /* NULL without `hidden` */
+uint64_t realm_logits_bytes(const realm_logits *l);                                   /* of memory that it holds */
+/* Draws from a row; workspace comes from the engine. *logprob (may be NULL) is of the row as it is now.
+ * REALM_E_RANGE: no such row; REALM_E_FORMAT: no finite logit; REALM_E_NOMEM. */
+REALM_WARN_UNUSED realm_status realm_logits_sample(realm_logits *l, size_t row, realm_chain *chain /* NULL: greedy */,
+                                                   realm_token *id, float *logprob, realm_error *err);
+/* The k best, best first; returns how many (k, n_vocab, or those above minus infinity; 0 without memory). */
+size_t realm_logits_top(realm_logits *l, size_t row, size_t k, realm_top_logprob *out);
+float realm_logits_log_sum_exp(realm_logits *l, size_t row); /* NAN: no such row or no finite logit */
+float realm_logits_entropy(realm_logits *l, size_t row);     /* in nats, of the softmax; NAN likewise */
 
 #endif

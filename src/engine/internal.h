@@ -104,6 +104,8 @@ static inline uint32_t realm_pages_for(uint64_t n_tokens) {
 struct realm_account {
     realm_engine *e;
     uint64_t id; /* never used twice */
+    bool has_secret;
+    uint8_t secret[REALM_CACHE_SECRET_BYTES]; /* keys the prefix cache */
     /* engine->mu */
     realm_account_limits limits;
     realm_token_counts counts;

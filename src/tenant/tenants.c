@@ -200,7 +200,7 @@ realm_status tenant_account(realm_tenant *t, size_t i, realm_account **out, real
     realm_mutex_lock(&t->mu);
     if (!t->accounts[i]) {
         realm_account_limits al = {.generations = (uint32_t)t->limits.generations, .kv_tokens = t->limits.kv_tokens};
-        s = realm_account_open(t->rt->models[i]->engine, &al, &t->accounts[i], err);
+        s = realm_account_open(t->rt->models[i]->engine, &al, NULL, &t->accounts[i], err);
     }
     *out = t->accounts[i];
     realm_mutex_unlock(&t->mu);

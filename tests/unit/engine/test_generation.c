@@ -351,7 +351,7 @@ static void many_threads(void **state) {
     worker w[N];
     realm_account *accounts[N + 1] = {r.a};
     for (unsigned i = 0; i < N; i++) {
-        assert_int_equal(realm_account_open(r.e, NULL, &accounts[i + 1], NULL), REALM_OK);
+        assert_int_equal(realm_account_open(r.e, NULL, NULL, &accounts[i + 1], NULL), REALM_OK);
         w[i] = (worker){.r = &r, .a = accounts[1 + i / 2], .rng = i + 1, .id = i};
         assert_int_equal(pthread_create(&threads[i], NULL, worker_main, &w[i]), 0);
     }

@@ -39,7 +39,7 @@ static void batch_invariance(void **state) {
         realm_account *a;
         realm_engine_config config = {.max_generations = N, .chunk_tokens = chunks[round]};
         if (realm_engine_open(&e, b, m, t, &config, &err) != REALM_OK) model_run_fail("engine", &err);
-        assert_int_equal(realm_account_open(e, NULL, &a, &err), REALM_OK);
+        assert_int_equal(realm_account_open(e, NULL, NULL, &a, &err), REALM_OK);
         for (unsigned i = 0; i < N; i++) {
             realm_tokens ids = {0};
             assert_int_equal(realm_tokenizer_encode(t, prompts[i], strlen(prompts[i]), 0, 500, &ids, &err), REALM_OK);

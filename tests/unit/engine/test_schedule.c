@@ -183,8 +183,8 @@ static void limits(void **state) {
     fill_prompt(prompt, 400, 2);
     engine_run_open(&r, &tiny_llama, &(realm_engine_config){.max_generations = 1, .max_queued = 2, .chunk_tokens = 1});
     realm_account *a;
-    assert_int_equal(realm_account_open(r.e, &(realm_account_limits){.generations = 1, .kv_tokens = 96}, &a, &err),
-                     REALM_OK);
+    assert_int_equal(
+        realm_account_open(r.e, &(realm_account_limits){.generations = 1, .kv_tokens = 96}, NULL, &a, &err), REALM_OK);
     realm_generation_params p = greedy(a, prompt, 97, 1);
     assert_int_equal(consumer_submit(&c[0], r.e, &p, &err), REALM_E_LIMIT);
     assert_non_null(strstr(err.text, "kv_tokens"));
@@ -440,7 +440,7 @@ static void pages_change_hands(void **state) {
     fail_in = 0;
     patch(&r);
     realm_account *other;
-    assert_int_equal(realm_account_open(r.e, NULL, &other, NULL), REALM_OK);
+    assert_int_equal(realm_account_open(r.e, NULL, NULL, &other, NULL), REALM_OK);
     realm_account *turns[] = {r.a, r.a, other, other, r.a};
     static const unsigned after[] = {0, 0, 3, 3, 6};
     for (size_t i = 0; i < REALM_ARRAY_LEN(turns); i++) {
@@ -466,7 +466,7 @@ static void fair(void **state) {
     held stop, quiet;
     engine_run_open(&r, &tiny_llama, &(realm_engine_config){.max_generations = 2});
     realm_account *other;
-    assert_int_equal(realm_account_open(r.e, NULL, &other, NULL), REALM_OK);
+    assert_int_equal(realm_account_open(r.e, NULL, NULL, &other, NULL), REALM_OK);
     realm_generation_params p = greedy(r.a, prompt, 100, 40), q = greedy(other, prompt, 100, 40);
     engine_stop(&stop, &r);
     for (int i = 0; i < N; i++) assert_int_equal(consumer_submit(&c[i], r.e, &p, NULL), REALM_OK);
@@ -492,7 +492,7 @@ static void fair_prefill(void **state) {
     held stop, quiet;
     engine_run_open(&r, &tiny_llama, &(realm_engine_config){.chunk_tokens = 64});
     realm_account *other;
-    assert_int_equal(realm_account_open(r.e, NULL, &other, NULL), REALM_OK);
+    assert_int_equal(realm_account_open(r.e, NULL, NULL, &other, NULL), REALM_OK);
     engine_stop(&stop, &r);
     for (unsigned i = 0; i < 3; i++) {
         fill_prompt(prompt, 450, i);

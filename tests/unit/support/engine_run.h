@@ -29,7 +29,7 @@ __attribute__((unused)) static void engine_run_open(engine_run *r, const tiny_sp
     if (realm_model_open(&r->m, r->b, r->g, NULL, &err) != REALM_OK) model_run_fail("model", &err);
     if (realm_tokenizer_open(&r->t, r->g, &err) != REALM_OK) model_run_fail("tokenizer", &err);
     if (realm_engine_open(&r->e, r->b, r->m, r->t, config, &err) != REALM_OK) model_run_fail("engine", &err);
-    if (realm_account_open(r->e, NULL, &r->a, &err) != REALM_OK) model_run_fail("account", &err);
+    if (realm_account_open(r->e, NULL, NULL, &r->a, &err) != REALM_OK) model_run_fail("account", &err);
 }
 
 __attribute__((unused)) static void engine_run_close(engine_run *r) {
