@@ -4,6 +4,7 @@
 
 #include "base/alloc.h"
 #include "base/file.h"
+#include "base/str.h"
 #include "cli/args.h"
 #include "cli/cli.h"
 #include "data/data.h"
@@ -14,15 +15,19 @@
 #define OUTPUT_MAX ((size_t)64 << 20)
 #define SETTINGS_MAX 32u
 
-enum { OPT_STATE = 1, OPT_PROGRAM, OPT_SET, OPT_DEFAULT_PROGRAM };
+enum { OPT_STATE = 1, OPT_PROGRAM, OPT_SET, OPT_DEFAULT_PROGRAM, OPT_ARG, OPT_NO_ARGS, OPT_ENV };
 static const realm_option options[] = {{"--state", OPT_STATE, true},
                                        {"--program", OPT_PROGRAM, true},
                                        {"--default-program", OPT_DEFAULT_PROGRAM, false},
+                                       {"--arg", OPT_ARG, true},
+                                       {"--no-args", OPT_NO_ARGS, false},
+                                       {"--env", OPT_ENV, true},
                                        {"--set", OPT_SET, true}};
 
-static const char usage[] = "usage: realm tenant create NAME [--program FILE.wasm] [--set LIMIT=VALUE]...\n"
-                            "       realm tenant set NAME [--program FILE.wasm | --default-program] "
+static const char usage[] = "usage: realm tenant create NAME [--program FILE.wasm] [--arg TEXT]... [--env NAME=VALUE]... "
                             "[--set LIMIT=VALUE]...\n"
+                            "       realm tenant set NAME [--program FILE.wasm | --default-program] "
+                            "[--arg TEXT... | --no-args] [--env NAME[=VALUE]]... [--set LIMIT=VALUE]...\n"
                             "       realm tenant list | show NAME | delete NAME\n";
 
 typedef struct tenant_args {
@@ -30,9 +35,27 @@ typedef struct tenant_args {
     bool default_program;
     const char *settings[SETTINGS_MAX];
     size_t n_settings;
+    const char *args[REALM_STRINGS_MAX], *env[REALM_STRINGS_MAX];
+    size_t n_args, n_env;
+    bool no_args;
     const char *words[2]; /* action, NAME */
     size_t n_words;
 } tenant_args;
+
+static void write_strings(realm_json_writer *w, const char *key, const realm_strings *l) {
+    realm_json_key(w, key);
+    realm_json_begin_array(w);
+    for (uint32_t at = 0; at < l->len; at += (uint32_t)strlen(l->text + at) + 1) realm_json_write_cstr(w, l->text + at);
+    realm_json_end_array(w);
+}
+
+static void show_strings(realm_buf *out, const char *key, const realm_strings *l) {
+    for (uint32_t at = 0; at < l->len; at += (uint32_t)strlen(l->text + at) + 1) {
+        char shown[REALM_STRINGS_BYTES_MAX];
+        const char *text = realm_escape(shown, sizeof shown, l->text + at, strlen(l->text + at));
+        (void)realm_buf_printf(out, "%-8s %s\n", key, text);
+    }
+}
 
 static void write_tenant(realm_json_writer *w, const realm_tenant_row *row) {
     realm_json_begin_object(w);
@@ -42,6 +65,8 @@ static void write_tenant(realm_json_writer *w, const realm_tenant_row *row) {
     realm_json_write_int(w, row->created_s);
     realm_json_key(w, "program");
     realm_json_write_cstr(w, row->program_sha256[0] ? row->program_sha256 : NULL);
+    write_strings(w, "args", &row->args);
+    write_strings(w, "env", &row->env);
     realm_json_key(w, "limits");
     realm_json_begin_object(w);
 #define X(field, type, def, least, most, text) \
@@ -100,6 +125,8 @@ static int show(realm_store *store, const char *name, bool json) {
     } else {
         (void)realm_buf_printf(&out, "name     %s\nprogram  %s\n", row.name,
                                row.program_sha256[0] ? row.program_sha256 : "default");
+        show_strings(&out, "arg", &row.args);
+        show_strings(&out, "env", &row.env);
 #define X(field, type, def, least, most, text) \
     (void)realm_buf_printf(&out, "%-20s %12llu  %s\n", #field, (unsigned long long)row.limits.field, text);
         REALM_TENANT_LIMITS(X)
@@ -121,6 +148,23 @@ static realm_status apply_settings(const tenant_args *a, realm_limits *l, realm_
     return REALM_OK;
 }
 
+/* Applies --arg, --no-args and --env to what the tenant has. */
+static realm_status apply_strings(const tenant_args *a, realm_strings *args, realm_strings *env, realm_error *err) {
+    realm_status s = REALM_OK;
+    if (a->n_args || a->no_args) args->n = args->len = 0;
+    for (size_t i = 0; s == REALM_OK && i < a->n_args; i++)
+        if ((s = realm_strings_add(args, a->args[i], strlen(a->args[i]), err)) != REALM_OK)
+            realm_error_prefix(err, "--arg");
+    for (size_t i = 0; s == REALM_OK && i < a->n_env; i++) {
+        size_t len = strlen(a->env[i]);
+        if (!strchr(a->env[i], '='))
+            (void)realm_strings_unset_env(env, a->env[i], len);
+        else if ((s = realm_strings_set_env(env, a->env[i], len, err)) != REALM_OK)
+            realm_error_prefix(err, "--env");
+    }
+    return s;
+}
+
 /* Compiles a module as the server would, so that one that it would refuse never reaches the store. */
 static realm_status check_program(const char *state, const char *file, const realm_limits *limits, char **wasm,
                                   size_t *len, realm_error *err) {
@@ -136,7 +180,7 @@ static realm_status check_program(const char *state, const char *file, const rea
 static int create_or_set(realm_store *store, const char *state, const tenant_args *a, bool create) {
     const char *command = create ? "tenant create" : "tenant set", *name = a->words[1];
     realm_error err = {0};
-    realm_tenant_row row;
+    realm_tenant_row row = {0};
     realm_limits limits;
     char *wasm = NULL;
     size_t len = 0;
@@ -147,12 +191,15 @@ static int create_or_set(realm_store *store, const char *state, const tenant_arg
         limits = row.limits;
     }
     if (s == REALM_OK) s = apply_settings(a, &limits, &err);
+    if (s == REALM_OK) s = apply_strings(a, &row.args, &row.env, &err);
     if (s == REALM_OK && a->program) s = check_program(state, a->program, &limits, &wasm, &len, &err);
     if (s == REALM_OK && create)
         s = realm_store_tenant_create(store, name, &limits, wasm, len, NULL, &err);
     else if (s == REALM_OK)
         s = realm_store_tenant_set(store, name, a->n_settings ? &limits : NULL, a->default_program ? "" : wasm, len,
                                    &err);
+    if (s == REALM_OK && (a->n_args || a->no_args || a->n_env))
+        s = realm_store_tenant_set_strings(store, name, &row.args, &row.env, &err);
     realm_free(wasm);
     return s == REALM_OK ? REALM_EXIT_DONE : realm_fail(command, &err);
 }
@@ -161,6 +208,9 @@ int realm_cmd_tenant(int argc, char **argv) {
     static const char help[] = "\nMakes, shows and changes tenants. A running server takes changes within a second.\n\n"
                                "  --program FILE     the tenant's own WebAssembly program (docs/programs.md)\n"
                                "  --default-program  back to the built-in one\n"
+                               "  --arg TEXT         an argument for a WASI program (docs/wasi.md); any replace those before\n"
+                               "  --no-args          none\n"
+                               "  --env NAME=VALUE   its environment; NAME alone removes one\n"
                                "  --set LIMIT=VALUE  a limit; `realm tenant show NAME` lists them all\n"
                                "  --state DIR        where tenants, keys and the ledger are kept\n";
     realm_args args = {.command = "tenant",
@@ -179,6 +229,15 @@ int realm_cmd_tenant(int argc, char **argv) {
         if (id == OPT_STATE) a.state = value;
         if (id == OPT_PROGRAM) a.program = value;
         if (id == OPT_DEFAULT_PROGRAM) a.default_program = true;
+        if (id == OPT_NO_ARGS) a.no_args = true;
+        if (id == OPT_ARG) {
+            if (a.n_args == REALM_STRINGS_MAX) return realm_args_usage(&args, "too many arguments: ", value);
+            a.args[a.n_args++] = value;
+        }
+        if (id == OPT_ENV) {
+            if (a.n_env == REALM_STRINGS_MAX) return realm_args_usage(&args, "too many variables: ", value);
+            a.env[a.n_env++] = value;
+        }
         if (id == OPT_SET) {
             if (a.n_settings == SETTINGS_MAX) return realm_args_usage(&args, "too many settings: ", value);
             a.settings[a.n_settings++] = value;
@@ -196,6 +255,7 @@ int realm_cmd_tenant(int argc, char **argv) {
     if (a.n_words != (is_list ? 1 : 2))
         return realm_args_usage(&args, is_list ? "no name is taken: " : "a tenant's name is missing",
                                 is_list ? a.words[1] : "");
+    if (a.n_args && a.no_args) return realm_args_usage(&args, "one of --arg and --no-args", "");
     if (a.program && a.default_program) return realm_args_usage(&args, "one of --program and --default-program", "");
 
     realm_error err = {0};

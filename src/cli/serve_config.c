@@ -170,8 +170,46 @@ static realm_status read_limits(const realm_json *tenant, realm_limits *to, real
     return st;
 }
 
+/* `args`: a list of strings. */
+static realm_status read_args(const realm_json *tenant, realm_strings *args, realm_error *err) {
+    realm_json list, v;
+    if (!realm_json_get_set(tenant, "args", &list)) return REALM_OK;
+    realm_status st = realm_json_expect(&list, REALM_JSON_ARRAY, err);
+    for (size_t i = 0; st == REALM_OK && realm_json_at(&list, i, &v); i++) {
+        const char *s = "";
+        realm_error why = {0};
+        if ((st = realm_json_cstr(&v, &s, err)) == REALM_OK &&
+            (st = realm_strings_add(args, s, strlen(s), &why)) != REALM_OK)
+            realm_json_error(&v, st, err, "%s", why.text);
+    }
+    return st;
+}
+
+/* `env`: names with strings. */
+static realm_status read_env(const realm_json *tenant, realm_strings *env, realm_error *err) {
+    realm_json list, v;
+    realm_json_iter it = {0};
+    if (!realm_json_get_set(tenant, "env", &list)) return REALM_OK;
+    realm_status st = realm_json_expect(&list, REALM_JSON_OBJECT, err);
+    while (st == REALM_OK && realm_json_next(&list, &it, &v)) {
+        const char *s = "";
+        char pair[REALM_STRINGS_BYTES_MAX];
+        realm_error why = {0};
+        if ((st = realm_json_cstr(&v, &s, err)) != REALM_OK) break;
+        int n = snprintf(pair, sizeof pair, "%s=%s", v.key, s);
+        if (strchr(v.key, '='))
+            st = realm_error_set(&why, REALM_E_INVALID, "a name must not hold '='");
+        else if (n < 0 || (size_t)n >= sizeof pair)
+            st = realm_error_set(&why, REALM_E_LIMIT, "name and value have at most %u bytes", REALM_STRINGS_BYTES_MAX);
+        else
+            st = realm_strings_set_env(env, pair, (size_t)n, &why);
+        if (st != REALM_OK) realm_json_error(&v, st, err, "%s", why.text);
+    }
+    return st;
+}
+
 static realm_status read_tenants(serve_config *c, const realm_json *root, realm_error *err) {
-    static const char *const known[] = {"name", "key_file", "program", "limits"};
+    static const char *const known[] = {"name", "key_file", "program", "args", "env", "limits"};
     realm_json list, t, v;
     if (!realm_json_get_set(root, "tenants", &list)) return REALM_OK;
     realm_status st = realm_json_expect(&list, REALM_JSON_ARRAY, err);
@@ -185,6 +223,8 @@ static realm_status read_tenants(serve_config *c, const realm_json *root, realm_
         if (st == REALM_OK) st = realm_json_cstr(&v, &to->name, err);
         if (st == REALM_OK) st = opt_path(c, &t, "key_file", &to->key_file, err);
         if (st == REALM_OK) st = opt_path(c, &t, "program", &to->program, err);
+        if (st == REALM_OK) st = read_args(&t, &to->args, err);
+        if (st == REALM_OK) st = read_env(&t, &to->env, err);
         if (st == REALM_OK) st = read_limits(&t, &to->limits, err);
         for (size_t k = 0; st == REALM_OK && k < i; k++)
             if (strcmp(c->tenants[k].name, to->name) == 0)
@@ -278,6 +318,7 @@ static realm_status apply_tenant(const serve_tenant *t, realm_store *store, real
         else if (err)
             *err = ignored;
     }
+    if (st == REALM_OK) st = realm_store_tenant_set_strings(store, t->name, &t->args, &t->env, err);
     if (st == REALM_OK && key) {
         char *from = key;
         while (key_len && isspace((unsigned char)key[key_len - 1])) key[--key_len] = '\0';

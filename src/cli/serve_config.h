@@ -22,6 +22,7 @@ typedef struct serve_tenant {
     const char *name;
     char *key_file, *program; /* NULL: none; the default one */
     realm_limits limits;
+    realm_strings args, env;
 } serve_tenant;
 
 typedef struct serve_config {

@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include <cmocka.h>
+#include <sqlite3.h>
 
 #include "base/alloc.h"
 #include "base/clock.h"
@@ -154,6 +155,87 @@ static void secrets_stay_out_of_the_files(void **state) {
     assert_non_null(strstr(err.text, "secret"));
 }
 
+static const char *nth(const realm_strings *l, uint32_t n) {
+    const char *at = l->text;
+    while (n-- > 0) at += strlen(at) + 1;
+    return at;
+}
+
+static void arguments_and_environment(void **state) {
+    (void)state;
+    realm_error err = {0};
+    realm_strings args = {0}, env = {0};
+    realm_tenant_row row;
+    uint64_t before, after;
+    realm_store *a = open_store();
+    assert_int_equal(realm_store_tenant_create(a, "one", NULL, NULL, 0, &row, &err), REALM_OK);
+    assert_int_equal(realm_store_tenant_find(a, "one", &row, &err), REALM_OK);
+    assert_int_equal(row.args.n + row.env.n, 0);
+    assert_int_equal(realm_strings_add(&args, "-v", 2, &err), REALM_OK);
+    assert_int_equal(realm_strings_add(&args, "", 0, &err), REALM_OK);
+    assert_int_equal(realm_strings_set_env(&env, "A=1", 3, &err), REALM_OK);
+    assert_int_equal(realm_strings_set_env(&env, "AB==2", 5, &err), REALM_OK);
+    assert_int_equal(realm_strings_set_env(&env, "A=3", 3, &err), REALM_OK); /* in place of the first */
+    assert_int_equal(realm_store_version(a, &before, &err), REALM_OK);
+    assert_int_equal(realm_store_tenant_set_strings(a, "one", &args, &env, &err), REALM_OK);
+    assert_int_equal(realm_store_version(a, &after, &err), REALM_OK);
+    assert_true(before != after); /* a server sees it */
+    assert_int_equal(realm_store_tenant_set_strings(a, "two", &args, NULL, &err), REALM_E_NOT_FOUND);
+    realm_store_close(a);
+    a = open_store();
+    assert_int_equal(realm_store_tenant_find(a, "one", &row, &err), REALM_OK);
+    assert_int_equal(row.args.n, 2);
+    assert_string_equal(nth(&row.args, 0), "-v");
+    assert_string_equal(nth(&row.args, 1), "");
+    assert_int_equal(row.env.n, 2);
+    assert_string_equal(nth(&row.env, 0), "AB==2");
+    assert_string_equal(nth(&row.env, 1), "A=3");
+    assert_true(realm_strings_unset_env(&row.env, "AB", 2));
+    assert_false(realm_strings_unset_env(&row.env, "AB", 2));
+    args.n = args.len = 0;
+    assert_int_equal(realm_store_tenant_set_strings(a, "one", &args, &row.env, &err), REALM_OK);
+    assert_int_equal(realm_store_tenant_find(a, "one", &row, &err), REALM_OK);
+    assert_int_equal(row.args.n, 0);
+    assert_int_equal(row.env.n, 1);
+    /* bounded, and text */
+    assert_int_equal(realm_strings_set_env(&env, "=x", 2, &err), REALM_E_INVALID);
+    assert_int_equal(realm_strings_set_env(&env, "x", 1, &err), REALM_E_INVALID);
+    assert_int_equal(realm_strings_add(&args, "a\0b", 3, &err), REALM_E_FORMAT);
+    assert_int_equal(realm_strings_add(&args, "\xff", 1, &err), REALM_E_FORMAT);
+    for (uint32_t i = 0; i < REALM_STRINGS_MAX; i++) assert_int_equal(realm_strings_add(&args, "x", 1, &err), REALM_OK);
+    assert_int_equal(realm_strings_add(&args, "x", 1, &err), REALM_E_LIMIT);
+    char big[REALM_STRINGS_BYTES_MAX];
+    memset(big, 'x', sizeof big);
+    env.n = env.len = 0;
+    assert_int_equal(realm_strings_add(&env, big, sizeof big, &err), REALM_E_LIMIT);
+    assert_int_equal(realm_strings_add(&env, big, sizeof big - 1, &err), REALM_OK);
+    assert_int_equal(realm_store_tenant_set_strings(a, "one", &args, &env, &err), REALM_OK);
+    assert_int_equal(realm_store_tenant_find(a, "one", &row, &err), REALM_OK);
+    assert_int_equal(row.args.n, REALM_STRINGS_MAX);
+    assert_int_equal(row.env.len, REALM_STRINGS_BYTES_MAX);
+    realm_store_close(a);
+}
+
+/* A store of the first version gets what it lacks, and keeps what it has. */
+static void older_store(void **state) {
+    (void)state;
+    realm_error err = {0};
+    realm_tenant_row row;
+    char path[320];
+    sqlite3 *db = NULL;
+    realm_store *a = open_store();
+    assert_int_equal(realm_store_tenant_create(a, "one", NULL, NULL, 0, &row, &err), REALM_OK);
+    realm_store_close(a);
+    snprintf(path, sizeof path, "%s/realm.db", dir);
+    assert_int_equal(sqlite3_open(path, &db), SQLITE_OK);
+    assert_int_equal(sqlite3_exec(db, "DROP TABLE tenant_string; PRAGMA user_version=1", NULL, NULL, NULL), SQLITE_OK);
+    sqlite3_close(db);
+    a = open_store();
+    assert_int_equal(realm_store_tenant_find(a, "one", &row, &err), REALM_OK);
+    assert_int_equal(row.args.n, 0);
+    realm_store_close(a);
+}
+
 static bool sum_usage(void *user, const char *name, const realm_usage *u) {
     (void)name;
     realm_usage *sum = user;
@@ -248,6 +330,8 @@ int main(void) {
         cmocka_unit_test_setup_teardown(tenants_are_kept, make_dir, remove_dir),
         cmocka_unit_test_setup_teardown(keys_open_and_close, make_dir, remove_dir),
         cmocka_unit_test_setup_teardown(secrets_stay_out_of_the_files, make_dir, remove_dir),
+        cmocka_unit_test_setup_teardown(arguments_and_environment, make_dir, remove_dir),
+        cmocka_unit_test_setup_teardown(older_store, make_dir, remove_dir),
         cmocka_unit_test_setup_teardown(ledger_agrees_after_kill, make_dir, remove_dir),
         cmocka_unit_test_setup_teardown(damaged_files_are_refused, make_dir, remove_dir),
         cmocka_unit_test(memory_stores_are_apart),
