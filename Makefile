@@ -77,6 +77,7 @@ help:
 ## make asan       unit and parser tests under the address and undefined-behaviour sanitizers
 ## make fuzz-gguf  fuzz one parser, SECONDS=60 (make fuzz: each of tests/fuzz in turn)
 ## make bench      speed, memory and sandbox cost on this machine
+## make abi        what programs know of the host: guest/ bindings and docs/abi.md, after a change of the ABI
 ## make format     clang-format over the C sources
 ## make install    DESTDIR= PREFIX=
 ## make clean      remove build/

@@ -1,8 +1,8 @@
-# Guest programs: C for wasm32, freestanding. The default program is also embedded in the library as bytes. And the
+# What programs know of the host, and guest programs: C for wasm32, freestanding. The default program is also embedded in the library as bytes. And the
 # modules of the sandbox's tests, assembled by wabt.
 
 GUEST_CFLAGS := --target=wasm32 -mbulk-memory -std=c17 -Oz -ffreestanding -fno-builtin -nostdlib \
-                -fvisibility=hidden -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Iguest -Iinclude
+                -fvisibility=hidden -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Iguest/c -Iinclude
 GUEST_LDFLAGS := --no-entry --strip-debug --gc-sections --export-memory -z stack-size=16384
 
 # Compiled and linked in two steps: driven by clang, the linker's name and a wasm-opt that may stand on the path vary.
@@ -13,15 +13,35 @@ define build_guest
 	$(Q)$(WASM_LD) $(GUEST_LDFLAGS) $(2) -o $@ $(@:.wasm=.o)
 endef
 
-GUEST_HEADERS  := guest/realm_guest.h include/realm/abi.h include/realm/status.h
-GUEST_EXAMPLES := $(patsubst guest/examples/%.c,$(BUILD)/guest/%.wasm,$(sort $(wildcard guest/examples/*.c)))
+# --- bindings of four languages and the tables of docs/abi.md, from src/tenant/abi.h and include/realm/abi.h --------
+ABI_GEN := $(BUILD)/tools/abi-gen
+$(ABI_GEN): tools/abi-gen.c src/tenant/abi.h include/realm/abi.h include/realm/status.h
+	@mkdir -p $(@D)
+	$(call say,CC   $<)
+	$(Q)$(CC) -std=c17 -D_GNU_SOURCE $(WARN) $(CFLAGS) -Isrc -Iinclude $(LDFLAGS) -o $@ $<
+
+.PHONY: abi abi-check
+abi: $(ABI_GEN)
+	@$(ABI_GEN)
+abi-check: $(ABI_GEN)
+	@$(ABI_GEN) --check
+
+# Constants, sizes and offsets as abi-gen read them, held by the compiler in both memory models.
+$(BUILD)/gen/gen/abi_layouts.h: $(ABI_GEN)
+	@mkdir -p $(@D)
+	$(Q)$(ABI_GEN) --layouts > $@
+
+# --- programs -------------------------------------------------------------------------------------------------------
+GUEST_HEADERS  := guest/c/realm_guest.h guest/c/realm_calls.h include/realm/abi.h include/realm/status.h
+GUEST_EXAMPLES := $(foreach f,$(sort $(wildcard guest/examples/*/*.c)),$(BUILD)/guest/$(basename $(notdir $(f))).wasm)
 GUEST_DEFAULT  := $(BUILD)/guest/default.wasm
 DEFAULT_BYTES_MAX := 16384
 
 .PHONY: guests
 guests: $(GUEST_DEFAULT) $(GUEST_EXAMPLES)
 
-$(BUILD)/guest/%.wasm: guest/examples/%.c $(GUEST_HEADERS) mk/guest.mk
+.SECONDEXPANSION:
+$(BUILD)/guest/%.wasm: guest/examples/$$*/$$*.c $(GUEST_HEADERS) mk/guest.mk
 	$(call build_guest)
 
 $(GUEST_DEFAULT): guest/default/default.c $(GUEST_HEADERS) mk/guest.mk
@@ -54,13 +74,17 @@ $(BUILD)/unit/sandbox/%: private TEST_CFLAGS += -DTEST_WASM='"$(BUILD)/wasm"'
 
 # --- programs for the tests of the host's functions, for 32-bit and 64-bit memory ----------------------------------
 TEST_GUESTS  := $(patsubst tests/unit/tenant/guest/%.c,$(BUILD)/wasm/guest/%.wasm,$(sort $(wildcard tests/unit/tenant/guest/*.c)))
-TEST_GUESTS  += $(BUILD)/wasm/guest/probe64.wasm
+TEST_GUESTS  += $(BUILD)/wasm/guest/probe64.wasm $(BUILD)/wasm/guest/layouts64.wasm
 
 $(BUILD)/wasm/guest/%64.wasm: tests/unit/tenant/guest/%.c $(GUEST_HEADERS) mk/guest.mk
 	$(call build_guest,--target=wasm64,-mwasm64)
+
+$(BUILD)/wasm/guest/layouts.wasm $(BUILD)/wasm/guest/layouts64.wasm: private GUEST_CFLAGS += -I$(BUILD)/gen
+$(BUILD)/wasm/guest/layouts.wasm $(BUILD)/wasm/guest/layouts64.wasm: $(BUILD)/gen/gen/abi_layouts.h
 
 $(BUILD)/wasm/guest/%.wasm: tests/unit/tenant/guest/%.c $(GUEST_HEADERS) mk/guest.mk
 	$(call build_guest)
 
 $(BUILD)/unit/tenant/test_host: | $(TEST_GUESTS) $(GUEST_EXAMPLES)
 $(BUILD)/unit/tenant/test_host: private TEST_CFLAGS += -DTEST_WASM='"$(BUILD)/wasm"' -DTEST_GUESTS='"$(BUILD)/guest"'
+$(BUILD)/unit/tenant/test_abi: $(BUILD)/gen/gen/abi_layouts.h

@@ -27,14 +27,15 @@ $(BUILD)/examples/%: examples/%.c include/realm/realm.h include/realm/status.h $
 
 install: all
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/lib/pkgconfig $(DESTDIR)$(PREFIX)/include/realm \
-	    $(DESTDIR)$(PREFIX)/share/realm/guest
+	    $(DESTDIR)$(PREFIX)/share/realm/guest/realm
 	install -m 755 $(BUILD)/realm $(DESTDIR)$(PREFIX)/bin/realm
 	install -m 755 $(BUILD)/librealm.so $(DESTDIR)$(PREFIX)/lib/librealm.so.0
 	ln -sf librealm.so.0 $(DESTDIR)$(PREFIX)/lib/librealm.so
 	install -m 644 $(BUILD)/librealm.a $(DESTDIR)$(PREFIX)/lib/librealm.a
 	install -m 644 $(BUILD)/realm.pc $(DESTDIR)$(PREFIX)/lib/pkgconfig/realm.pc
 	install -m 644 include/realm/realm.h include/realm/status.h $(DESTDIR)$(PREFIX)/include/realm/
-	install -m 644 guest/realm_guest.h $(DESTDIR)$(PREFIX)/share/realm/guest/
+	install -m 644 guest/c/*.h $(DESTDIR)$(PREFIX)/share/realm/guest/
+	install -m 644 include/realm/abi.h include/realm/status.h $(DESTDIR)$(PREFIX)/share/realm/guest/realm/
 
 format:
 	@command -v clang-format-19 >/dev/null || { echo 'make format needs clang-format-19 (Debian package of that name)' >&2; exit 1; }

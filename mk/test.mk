@@ -30,6 +30,7 @@ unit: $(UNIT_TESTS)
 check: setup-test
 	@tools/check-includes --self-test
 	@tools/check-includes
+	@$(MAKE) --no-print-directory abi-check
 	@$(MAKE) $(JOBS) --no-print-directory unit
 
 asan: setup-test

@@ -1,6 +1,6 @@
 /* realm/abi.h - what a WebAssembly program and the host agree on: constants and structures.
  *
- * Included by the host and, through guest/realm_guest.h, by programs. The layouts are the same for 32-bit and 64-bit
+ * Included by the host and, through guest/c/realm_guest.h, by programs. The layouts are the same for 32-bit and 64-bit
  * programs: pointers inside structures are 64-bit numbers. Every structure that a program hands in starts with its own
  * size, so that fields can be added at its end; a shorter one means the defaults for what it lacks. The functions
  * themselves are listed in docs/abi.md.

@@ -1,0 +1,702 @@
+// The host's interface as it is: functions that take addresses and return codes, constants and structures; index.ts has
+// the same in AssemblyScript's own manner. (made by tools/abi-gen (make abi) from src/tenant/abi.h and
+// include/realm/abi.h; do not edit)
+
+// A program built for a later major version is refused; minor versions only add.
+export const ABI_MAJOR: i32 = 1;
+export const ABI_MINOR: i32 = 1;
+
+// Flags of encode and prompt_text.
+
+// begin and end tokens as the model asks
+export const TEXT_ADD_SPECIAL: u32 = 1;
+// the text of control tokens becomes control tokens: never for a client's text
+export const TEXT_PARSE_SPECIAL: u32 = 2;
+// follows earlier text: no space prefix
+export const TEXT_CONTINUES: u32 = 4;
+
+// Flags of decode, token_piece.
+
+// control tokens show as text
+export const TEXT_SPECIAL: u32 = 1;
+
+// Flags of prompt_chat.
+
+// end with the header of the model's answer
+export const CHAT_ANSWER: u32 = 1;
+
+// Flags of realm_generate_options.
+export const GENERATE_LOGPROBS: u32 = 1;
+// end tokens are tokens like others
+export const GENERATE_IGNORE_END: u32 = 2;
+// control tokens show in the text
+export const GENERATE_SPECIAL_TEXT: u32 = 4;
+// realm_host_generate: the text is one user message, for the chat template
+export const GENERATE_CHAT: u32 = 256;
+
+// How tokens reach the world.
+
+// through wait()
+export const MODE_EVENTS: u32 = 0;
+// straight to the client; wait() gives the end alone. One at a time
+export const MODE_PIPE: u32 = 1;
+// through wait(); the engine is at most options.run_ahead tokens ahead of confirm()
+export const MODE_AHEAD: u32 = 2;
+
+// A program that decides on every token itself (lockstep) calls forward(), samples, and calls it again.
+
+// Bits of realm_generate_options.set: fields without their bit keep the request's own value.
+export const SET_MAX_TOKENS: u32 = 1;
+export const SET_TEMPERATURE: u32 = 2;
+export const SET_TOP_K: u32 = 4;
+export const SET_TOP_P: u32 = 8;
+export const SET_MIN_P: u32 = 16;
+export const SET_REPEAT_PENALTY: u32 = 32;
+export const SET_FREQUENCY_PENALTY: u32 = 64;
+export const SET_PRESENCE_PENALTY: u32 = 128;
+export const SET_PENALTY_LAST_N: u32 = 256;
+export const SET_SEED: u32 = 512;
+export const SET_STOP: u32 = 1024;
+export const SET_BIAS: u32 = 2048;
+// the first three flags; GENERATE_CHAT counts always
+export const SET_FLAGS: u32 = 4096;
+// a handle; the other sampling fields are not looked at. Its state is copied
+export const SET_SAMPLER: u32 = 8192;
+// a handle; its state is copied. Applied before the sampling that is in force
+export const SET_GRAMMAR: u32 = 16384;
+export const SET_CONTEXT: u32 = 32768;
+
+@unmanaged
+export class GenerateOptions {
+  // sizeof(realm_generate_options)
+  size: u32 = 0;
+  set: u32 = 0;
+  // 0: until the context is full
+  max_tokens: u32 = 0;
+  top_k: u32 = 0;
+  temperature: f32 = 0;
+  top_p: f32 = 0;
+  min_p: f32 = 0;
+  repeat_penalty: f32 = 0;
+  frequency_penalty: f32 = 0;
+  presence_penalty: f32 = 0;
+  penalty_last_n: u32 = 0;
+  flags: u32 = 0;
+  seed: u64 = 0;
+  // address of n_stop realm_bytes
+  stop: u64 = 0;
+  // address of n_bias realm_bias
+  bias: u64 = 0;
+  n_stop: u32 = 0;
+  n_bias: u32 = 0;
+  sampler: i32 = 0;
+  grammar: i32 = 0;
+  // handles
+  context: i32 = 0;
+  // MODE_AHEAD: 1 to 64
+  run_ahead: u32 = 0;
+}
+if (offsetof<GenerateOptions>() != 96) ERROR("GenerateOptions");
+if (offsetof<GenerateOptions>("size") != 0) ERROR("GenerateOptions.size");
+if (offsetof<GenerateOptions>("set") != 4) ERROR("GenerateOptions.set");
+if (offsetof<GenerateOptions>("max_tokens") != 8) ERROR("GenerateOptions.max_tokens");
+if (offsetof<GenerateOptions>("top_k") != 12) ERROR("GenerateOptions.top_k");
+if (offsetof<GenerateOptions>("temperature") != 16) ERROR("GenerateOptions.temperature");
+if (offsetof<GenerateOptions>("top_p") != 20) ERROR("GenerateOptions.top_p");
+if (offsetof<GenerateOptions>("min_p") != 24) ERROR("GenerateOptions.min_p");
+if (offsetof<GenerateOptions>("repeat_penalty") != 28) ERROR("GenerateOptions.repeat_penalty");
+if (offsetof<GenerateOptions>("frequency_penalty") != 32) ERROR("GenerateOptions.frequency_penalty");
+if (offsetof<GenerateOptions>("presence_penalty") != 36) ERROR("GenerateOptions.presence_penalty");
+if (offsetof<GenerateOptions>("penalty_last_n") != 40) ERROR("GenerateOptions.penalty_last_n");
+if (offsetof<GenerateOptions>("flags") != 44) ERROR("GenerateOptions.flags");
+if (offsetof<GenerateOptions>("seed") != 48) ERROR("GenerateOptions.seed");
+if (offsetof<GenerateOptions>("stop") != 56) ERROR("GenerateOptions.stop");
+if (offsetof<GenerateOptions>("bias") != 64) ERROR("GenerateOptions.bias");
+if (offsetof<GenerateOptions>("n_stop") != 72) ERROR("GenerateOptions.n_stop");
+if (offsetof<GenerateOptions>("n_bias") != 76) ERROR("GenerateOptions.n_bias");
+if (offsetof<GenerateOptions>("sampler") != 80) ERROR("GenerateOptions.sampler");
+if (offsetof<GenerateOptions>("grammar") != 84) ERROR("GenerateOptions.grammar");
+if (offsetof<GenerateOptions>("context") != 88) ERROR("GenerateOptions.context");
+if (offsetof<GenerateOptions>("run_ahead") != 92) ERROR("GenerateOptions.run_ahead");
+
+@unmanaged
+export class Bytes {
+  ptr: u64 = 0;
+  len: u64 = 0;
+}
+if (offsetof<Bytes>() != 16) ERROR("Bytes");
+if (offsetof<Bytes>("ptr") != 0) ERROR("Bytes.ptr");
+if (offsetof<Bytes>("len") != 8) ERROR("Bytes.len");
+
+@unmanaged
+export class Bias {
+  token: i32 = 0;
+  bias: f32 = 0;
+}
+if (offsetof<Bias>() != 8) ERROR("Bias");
+if (offsetof<Bias>("token") != 0) ERROR("Bias.token");
+if (offsetof<Bias>("bias") != 4) ERROR("Bias.bias");
+
+export const EVENT_KIND_TOKEN: u32 = 1;
+export const EVENT_KIND_END: u32 = 2;
+// end token or stop string
+export const END_STOP: u32 = 1;
+// max_tokens, or the context is full
+export const END_LENGTH: u32 = 2;
+export const END_CANCELLED: u32 = 3;
+// see status
+export const END_ERROR: u32 = 4;
+
+@unmanaged
+export class GuestEvent {
+  // of the generation
+  handle: i32 = 0;
+  kind: u32 = 0;
+  // TOKEN
+  token: i32 = 0;
+  // with GENERATE_LOGPROBS
+  logprob: f32 = 0;
+  // in the text buffer of the same wait(); END may bring text that was held back
+  text_at: u32 = 0;
+  text_len: u32 = 0;
+  // END: REALM_END_*
+  finish: u32 = 0;
+  // END: 0, or the negative code of the failure
+  status: i32 = 0;
+}
+if (offsetof<GuestEvent>() != 32) ERROR("GuestEvent");
+if (offsetof<GuestEvent>("handle") != 0) ERROR("GuestEvent.handle");
+if (offsetof<GuestEvent>("kind") != 4) ERROR("GuestEvent.kind");
+if (offsetof<GuestEvent>("token") != 8) ERROR("GuestEvent.token");
+if (offsetof<GuestEvent>("logprob") != 12) ERROR("GuestEvent.logprob");
+if (offsetof<GuestEvent>("text_at") != 16) ERROR("GuestEvent.text_at");
+if (offsetof<GuestEvent>("text_len") != 20) ERROR("GuestEvent.text_len");
+if (offsetof<GuestEvent>("finish") != 24) ERROR("GuestEvent.finish");
+if (offsetof<GuestEvent>("status") != 28) ERROR("GuestEvent.status");
+
+// tokens of a generation so far
+@unmanaged
+export class GuestUsage {
+  prompt: u32 = 0;
+  cached: u32 = 0;
+  completion: u32 = 0;
+}
+if (offsetof<GuestUsage>() != 12) ERROR("GuestUsage");
+if (offsetof<GuestUsage>("prompt") != 0) ERROR("GuestUsage.prompt");
+if (offsetof<GuestUsage>("cached") != 4) ERROR("GuestUsage.cached");
+if (offsetof<GuestUsage>("completion") != 8) ERROR("GuestUsage.completion");
+
+// ---- contexts, forward passes, logits ----
+
+@unmanaged
+export class GuestContext {
+  n_tokens: u32 = 0;
+  // tokens, and those whose KV is there
+  n_computed: u32 = 0;
+  pages: u32 = 0;
+  // of KV; shared: with another context, a prefix or a running generation
+  shared_pages: u32 = 0;
+  // 1: a generation or forward pass runs on it
+  busy: u32 = 0;
+  // 1: its pages were moved out of the KV memory; they come back when needed
+  suspended: u32 = 0;
+}
+if (offsetof<GuestContext>() != 24) ERROR("GuestContext");
+if (offsetof<GuestContext>("n_tokens") != 0) ERROR("GuestContext.n_tokens");
+if (offsetof<GuestContext>("n_computed") != 4) ERROR("GuestContext.n_computed");
+if (offsetof<GuestContext>("pages") != 8) ERROR("GuestContext.pages");
+if (offsetof<GuestContext>("shared_pages") != 12) ERROR("GuestContext.shared_pages");
+if (offsetof<GuestContext>("busy") != 16) ERROR("GuestContext.busy");
+if (offsetof<GuestContext>("suspended") != 20) ERROR("GuestContext.suspended");
+
+// keep the final hidden state of the rows
+export const FORWARD_HIDDEN: u32 = 1;
+// rows of one forward pass whose logits are kept
+export const FORWARD_ROWS_MAX: u32 = 64;
+
+@unmanaged
+export class GuestToken {
+  token: i32 = 0;
+  logprob: f32 = 0;
+}
+if (offsetof<GuestToken>() != 8) ERROR("GuestToken");
+if (offsetof<GuestToken>("token") != 0) ERROR("GuestToken.token");
+if (offsetof<GuestToken>("logprob") != 4) ERROR("GuestToken.logprob");
+
+@unmanaged
+export class GuestLogitStats {
+  best: i32 = 0;
+  best_logprob: f32 = 0;
+  // nats
+  entropy: f32 = 0;
+  // of the raw logits
+  log_sum_exp: f32 = 0;
+}
+if (offsetof<GuestLogitStats>() != 16) ERROR("GuestLogitStats");
+if (offsetof<GuestLogitStats>("best") != 0) ERROR("GuestLogitStats.best");
+if (offsetof<GuestLogitStats>("best_logprob") != 4) ERROR("GuestLogitStats.best_logprob");
+if (offsetof<GuestLogitStats>("entropy") != 8) ERROR("GuestLogitStats.entropy");
+if (offsetof<GuestLogitStats>("log_sum_exp") != 12) ERROR("GuestLogitStats.log_sum_exp");
+
+// ---- samplers and grammars ----
+
+// n: last_n (0 all); a: repeat, b: frequency, c: presence
+export const STAGE_PENALTIES: u32 = 1;
+// n: last_n (0 all); a: multiplier, b: base, m: allowed length
+export const STAGE_DRY: u32 = 2;
+// data: realm_bias; n: how many
+export const STAGE_BIAS: u32 = 3;
+// data: bits as for logits_mask; n: bytes
+export const STAGE_MASK: u32 = 4;
+// handle; its state is copied
+export const STAGE_GRAMMAR: u32 = 5;
+// a; 0: greedy
+export const STAGE_TEMPERATURE: u32 = 6;
+// n
+export const STAGE_TOP_K: u32 = 7;
+// a
+export const STAGE_TOP_P: u32 = 8;
+// a
+export const STAGE_MIN_P: u32 = 9;
+// a
+export const STAGE_TYPICAL: u32 = 10;
+// a: probability, b: threshold
+export const STAGE_XTC: u32 = 11;
+// version 2. a: tau, b: eta; the last stage
+export const STAGE_MIROSTAT: u32 = 12;
+
+@unmanaged
+export class SamplerStage {
+  kind: u32 = 0;
+  handle: i32 = 0;
+  n: u32 = 0;
+  m: u32 = 0;
+  a: f32 = 0;
+  b: f32 = 0;
+  c: f32 = 0;
+  zero: u32 = 0;
+  // address
+  data: u64 = 0;
+}
+if (offsetof<SamplerStage>() != 40) ERROR("SamplerStage");
+if (offsetof<SamplerStage>("kind") != 0) ERROR("SamplerStage.kind");
+if (offsetof<SamplerStage>("handle") != 4) ERROR("SamplerStage.handle");
+if (offsetof<SamplerStage>("n") != 8) ERROR("SamplerStage.n");
+if (offsetof<SamplerStage>("m") != 12) ERROR("SamplerStage.m");
+if (offsetof<SamplerStage>("a") != 16) ERROR("SamplerStage.a");
+if (offsetof<SamplerStage>("b") != 20) ERROR("SamplerStage.b");
+if (offsetof<SamplerStage>("c") != 24) ERROR("SamplerStage.c");
+if (offsetof<SamplerStage>("zero") != 28) ERROR("SamplerStage.zero");
+if (offsetof<SamplerStage>("data") != 32) ERROR("SamplerStage.data");
+
+export const GRAMMAR_JSON_SCHEMA: u32 = 1;
+export const GRAMMAR_REGEX: u32 = 2;
+export const GRAMMAR_LARK: u32 = 3;
+export const GRAMMAR_CAN_END: i32 = 1;
+export const GRAMMAR_MUST_END: i32 = 2;
+
+// ---- a ring of events ----
+
+// At the registered address: this header, n_slots events, text_bytes bytes. The program sets n_slots and text_bytes
+// before ring_set, and moves `tail` and `text_tail` on over what it has read; the host moves `head` and `text_head`.
+// All four count from 0 upwards and wrap at 2^32; slot and byte are taken modulo n_slots and text_bytes, which are
+// powers of two. An event's text_at is a count like text_head; a text does not wrap inside the ring (the host skips to
+// the start).
+
+@unmanaged
+export class EventRing {
+  n_slots: u32 = 0;
+  text_bytes: u32 = 0;
+  head: u32 = 0;
+  tail: u32 = 0;
+  text_head: u32 = 0;
+  text_tail: u32 = 0;
+}
+if (offsetof<EventRing>() != 24) ERROR("EventRing");
+if (offsetof<EventRing>("n_slots") != 0) ERROR("EventRing.n_slots");
+if (offsetof<EventRing>("text_bytes") != 4) ERROR("EventRing.text_bytes");
+if (offsetof<EventRing>("head") != 8) ERROR("EventRing.head");
+if (offsetof<EventRing>("tail") != 12) ERROR("EventRing.tail");
+if (offsetof<EventRing>("text_head") != 16) ERROR("EventRing.text_head");
+if (offsetof<EventRing>("text_tail") != 20) ERROR("EventRing.text_tail");
+
+// ---- tensors ----
+
+@unmanaged
+export class GuestTensor {
+  // the last is contiguous; unused ones 1, at the front
+  dims0: u64 = 0;
+  dims1: u64 = 0;
+  dims2: u64 = 0;
+  dims3: u64 = 0;
+  n_dims: u32 = 0;
+  // ggml's number; 0: float32
+  type: u32 = 0;
+  // 1: of a model, read only
+  weight: u32 = 0;
+  zero: u32 = 0;
+}
+if (offsetof<GuestTensor>() != 48) ERROR("GuestTensor");
+if (offsetof<GuestTensor>("dims0") != 0) ERROR("GuestTensor.dims");
+if (offsetof<GuestTensor>("n_dims") != 32) ERROR("GuestTensor.n_dims");
+if (offsetof<GuestTensor>("type") != 36) ERROR("GuestTensor.type");
+if (offsetof<GuestTensor>("weight") != 40) ERROR("GuestTensor.weight");
+if (offsetof<GuestTensor>("zero") != 44) ERROR("GuestTensor.zero");
+
+// Rows are the product of all dimensions but the last.
+
+// out(m,n) = a(m,k) b(n,k)^T; b a weight or a tensor
+export const TENSOR_MATMUL: u32 = 1;
+// out(n,k) = a's rows `ids`; scaled by x
+export const TENSOR_GET_ROWS: u32 = 2;
+// out = a / sqrt(mean(a^2) + x) * b; b 0: no gain
+export const TENSOR_RMS_NORM: u32 = 3;
+// out = a + b; b of one row is added to every row
+export const TENSOR_ADD: u32 = 4;
+// out = a * b; likewise
+export const TENSOR_MUL: u32 = 5;
+// out = a * x
+export const TENSOR_SCALE: u32 = 6;
+export const TENSOR_SILU: u32 = 7;
+// tanh form
+export const TENSOR_GELU: u32 = 8;
+// by row
+export const TENSOR_SOFTMAX: u32 = 9;
+// heads of head_dim in a row; row i at position `at` + i; x base, y frequency scale
+export const TENSOR_ROPE: u32 = 10;
+// out = softmax(x q k^T + mask) v; a q, b k, c v, d mask (0: causal, row i sees `at` + i + 1)
+export const TENSOR_ATTENTION: u32 = 11;
+// `n` rows of a from row `at` to out's row `to`
+export const TENSOR_COPY: u32 = 12;
+// flags of ROPE: rotates (i, i + d/2), else neighbours
+export const TENSOR_ROPE_HALVES: u32 = 1;
+
+@unmanaged
+export class TensorOp {
+  kind: u32 = 0;
+  flags: u32 = 0;
+  out: i32 = 0;
+  a: i32 = 0;
+  b: i32 = 0;
+  c: i32 = 0;
+  // tensor handles
+  d: i32 = 0;
+  n_head: u32 = 0;
+  n_kv_head: u32 = 0;
+  head_dim: u32 = 0;
+  // ATTENTION: positions seen, 0 all
+  window: u32 = 0;
+  x: f32 = 0;
+  y: f32 = 0;
+  n_ids: u32 = 0;
+  // GET_ROWS: address of n_ids i32
+  ids: u64 = 0;
+  at: u64 = 0;
+  to: u64 = 0;
+  n: u64 = 0;
+}
+if (offsetof<TensorOp>() != 88) ERROR("TensorOp");
+if (offsetof<TensorOp>("kind") != 0) ERROR("TensorOp.kind");
+if (offsetof<TensorOp>("flags") != 4) ERROR("TensorOp.flags");
+if (offsetof<TensorOp>("out") != 8) ERROR("TensorOp.out");
+if (offsetof<TensorOp>("a") != 12) ERROR("TensorOp.a");
+if (offsetof<TensorOp>("b") != 16) ERROR("TensorOp.b");
+if (offsetof<TensorOp>("c") != 20) ERROR("TensorOp.c");
+if (offsetof<TensorOp>("d") != 24) ERROR("TensorOp.d");
+if (offsetof<TensorOp>("n_head") != 28) ERROR("TensorOp.n_head");
+if (offsetof<TensorOp>("n_kv_head") != 32) ERROR("TensorOp.n_kv_head");
+if (offsetof<TensorOp>("head_dim") != 36) ERROR("TensorOp.head_dim");
+if (offsetof<TensorOp>("window") != 40) ERROR("TensorOp.window");
+if (offsetof<TensorOp>("x") != 44) ERROR("TensorOp.x");
+if (offsetof<TensorOp>("y") != 48) ERROR("TensorOp.y");
+if (offsetof<TensorOp>("n_ids") != 52) ERROR("TensorOp.n_ids");
+if (offsetof<TensorOp>("ids") != 56) ERROR("TensorOp.ids");
+if (offsetof<TensorOp>("at") != 64) ERROR("TensorOp.at");
+if (offsetof<TensorOp>("to") != 72) ERROR("TensorOp.to");
+if (offsetof<TensorOp>("n") != 80) ERROR("TensorOp.n");
+
+@unmanaged
+export class StreamStats {
+  hits: u64 = 0;
+  misses: u64 = 0;
+  evictions: u64 = 0;
+  bytes_resident: u64 = 0;
+  bytes_read: u64 = 0;
+  bytes_budget: u64 = 0;
+  prefetched: u64 = 0;
+}
+if (offsetof<StreamStats>() != 56) ERROR("StreamStats");
+if (offsetof<StreamStats>("hits") != 0) ERROR("StreamStats.hits");
+if (offsetof<StreamStats>("misses") != 8) ERROR("StreamStats.misses");
+if (offsetof<StreamStats>("evictions") != 16) ERROR("StreamStats.evictions");
+if (offsetof<StreamStats>("bytes_resident") != 24) ERROR("StreamStats.bytes_resident");
+if (offsetof<StreamStats>("bytes_read") != 32) ERROR("StreamStats.bytes_read");
+if (offsetof<StreamStats>("bytes_budget") != 40) ERROR("StreamStats.bytes_budget");
+if (offsetof<StreamStats>("prefetched") != 48) ERROR("StreamStats.prefetched");
+
+@unmanaged
+export class GuestLimits {
+  // of this structure, as the host knows it
+  size: u32 = 0;
+  abi_major: u32 = 0;
+  abi_minor: u32 = 0;
+  // longest prompt and answer together
+  context_tokens: u32 = 0;
+  // linear memory of an instance
+  memory_bytes: u64 = 0;
+  // CPU time between two waits
+  cpu_ms_per_wake: u64 = 0;
+  // of the tenant, in flight; 0: no limit
+  generations: u32 = 0;
+  // open at once in an instance
+  handles: u32 = 0;
+  // of one emit
+  emit_bytes: u32 = 0;
+  // token ids are below
+  vocabulary: u32 = 0;
+  // of logits, hidden states and tensors that this instance may read back
+  read_bytes: u64 = 0;
+  // of tensors at once
+  tensor_bytes: u64 = 0;
+  // of the tenant's store and stored models
+  storage_bytes: u64 = 0;
+  // of the tenant's contexts and generations; 0: no limit
+  kv_tokens: u64 = 0;
+  // of this instance; 0: no limit
+  wall_ms: u64 = 0;
+}
+if (offsetof<GuestLimits>() != 88) ERROR("GuestLimits");
+if (offsetof<GuestLimits>("size") != 0) ERROR("GuestLimits.size");
+if (offsetof<GuestLimits>("abi_major") != 4) ERROR("GuestLimits.abi_major");
+if (offsetof<GuestLimits>("abi_minor") != 8) ERROR("GuestLimits.abi_minor");
+if (offsetof<GuestLimits>("context_tokens") != 12) ERROR("GuestLimits.context_tokens");
+if (offsetof<GuestLimits>("memory_bytes") != 16) ERROR("GuestLimits.memory_bytes");
+if (offsetof<GuestLimits>("cpu_ms_per_wake") != 24) ERROR("GuestLimits.cpu_ms_per_wake");
+if (offsetof<GuestLimits>("generations") != 32) ERROR("GuestLimits.generations");
+if (offsetof<GuestLimits>("handles") != 36) ERROR("GuestLimits.handles");
+if (offsetof<GuestLimits>("emit_bytes") != 40) ERROR("GuestLimits.emit_bytes");
+if (offsetof<GuestLimits>("vocabulary") != 44) ERROR("GuestLimits.vocabulary");
+if (offsetof<GuestLimits>("read_bytes") != 48) ERROR("GuestLimits.read_bytes");
+if (offsetof<GuestLimits>("tensor_bytes") != 56) ERROR("GuestLimits.tensor_bytes");
+if (offsetof<GuestLimits>("storage_bytes") != 64) ERROR("GuestLimits.storage_bytes");
+if (offsetof<GuestLimits>("kv_tokens") != 72) ERROR("GuestLimits.kv_tokens");
+if (offsetof<GuestLimits>("wall_ms") != 80) ERROR("GuestLimits.wall_ms");
+
+// Clocks of clock_ms.
+
+// since some moment before the instance started
+export const CLOCK_MONOTONIC: u32 = 0;
+// since 1970, UTC
+export const CLOCK_WALL: u32 = 1;
+
+// ---- Result codes ----
+
+// success.
+export const OK: i32 = 0;
+// invalid argument.
+export const E_INVALID: i32 = -1;
+// malformed data.
+export const E_FORMAT: i32 = -2;
+// not supported.
+export const E_UNSUPPORTED: i32 = -3;
+// out of memory.
+export const E_NOMEM: i32 = -4;
+// input or output failed.
+export const E_IO: i32 = -5;
+// not found.
+export const E_NOT_FOUND: i32 = -6;
+// already exists.
+export const E_EXISTS: i32 = -7;
+// a limit was reached.
+export const E_LIMIT: i32 = -8;
+// out of range or buffer too small.
+export const E_RANGE: i32 = -9;
+// would block.
+export const E_AGAIN: i32 = -10;
+// cancelled.
+export const E_CANCELLED: i32 = -11;
+// timed out.
+export const E_TIMEOUT: i32 = -12;
+// not permitted.
+export const E_DENIED: i32 = -13;
+// no valid key.
+export const E_UNAUTHENTICATED: i32 = -14;
+// the program failed.
+export const E_PROGRAM: i32 = -15;
+// closed.
+export const E_CLOSED: i32 = -16;
+// the compute device failed.
+export const E_DEVICE: i32 = -17;
+// internal error.
+export const E_INTERNAL: i32 = -18;
+// overloaded.
+export const E_BUSY: i32 = -19;
+
+// What a result code means.
+export function codeText(code: i32): string {
+  switch (code) {
+    case 0: return "success";
+    case -1: return "invalid argument";
+    case -2: return "malformed data";
+    case -3: return "not supported";
+    case -4: return "out of memory";
+    case -5: return "input or output failed";
+    case -6: return "not found";
+    case -7: return "already exists";
+    case -8: return "a limit was reached";
+    case -9: return "out of range or buffer too small";
+    case -10: return "would block";
+    case -11: return "cancelled";
+    case -12: return "timed out";
+    case -13: return "not permitted";
+    case -14: return "no valid key";
+    case -15: return "the program failed";
+    case -16: return "closed";
+    case -17: return "the compute device failed";
+    case -18: return "internal error";
+    case -19: return "overloaded";
+    default: return "unknown failure";
+  }
+}
+
+// ---- About the host ----
+
+// Major version << 16 | minor version.
+// @ts-ignore: decorator
+@external("realm", "abi_version")
+export declare function abi_version(): i32;
+
+// What this instance may use; writes as much as fits and returns the structure's size.
+// @ts-ignore: decorator
+@external("realm", "limits_get")
+export declare function limits_get(out: usize, max: usize): i32;
+
+// Text of the last call that failed, cut to fit; returns its length.
+// @ts-ignore: decorator
+@external("realm", "last_error")
+export declare function last_error(out: usize, max: usize): i32;
+
+// A line in the server's log; level 0 (debug) to 3 (error). Lines and bytes are bounded, what is too much is dropped
+// and counted.
+// @ts-ignore: decorator
+@external("realm", "log")
+export declare function log(level: i32, text: usize, len: usize): i32;
+
+// Milliseconds of CLOCK_MONOTONIC or CLOCK_WALL.
+// @ts-ignore: decorator
+@external("realm", "clock_ms")
+export declare function clock_ms(clock: u32, out: usize): i32;
+
+// Random bytes, at most 64 KiB a call.
+// @ts-ignore: decorator
+@external("realm", "random")
+export declare function random(out: usize, len: usize): i32;
+
+// ---- Input and output ----
+
+// The request as JSON (name_len 0), or a top-level field of it: a string as its text, anything else as JSON.
+// E_NOT_FOUND when it is absent.
+// @ts-ignore: decorator
+@external("realm", "input")
+export declare function input(name: usize, name_len: usize, out: usize, max: usize): i32;
+
+// Hands well-formed UTF-8 to the client; waits while the client is slow.
+// @ts-ignore: decorator
+@external("realm", "emit")
+export declare function emit(text: usize, len: usize): i32;
+
+// The same for one token, or -1 for text that is none.
+// @ts-ignore: decorator
+@external("realm", "realm_stream_token")
+export declare function realm_stream_token(token: i32, text: usize, len: usize): i32;
+
+// How the answer ends (END_STOP, END_LENGTH), where that is not how the last generation did.
+// @ts-ignore: decorator
+@external("realm", "finish")
+export declare function finish(reason: u32): i32;
+
+// ---- Text ----
+
+// Token ids of a text. Flags TEXT_ADD_SPECIAL, _PARSE_SPECIAL, _CONTINUES.
+// @ts-ignore: decorator
+@external("realm", "encode")
+export declare function encode(text: usize, len: usize, flags: u32, out: usize, max: usize): i32;
+
+// Text of tokens; flag TEXT_SPECIAL shows control tokens.
+// @ts-ignore: decorator
+@external("realm", "decode")
+export declare function decode(tokens: usize, n: usize, flags: u32, out: usize, max: usize): i32;
+
+// The bytes that one token stands for.
+// @ts-ignore: decorator
+@external("realm", "token_piece")
+export declare function token_piece(token: i32, flags: u32, out: usize, max: usize): i32;
+
+// ---- Prompts ----
+
+// Handle of the request's own prompt, for the request's own model.
+// @ts-ignore: decorator
+@external("realm", "prompt_own")
+export declare function prompt_own(): i32;
+
+// The model's chat template over JSON messages (and tools, or length 0). What messages spell never becomes a control
+// token. Flag CHAT_ANSWER ends with the header of an answer.
+// @ts-ignore: decorator
+@external("realm", "prompt_chat")
+export declare function prompt_chat(messages: usize, messages_len: usize, tools: usize, tools_len: usize, flags: u32): i32;
+
+// A prompt from text; flags as for encode.
+// @ts-ignore: decorator
+@external("realm", "prompt_text")
+export declare function prompt_text(text: usize, len: usize, flags: u32): i32;
+
+// A prompt from token ids.
+// @ts-ignore: decorator
+@external("realm", "prompt_tokens")
+export declare function prompt_tokens(tokens: usize, n: usize): i32;
+
+// A prompt's text.
+// @ts-ignore: decorator
+@external("realm", "prompt_get_text")
+export declare function prompt_get_text(prompt: i32, out: usize, max: usize): i32;
+
+// A prompt's token ids.
+// @ts-ignore: decorator
+@external("realm", "prompt_get_tokens")
+export declare function prompt_get_tokens(prompt: i32, out: usize, max: usize): i32;
+
+// ---- Generations ----
+
+// Starts a generation and returns its handle. Options 0: the request's own parameters; else those whose bit is in `set`
+// replace them. With a context in the options the prompt (or 0) is added to it, and the answer after that.
+// @ts-ignore: decorator
+@external("realm", "generate")
+export declare function generate(prompt: i32, options: usize, mode: u32): i32;
+
+// Events of one generation or forward pass, or of any (0), since the last time, with their texts one after the other in
+// `text`; waits until there is one, at most timeout_ms (-1: for ever). 0 when the time is up; E_CLOSED after the end
+// was given, E_NOT_FOUND when nothing runs, E_CANCELLED when the client has gone.
+// @ts-ignore: decorator
+@external("realm", "wait")
+export declare function wait(handle: i32, events: usize, max_events: usize, text: usize, max_text: usize, timeout_ms: i32): i32;
+
+// Tokens that a generation or forward pass was charged so far.
+// @ts-ignore: decorator
+@external("realm", "usage")
+export declare function usage(generation: i32, out: usize): i32;
+
+// Ends it; its end comes as an event.
+// @ts-ignore: decorator
+@external("realm", "cancel")
+export declare function cancel(generation: i32): i32;
+
+// Gives back any handle; what still runs is cancelled.
+// @ts-ignore: decorator
+@external("realm", "close")
+export declare function close(handle: i32): i32;
+
+// Prompt in, text out: a whole generation, batched with everybody's; returns the bytes of text, cut between characters
+// at `max`.
+// @ts-ignore: decorator
+@external("realm", "realm_host_generate")
+export declare function realm_host_generate(model: i32, prompt: usize, prompt_len: usize, options: usize, out: usize, max: usize): i32;

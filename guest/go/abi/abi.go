@@ -1,0 +1,771 @@
+// Code generated: made by tools/abi-gen (make abi) from src/tenant/abi.h and include/realm/abi.h; do not edit.
+
+// Package abi is the host's interface as it is: functions that take addresses and return codes, constants and
+// structures. Package realm has the same in Go's own manner.
+package abi
+
+import (
+	"structs"
+	"unsafe"
+)
+
+// A program built for a later major version is refused; minor versions only add.
+const ABIMajor = 1
+const ABIMinor = 1
+
+// Flags of encode and prompt_text.
+
+// begin and end tokens as the model asks
+const TextAddSpecial = 1
+
+// the text of control tokens becomes control tokens: never for a client's text
+const TextParseSpecial = 2
+
+// follows earlier text: no space prefix
+const TextContinues = 4
+
+// Flags of decode, token_piece.
+
+// control tokens show as text
+const TextSpecial = 1
+
+// Flags of prompt_chat.
+
+// end with the header of the model's answer
+const ChatAnswer = 1
+
+// Flags of realm_generate_options.
+const GenerateLogprobs = 1
+
+// end tokens are tokens like others
+const GenerateIgnoreEnd = 2
+
+// control tokens show in the text
+const GenerateSpecialText = 4
+
+// realm_host_generate: the text is one user message, for the chat template
+const GenerateChat = 256
+
+// How tokens reach the world.
+
+// through wait()
+const ModeEvents = 0
+
+// straight to the client; wait() gives the end alone. One at a time
+const ModePipe = 1
+
+// through wait(); the engine is at most options.run_ahead tokens ahead of confirm()
+const ModeAhead = 2
+
+// A program that decides on every token itself (lockstep) calls forward(), samples, and calls it again.
+
+// Bits of realm_generate_options.set: fields without their bit keep the request's own value.
+const SetMaxTokens = 1
+const SetTemperature = 2
+const SetTopK = 4
+const SetTopP = 8
+const SetMinP = 16
+const SetRepeatPenalty = 32
+const SetFrequencyPenalty = 64
+const SetPresencePenalty = 128
+const SetPenaltyLastN = 256
+const SetSeed = 512
+const SetStop = 1024
+const SetBias = 2048
+
+// the first three flags; GenerateChat counts always
+const SetFlags = 4096
+
+// a handle; the other sampling fields are not looked at. Its state is copied
+const SetSampler = 8192
+
+// a handle; its state is copied. Applied before the sampling that is in force
+const SetGrammar = 16384
+const SetContext = 32768
+
+type GenerateOptions struct {
+	_ structs.HostLayout
+
+	// sizeof(realm_generate_options)
+	Size uint32
+	Set  uint32
+	// 0: until the context is full
+	MaxTokens        uint32
+	TopK             uint32
+	Temperature      float32
+	TopP             float32
+	MinP             float32
+	RepeatPenalty    float32
+	FrequencyPenalty float32
+	PresencePenalty  float32
+	PenaltyLastN     uint32
+	Flags            uint32
+	Seed             uint64
+	// address of n_stop realm_bytes
+	Stop uint64
+	// address of n_bias realm_bias
+	Bias    uint64
+	NStop   uint32
+	NBias   uint32
+	Sampler int32
+	Grammar int32
+	// handles
+	Context int32
+	// ModeAhead: 1 to 64
+	RunAhead uint32
+}
+
+var _ = [1]struct{}{}[unsafe.Sizeof(GenerateOptions{})-96]
+var _ = [1]struct{}{}[unsafe.Offsetof(GenerateOptions{}.Size)-0]
+var _ = [1]struct{}{}[unsafe.Offsetof(GenerateOptions{}.Set)-4]
+var _ = [1]struct{}{}[unsafe.Offsetof(GenerateOptions{}.MaxTokens)-8]
+var _ = [1]struct{}{}[unsafe.Offsetof(GenerateOptions{}.TopK)-12]
+var _ = [1]struct{}{}[unsafe.Offsetof(GenerateOptions{}.Temperature)-16]
+var _ = [1]struct{}{}[unsafe.Offsetof(GenerateOptions{}.TopP)-20]
+var _ = [1]struct{}{}[unsafe.Offsetof(GenerateOptions{}.MinP)-24]
+var _ = [1]struct{}{}[unsafe.Offsetof(GenerateOptions{}.RepeatPenalty)-28]
+var _ = [1]struct{}{}[unsafe.Offsetof(GenerateOptions{}.FrequencyPenalty)-32]
+var _ = [1]struct{}{}[unsafe.Offsetof(GenerateOptions{}.PresencePenalty)-36]
+var _ = [1]struct{}{}[unsafe.Offsetof(GenerateOptions{}.PenaltyLastN)-40]
+var _ = [1]struct{}{}[unsafe.Offsetof(GenerateOptions{}.Flags)-44]
+var _ = [1]struct{}{}[unsafe.Offsetof(GenerateOptions{}.Seed)-48]
+var _ = [1]struct{}{}[unsafe.Offsetof(GenerateOptions{}.Stop)-56]
+var _ = [1]struct{}{}[unsafe.Offsetof(GenerateOptions{}.Bias)-64]
+var _ = [1]struct{}{}[unsafe.Offsetof(GenerateOptions{}.NStop)-72]
+var _ = [1]struct{}{}[unsafe.Offsetof(GenerateOptions{}.NBias)-76]
+var _ = [1]struct{}{}[unsafe.Offsetof(GenerateOptions{}.Sampler)-80]
+var _ = [1]struct{}{}[unsafe.Offsetof(GenerateOptions{}.Grammar)-84]
+var _ = [1]struct{}{}[unsafe.Offsetof(GenerateOptions{}.Context)-88]
+var _ = [1]struct{}{}[unsafe.Offsetof(GenerateOptions{}.RunAhead)-92]
+
+type Bytes struct {
+	_ structs.HostLayout
+
+	Ptr uint64
+	Len uint64
+}
+
+var _ = [1]struct{}{}[unsafe.Sizeof(Bytes{})-16]
+var _ = [1]struct{}{}[unsafe.Offsetof(Bytes{}.Ptr)-0]
+var _ = [1]struct{}{}[unsafe.Offsetof(Bytes{}.Len)-8]
+
+type Bias struct {
+	_ structs.HostLayout
+
+	Token int32
+	Bias  float32
+}
+
+var _ = [1]struct{}{}[unsafe.Sizeof(Bias{})-8]
+var _ = [1]struct{}{}[unsafe.Offsetof(Bias{}.Token)-0]
+var _ = [1]struct{}{}[unsafe.Offsetof(Bias{}.Bias)-4]
+
+const EventKindToken = 1
+const EventKindEnd = 2
+
+// end token or stop string
+const EndStop = 1
+
+// max_tokens, or the context is full
+const EndLength = 2
+const EndCancelled = 3
+
+// see status
+const EndError = 4
+
+type GuestEvent struct {
+	_ structs.HostLayout
+
+	// of the generation
+	Handle int32
+	Kind   uint32
+	// TOKEN
+	Token int32
+	// with GenerateLogprobs
+	Logprob float32
+	// in the text buffer of the same wait(); END may bring text that was held back
+	TextAt  uint32
+	TextLen uint32
+	// END: REALM_END_*
+	Finish uint32
+	// END: 0, or the negative code of the failure
+	Status int32
+}
+
+var _ = [1]struct{}{}[unsafe.Sizeof(GuestEvent{})-32]
+var _ = [1]struct{}{}[unsafe.Offsetof(GuestEvent{}.Handle)-0]
+var _ = [1]struct{}{}[unsafe.Offsetof(GuestEvent{}.Kind)-4]
+var _ = [1]struct{}{}[unsafe.Offsetof(GuestEvent{}.Token)-8]
+var _ = [1]struct{}{}[unsafe.Offsetof(GuestEvent{}.Logprob)-12]
+var _ = [1]struct{}{}[unsafe.Offsetof(GuestEvent{}.TextAt)-16]
+var _ = [1]struct{}{}[unsafe.Offsetof(GuestEvent{}.TextLen)-20]
+var _ = [1]struct{}{}[unsafe.Offsetof(GuestEvent{}.Finish)-24]
+var _ = [1]struct{}{}[unsafe.Offsetof(GuestEvent{}.Status)-28]
+
+// tokens of a generation so far
+type GuestUsage struct {
+	_ structs.HostLayout
+
+	Prompt     uint32
+	Cached     uint32
+	Completion uint32
+}
+
+var _ = [1]struct{}{}[unsafe.Sizeof(GuestUsage{})-12]
+var _ = [1]struct{}{}[unsafe.Offsetof(GuestUsage{}.Prompt)-0]
+var _ = [1]struct{}{}[unsafe.Offsetof(GuestUsage{}.Cached)-4]
+var _ = [1]struct{}{}[unsafe.Offsetof(GuestUsage{}.Completion)-8]
+
+// ---- contexts, forward passes, logits ----
+
+type GuestContext struct {
+	_ structs.HostLayout
+
+	NTokens uint32
+	// tokens, and those whose KV is there
+	NComputed uint32
+	Pages     uint32
+	// of KV; shared: with another context, a prefix or a running generation
+	SharedPages uint32
+	// 1: a generation or forward pass runs on it
+	Busy uint32
+	// 1: its pages were moved out of the KV memory; they come back when needed
+	Suspended uint32
+}
+
+var _ = [1]struct{}{}[unsafe.Sizeof(GuestContext{})-24]
+var _ = [1]struct{}{}[unsafe.Offsetof(GuestContext{}.NTokens)-0]
+var _ = [1]struct{}{}[unsafe.Offsetof(GuestContext{}.NComputed)-4]
+var _ = [1]struct{}{}[unsafe.Offsetof(GuestContext{}.Pages)-8]
+var _ = [1]struct{}{}[unsafe.Offsetof(GuestContext{}.SharedPages)-12]
+var _ = [1]struct{}{}[unsafe.Offsetof(GuestContext{}.Busy)-16]
+var _ = [1]struct{}{}[unsafe.Offsetof(GuestContext{}.Suspended)-20]
+
+// keep the final hidden state of the rows
+const ForwardHidden = 1
+
+// rows of one forward pass whose logits are kept
+const ForwardRowsMax = 64
+
+type GuestToken struct {
+	_ structs.HostLayout
+
+	Token   int32
+	Logprob float32
+}
+
+var _ = [1]struct{}{}[unsafe.Sizeof(GuestToken{})-8]
+var _ = [1]struct{}{}[unsafe.Offsetof(GuestToken{}.Token)-0]
+var _ = [1]struct{}{}[unsafe.Offsetof(GuestToken{}.Logprob)-4]
+
+type GuestLogitStats struct {
+	_ structs.HostLayout
+
+	Best        int32
+	BestLogprob float32
+	// nats
+	Entropy float32
+	// of the raw logits
+	LogSumExp float32
+}
+
+var _ = [1]struct{}{}[unsafe.Sizeof(GuestLogitStats{})-16]
+var _ = [1]struct{}{}[unsafe.Offsetof(GuestLogitStats{}.Best)-0]
+var _ = [1]struct{}{}[unsafe.Offsetof(GuestLogitStats{}.BestLogprob)-4]
+var _ = [1]struct{}{}[unsafe.Offsetof(GuestLogitStats{}.Entropy)-8]
+var _ = [1]struct{}{}[unsafe.Offsetof(GuestLogitStats{}.LogSumExp)-12]
+
+// ---- samplers and grammars ----
+
+// n: last_n (0 all); a: repeat, b: frequency, c: presence
+const StagePenalties = 1
+
+// n: last_n (0 all); a: multiplier, b: base, m: allowed length
+const StageDRY = 2
+
+// data: realm_bias; n: how many
+const StageBias = 3
+
+// data: bits as for logits_mask; n: bytes
+const StageMask = 4
+
+// handle; its state is copied
+const StageGrammar = 5
+
+// a; 0: greedy
+const StageTemperature = 6
+
+// n
+const StageTopK = 7
+
+// a
+const StageTopP = 8
+
+// a
+const StageMinP = 9
+
+// a
+const StageTypical = 10
+
+// a: probability, b: threshold
+const StageXTC = 11
+
+// version 2. a: tau, b: eta; the last stage
+const StageMirostat = 12
+
+type SamplerStage struct {
+	_ structs.HostLayout
+
+	Kind   uint32
+	Handle int32
+	N      uint32
+	M      uint32
+	A      float32
+	B      float32
+	C      float32
+	Zero   uint32
+	// address
+	Data uint64
+}
+
+var _ = [1]struct{}{}[unsafe.Sizeof(SamplerStage{})-40]
+var _ = [1]struct{}{}[unsafe.Offsetof(SamplerStage{}.Kind)-0]
+var _ = [1]struct{}{}[unsafe.Offsetof(SamplerStage{}.Handle)-4]
+var _ = [1]struct{}{}[unsafe.Offsetof(SamplerStage{}.N)-8]
+var _ = [1]struct{}{}[unsafe.Offsetof(SamplerStage{}.M)-12]
+var _ = [1]struct{}{}[unsafe.Offsetof(SamplerStage{}.A)-16]
+var _ = [1]struct{}{}[unsafe.Offsetof(SamplerStage{}.B)-20]
+var _ = [1]struct{}{}[unsafe.Offsetof(SamplerStage{}.C)-24]
+var _ = [1]struct{}{}[unsafe.Offsetof(SamplerStage{}.Zero)-28]
+var _ = [1]struct{}{}[unsafe.Offsetof(SamplerStage{}.Data)-32]
+
+const GrammarJSONSchema = 1
+const GrammarRegex = 2
+const GrammarLark = 3
+const GrammarCanEnd = 1
+const GrammarMustEnd = 2
+
+// ---- a ring of events ----
+
+// At the registered address: this header, n_slots events, text_bytes bytes. The program sets n_slots and text_bytes
+// before ring_set, and moves `tail` and `text_tail` on over what it has read; the host moves `head` and `text_head`.
+// All four count from 0 upwards and wrap at 2^32; slot and byte are taken modulo n_slots and text_bytes, which are
+// powers of two. An event's text_at is a count like text_head; a text does not wrap inside the ring (the host skips to
+// the start).
+
+type EventRing struct {
+	_ structs.HostLayout
+
+	NSlots    uint32
+	TextBytes uint32
+	Head      uint32
+	Tail      uint32
+	TextHead  uint32
+	TextTail  uint32
+}
+
+var _ = [1]struct{}{}[unsafe.Sizeof(EventRing{})-24]
+var _ = [1]struct{}{}[unsafe.Offsetof(EventRing{}.NSlots)-0]
+var _ = [1]struct{}{}[unsafe.Offsetof(EventRing{}.TextBytes)-4]
+var _ = [1]struct{}{}[unsafe.Offsetof(EventRing{}.Head)-8]
+var _ = [1]struct{}{}[unsafe.Offsetof(EventRing{}.Tail)-12]
+var _ = [1]struct{}{}[unsafe.Offsetof(EventRing{}.TextHead)-16]
+var _ = [1]struct{}{}[unsafe.Offsetof(EventRing{}.TextTail)-20]
+
+// ---- tensors ----
+
+type GuestTensor struct {
+	_ structs.HostLayout
+
+	// the last is contiguous; unused ones 1, at the front
+	Dims  [4]uint64
+	NDims uint32
+	// ggml's number; 0: float32
+	Type uint32
+	// 1: of a model, read only
+	Weight uint32
+	Zero   uint32
+}
+
+var _ = [1]struct{}{}[unsafe.Sizeof(GuestTensor{})-48]
+var _ = [1]struct{}{}[unsafe.Offsetof(GuestTensor{}.Dims)-0]
+var _ = [1]struct{}{}[unsafe.Offsetof(GuestTensor{}.NDims)-32]
+var _ = [1]struct{}{}[unsafe.Offsetof(GuestTensor{}.Type)-36]
+var _ = [1]struct{}{}[unsafe.Offsetof(GuestTensor{}.Weight)-40]
+var _ = [1]struct{}{}[unsafe.Offsetof(GuestTensor{}.Zero)-44]
+
+// Rows are the product of all dimensions but the last.
+
+// out(m,n) = a(m,k) b(n,k)^T; b a weight or a tensor
+const TensorMatmul = 1
+
+// out(n,k) = a's rows `ids`; scaled by x
+const TensorGetRows = 2
+
+// out = a / sqrt(mean(a^2) + x) * b; b 0: no gain
+const TensorRMSNorm = 3
+
+// out = a + b; b of one row is added to every row
+const TensorAdd = 4
+
+// out = a * b; likewise
+const TensorMul = 5
+
+// out = a * x
+const TensorScale = 6
+const TensorSilu = 7
+
+// tanh form
+const TensorGelu = 8
+
+// by row
+const TensorSoftmax = 9
+
+// heads of head_dim in a row; row i at position `at` + i; x base, y frequency scale
+const TensorRope = 10
+
+// out = softmax(x q k^T + mask) v; a q, b k, c v, d mask (0: causal, row i sees `at` + i + 1)
+const TensorAttention = 11
+
+// `n` rows of a from row `at` to out's row `to`
+const TensorCopy = 12
+
+// flags of ROPE: rotates (i, i + d/2), else neighbours
+const TensorRopeHalves = 1
+
+type TensorOp struct {
+	_ structs.HostLayout
+
+	Kind  uint32
+	Flags uint32
+	Out   int32
+	A     int32
+	B     int32
+	C     int32
+	// tensor handles
+	D       int32
+	NHead   uint32
+	NKVHead uint32
+	HeadDim uint32
+	// ATTENTION: positions seen, 0 all
+	Window uint32
+	X      float32
+	Y      float32
+	NIds   uint32
+	// GET_ROWS: address of n_ids i32
+	Ids uint64
+	At  uint64
+	To  uint64
+	N   uint64
+}
+
+var _ = [1]struct{}{}[unsafe.Sizeof(TensorOp{})-88]
+var _ = [1]struct{}{}[unsafe.Offsetof(TensorOp{}.Kind)-0]
+var _ = [1]struct{}{}[unsafe.Offsetof(TensorOp{}.Flags)-4]
+var _ = [1]struct{}{}[unsafe.Offsetof(TensorOp{}.Out)-8]
+var _ = [1]struct{}{}[unsafe.Offsetof(TensorOp{}.A)-12]
+var _ = [1]struct{}{}[unsafe.Offsetof(TensorOp{}.B)-16]
+var _ = [1]struct{}{}[unsafe.Offsetof(TensorOp{}.C)-20]
+var _ = [1]struct{}{}[unsafe.Offsetof(TensorOp{}.D)-24]
+var _ = [1]struct{}{}[unsafe.Offsetof(TensorOp{}.NHead)-28]
+var _ = [1]struct{}{}[unsafe.Offsetof(TensorOp{}.NKVHead)-32]
+var _ = [1]struct{}{}[unsafe.Offsetof(TensorOp{}.HeadDim)-36]
+var _ = [1]struct{}{}[unsafe.Offsetof(TensorOp{}.Window)-40]
+var _ = [1]struct{}{}[unsafe.Offsetof(TensorOp{}.X)-44]
+var _ = [1]struct{}{}[unsafe.Offsetof(TensorOp{}.Y)-48]
+var _ = [1]struct{}{}[unsafe.Offsetof(TensorOp{}.NIds)-52]
+var _ = [1]struct{}{}[unsafe.Offsetof(TensorOp{}.Ids)-56]
+var _ = [1]struct{}{}[unsafe.Offsetof(TensorOp{}.At)-64]
+var _ = [1]struct{}{}[unsafe.Offsetof(TensorOp{}.To)-72]
+var _ = [1]struct{}{}[unsafe.Offsetof(TensorOp{}.N)-80]
+
+type StreamStats struct {
+	_ structs.HostLayout
+
+	Hits          uint64
+	Misses        uint64
+	Evictions     uint64
+	BytesResident uint64
+	BytesRead     uint64
+	BytesBudget   uint64
+	Prefetched    uint64
+}
+
+var _ = [1]struct{}{}[unsafe.Sizeof(StreamStats{})-56]
+var _ = [1]struct{}{}[unsafe.Offsetof(StreamStats{}.Hits)-0]
+var _ = [1]struct{}{}[unsafe.Offsetof(StreamStats{}.Misses)-8]
+var _ = [1]struct{}{}[unsafe.Offsetof(StreamStats{}.Evictions)-16]
+var _ = [1]struct{}{}[unsafe.Offsetof(StreamStats{}.BytesResident)-24]
+var _ = [1]struct{}{}[unsafe.Offsetof(StreamStats{}.BytesRead)-32]
+var _ = [1]struct{}{}[unsafe.Offsetof(StreamStats{}.BytesBudget)-40]
+var _ = [1]struct{}{}[unsafe.Offsetof(StreamStats{}.Prefetched)-48]
+
+type GuestLimits struct {
+	_ structs.HostLayout
+
+	// of this structure, as the host knows it
+	Size     uint32
+	ABIMajor uint32
+	ABIMinor uint32
+	// longest prompt and answer together
+	ContextTokens uint32
+	// linear memory of an instance
+	MemoryBytes uint64
+	// CPU time between two waits
+	CPUMsPerWake uint64
+	// of the tenant, in flight; 0: no limit
+	Generations uint32
+	// open at once in an instance
+	Handles uint32
+	// of one emit
+	EmitBytes uint32
+	// token ids are below
+	Vocabulary uint32
+	// of logits, hidden states and tensors that this instance may read back
+	ReadBytes uint64
+	// of tensors at once
+	TensorBytes uint64
+	// of the tenant's store and stored models
+	StorageBytes uint64
+	// of the tenant's contexts and generations; 0: no limit
+	KVTokens uint64
+	// of this instance; 0: no limit
+	WallMs uint64
+}
+
+var _ = [1]struct{}{}[unsafe.Sizeof(GuestLimits{})-88]
+var _ = [1]struct{}{}[unsafe.Offsetof(GuestLimits{}.Size)-0]
+var _ = [1]struct{}{}[unsafe.Offsetof(GuestLimits{}.ABIMajor)-4]
+var _ = [1]struct{}{}[unsafe.Offsetof(GuestLimits{}.ABIMinor)-8]
+var _ = [1]struct{}{}[unsafe.Offsetof(GuestLimits{}.ContextTokens)-12]
+var _ = [1]struct{}{}[unsafe.Offsetof(GuestLimits{}.MemoryBytes)-16]
+var _ = [1]struct{}{}[unsafe.Offsetof(GuestLimits{}.CPUMsPerWake)-24]
+var _ = [1]struct{}{}[unsafe.Offsetof(GuestLimits{}.Generations)-32]
+var _ = [1]struct{}{}[unsafe.Offsetof(GuestLimits{}.Handles)-36]
+var _ = [1]struct{}{}[unsafe.Offsetof(GuestLimits{}.EmitBytes)-40]
+var _ = [1]struct{}{}[unsafe.Offsetof(GuestLimits{}.Vocabulary)-44]
+var _ = [1]struct{}{}[unsafe.Offsetof(GuestLimits{}.ReadBytes)-48]
+var _ = [1]struct{}{}[unsafe.Offsetof(GuestLimits{}.TensorBytes)-56]
+var _ = [1]struct{}{}[unsafe.Offsetof(GuestLimits{}.StorageBytes)-64]
+var _ = [1]struct{}{}[unsafe.Offsetof(GuestLimits{}.KVTokens)-72]
+var _ = [1]struct{}{}[unsafe.Offsetof(GuestLimits{}.WallMs)-80]
+
+// Clocks of clock_ms.
+
+// since some moment before the instance started
+const ClockMonotonic = 0
+
+// since 1970, UTC
+const ClockWall = 1
+
+// ---- Result codes ----
+
+const OK = 0                // success
+const EInvalid = -1         // invalid argument
+const EFormat = -2          // malformed data
+const EUnsupported = -3     // not supported
+const ENomem = -4           // out of memory
+const EIO = -5              // input or output failed
+const ENotFound = -6        // not found
+const EExists = -7          // already exists
+const ELimit = -8           // a limit was reached
+const ERange = -9           // out of range or buffer too small
+const EAgain = -10          // would block
+const ECancelled = -11      // cancelled
+const ETimeout = -12        // timed out
+const EDenied = -13         // not permitted
+const EUnauthenticated = -14 // no valid key
+const EProgram = -15        // the program failed
+const EClosed = -16         // closed
+const EDevice = -17         // the compute device failed
+const EInternal = -18       // internal error
+const EBusy = -19           // overloaded
+
+// CodeText says what a result code means.
+func CodeText(code int32) string {
+	switch code {
+	case 0:
+		return "success"
+	case -1:
+		return "invalid argument"
+	case -2:
+		return "malformed data"
+	case -3:
+		return "not supported"
+	case -4:
+		return "out of memory"
+	case -5:
+		return "input or output failed"
+	case -6:
+		return "not found"
+	case -7:
+		return "already exists"
+	case -8:
+		return "a limit was reached"
+	case -9:
+		return "out of range or buffer too small"
+	case -10:
+		return "would block"
+	case -11:
+		return "cancelled"
+	case -12:
+		return "timed out"
+	case -13:
+		return "not permitted"
+	case -14:
+		return "no valid key"
+	case -15:
+		return "the program failed"
+	case -16:
+		return "closed"
+	case -17:
+		return "the compute device failed"
+	case -18:
+		return "internal error"
+	case -19:
+		return "overloaded"
+	}
+	return "unknown failure"
+}
+
+// ---- About the host ----
+
+// Major version << 16 | minor version.
+//
+//go:wasmimport realm abi_version
+func ABIVersion() int32
+
+// What this instance may use; writes as much as fits and returns the structure's size.
+//
+//go:wasmimport realm limits_get
+func LimitsGet(out *GuestLimits, max uint32) int32
+
+// Text of the last call that failed, cut to fit; returns its length.
+//
+//go:wasmimport realm last_error
+func LastError(out *byte, max uint32) int32
+
+// A line in the server's log; level 0 (debug) to 3 (error). Lines and bytes are bounded, what is too much is dropped
+// and counted.
+//
+//go:wasmimport realm log
+func Log(level int32, text *byte, len uint32) int32
+
+// Milliseconds of ClockMonotonic or ClockWall.
+//
+//go:wasmimport realm clock_ms
+func ClockMs(clock uint32, out *int64) int32
+
+// Random bytes, at most 64 KiB a call.
+//
+//go:wasmimport realm random
+func Random(out unsafe.Pointer, len uint32) int32
+
+// ---- Input and output ----
+
+// The request as JSON (name_len 0), or a top-level field of it: a string as its text, anything else as JSON. ENotFound
+// when it is absent.
+//
+//go:wasmimport realm input
+func Input(name *byte, nameLen uint32, out *byte, max uint32) int32
+
+// Hands well-formed UTF-8 to the client; waits while the client is slow.
+//
+//go:wasmimport realm emit
+func Emit(text *byte, len uint32) int32
+
+// The same for one token, or -1 for text that is none.
+//
+//go:wasmimport realm realm_stream_token
+func RealmStreamToken(token int32, text *byte, len uint32) int32
+
+// How the answer ends (EndStop, EndLength), where that is not how the last generation did.
+//
+//go:wasmimport realm finish
+func Finish(reason uint32) int32
+
+// ---- Text ----
+
+// Token ids of a text. Flags TextAddSpecial, _PARSE_SPECIAL, _CONTINUES.
+//
+//go:wasmimport realm encode
+func Encode(text *byte, len uint32, flags uint32, out *int32, max uint32) int32
+
+// Text of tokens; flag TextSpecial shows control tokens.
+//
+//go:wasmimport realm decode
+func Decode(tokens *int32, n uint32, flags uint32, out *byte, max uint32) int32
+
+// The bytes that one token stands for.
+//
+//go:wasmimport realm token_piece
+func TokenPiece(token int32, flags uint32, out *byte, max uint32) int32
+
+// ---- Prompts ----
+
+// Handle of the request's own prompt, for the request's own model.
+//
+//go:wasmimport realm prompt_own
+func PromptOwn() int32
+
+// The model's chat template over JSON messages (and tools, or length 0). What messages spell never becomes a control
+// token. Flag ChatAnswer ends with the header of an answer.
+//
+//go:wasmimport realm prompt_chat
+func PromptChat(messages *byte, messagesLen uint32, tools *byte, toolsLen uint32, flags uint32) int32
+
+// A prompt from text; flags as for encode.
+//
+//go:wasmimport realm prompt_text
+func PromptText(text *byte, len uint32, flags uint32) int32
+
+// A prompt from token ids.
+//
+//go:wasmimport realm prompt_tokens
+func PromptTokens(tokens *int32, n uint32) int32
+
+// A prompt's text.
+//
+//go:wasmimport realm prompt_get_text
+func PromptGetText(prompt int32, out *byte, max uint32) int32
+
+// A prompt's token ids.
+//
+//go:wasmimport realm prompt_get_tokens
+func PromptGetTokens(prompt int32, out *int32, max uint32) int32
+
+// ---- Generations ----
+
+// Starts a generation and returns its handle. Options 0: the request's own parameters; else those whose bit is in `set`
+// replace them. With a context in the options the prompt (or 0) is added to it, and the answer after that.
+//
+//go:wasmimport realm generate
+func Generate(prompt int32, options *GenerateOptions, mode uint32) int32
+
+// Events of one generation or forward pass, or of any (0), since the last time, with their texts one after the other in
+// `text`; waits until there is one, at most timeout_ms (-1: for ever). 0 when the time is up; EClosed after the end was
+// given, ENotFound when nothing runs, ECancelled when the client has gone.
+//
+//go:wasmimport realm wait
+func Wait(handle int32, events *GuestEvent, maxEvents uint32, text *byte, maxText uint32, timeoutMs int32) int32
+
+// Tokens that a generation or forward pass was charged so far.
+//
+//go:wasmimport realm usage
+func Usage(generation int32, out *GuestUsage) int32
+
+// Ends it; its end comes as an event.
+//
+//go:wasmimport realm cancel
+func Cancel(generation int32) int32
+
+// Gives back any handle; what still runs is cancelled.
+//
+//go:wasmimport realm close
+func Close(handle int32) int32
+
+// Prompt in, text out: a whole generation, batched with everybody's; returns the bytes of text, cut between characters
+// at `max`.
+//
+//go:wasmimport realm realm_host_generate
+func RealmHostGenerate(model int32, prompt *byte, promptLen uint32, options *GenerateOptions, out *byte, max uint32) int32

@@ -1,0 +1,3 @@
+module realm
+
+go 1.24
