@@ -560,26 +560,26 @@ const ClockWall = 1
 
 // ---- Result codes ----
 
-const OK = 0                // success
-const EInvalid = -1         // invalid argument
-const EFormat = -2          // malformed data
-const EUnsupported = -3     // not supported
-const ENomem = -4           // out of memory
-const EIO = -5              // input or output failed
-const ENotFound = -6        // not found
-const EExists = -7          // already exists
-const ELimit = -8           // a limit was reached
-const ERange = -9           // out of range or buffer too small
-const EAgain = -10          // would block
-const ECancelled = -11      // cancelled
-const ETimeout = -12        // timed out
-const EDenied = -13         // not permitted
+const OK = 0                 // success
+const EInvalid = -1          // invalid argument
+const EFormat = -2           // malformed data
+const EUnsupported = -3      // not supported
+const ENomem = -4            // out of memory
+const EIO = -5               // input or output failed
+const ENotFound = -6         // not found
+const EExists = -7           // already exists
+const ELimit = -8            // a limit was reached
+const ERange = -9            // out of range or buffer too small
+const EAgain = -10           // would block
+const ECancelled = -11       // cancelled
+const ETimeout = -12         // timed out
+const EDenied = -13          // not permitted
 const EUnauthenticated = -14 // no valid key
-const EProgram = -15        // the program failed
-const EClosed = -16         // closed
-const EDevice = -17         // the compute device failed
-const EInternal = -18       // internal error
-const EBusy = -19           // overloaded
+const EProgram = -15         // the program failed
+const EClosed = -16          // closed
+const EDevice = -17          // the compute device failed
+const EInternal = -18        // internal error
+const EBusy = -19            // overloaded
 
 // CodeText says what a result code means.
 func CodeText(code int32) string {
