@@ -309,6 +309,10 @@ struct realm_backend_vtable {
     /* Overwrites with zeros before a page changes tenant; copies all layers of one page for copy on write. */
     void (*kv_zero_page)(realm_backend *b, realm_kv *kv, uint32_t page);
     void (*kv_copy_page)(realm_backend *b, realm_kv *kv, uint32_t dst, uint32_t src);
+    /* A whole page to and from host memory of kv_page_bytes, in a form that only this pool understands: what was read
+     * from one page may be written into any other. */
+    void (*kv_read_page)(realm_backend *b, const realm_kv *kv, uint32_t page, void *out);
+    void (*kv_write_page)(realm_backend *b, realm_kv *kv, uint32_t page, const void *in);
     /* Turn for opening, any thread for closing. */
     realm_status (*plan_open)(realm_backend *b, const realm_plan_desc *desc, realm_plan **out, realm_error *err);
     void (*plan_close)(realm_backend *b, realm_plan *p);

@@ -60,3 +60,15 @@ void cpu_kv_copy_page(realm_backend *b, realm_kv *kv, uint32_t dst, uint32_t src
     if (dst >= kv->n_pages || src >= kv->n_pages || dst == src) return;
     memcpy(cpu_kv_k(kv, dst, 0, 0), cpu_kv_k(kv, src, 0, 0), kv->page_halves * sizeof(uint16_t));
 }
+
+void cpu_kv_read_page(realm_backend *b, const realm_kv *kv, uint32_t page, void *out) {
+    (void)b;
+    if (page >= kv->n_pages) return;
+    memcpy(out, cpu_kv_k(kv, page, 0, 0), kv->page_halves * sizeof(uint16_t));
+}
+
+void cpu_kv_write_page(realm_backend *b, realm_kv *kv, uint32_t page, const void *in) {
+    (void)b;
+    if (page >= kv->n_pages) return;
+    memcpy(cpu_kv_k(kv, page, 0, 0), in, kv->page_halves * sizeof(uint16_t));
+}

@@ -38,6 +38,8 @@ void cpu_kv_close(realm_backend *b, realm_kv *kv);
 uint64_t cpu_kv_page_bytes(const realm_kv *kv);
 void cpu_kv_zero_page(realm_backend *b, realm_kv *kv, uint32_t page);
 void cpu_kv_copy_page(realm_backend *b, realm_kv *kv, uint32_t dst, uint32_t src);
+void cpu_kv_read_page(realm_backend *b, const realm_kv *kv, uint32_t page, void *out);
+void cpu_kv_write_page(realm_backend *b, realm_kv *kv, uint32_t page, const void *in);
 
 /* ---- plans, plan.c ----------------------------------------------------------------------------------------------- */
 

@@ -457,10 +457,18 @@ static void pages_copy_and_clear(void **state) {
     step(&m, &s, &n, 1);
     assert_same(&again, &seqs[0]);
     assert_int_equal(m.b->v->kv_page_bytes(m.kv), LAYERS * 2 * 2 * 16 * REALM_KV_PAGE_TOKENS * 2);
+    const size_t page_bytes = m.kv->page_halves * sizeof *m.kv->pages;
+    uint16_t *copy = test_malloc(page_bytes);
+    m.b->v->kv_read_page(m.b, m.kv, 61, copy);
+    assert_memory_equal(copy, m.kv->pages + 61 * m.kv->page_halves, page_bytes);
     m.b->v->kv_zero_page(m.b, m.kv, 61);
     for (size_t i = 0; i < m.kv->page_halves; i++) assert_int_equal(m.kv->pages[61 * m.kv->page_halves + i], 0);
     assert_int_equal(m.kv->pages[60 * m.kv->page_halves + m.kv->page_halves - 1], 0x7e01); /* its neighbours stay */
     assert_true(m.kv->pages[62 * m.kv->page_halves] != 0);
+    m.b->v->kv_write_page(m.b, m.kv, 61, copy);
+    assert_memory_equal(copy, m.kv->pages + 61 * m.kv->page_halves, page_bytes);
+    assert_int_equal(m.kv->pages[60 * m.kv->page_halves + m.kv->page_halves - 1], 0x7e01);
+    test_free(copy);
     model_close(&m);
 }
 
