@@ -172,39 +172,53 @@ typedef struct realm_event_ring {
 /* ---- tensors ---- */
 
 typedef struct realm_guest_tensor {
-    uint64_t dims[4]; /* the last is contiguous; unused ones 1, at the front */
+    uint64_t dims[4]; /* the last used one is contiguous; unused ones, behind it, 1 */
     uint32_t n_dims;
     uint32_t type;   /* ggml's number; 0: float32 */
     uint32_t weight; /* 1: of a model, read only */
     uint32_t zero;
 } realm_guest_tensor;
 
-/* Rows are the product of all dimensions but the last. */
-#define REALM_TENSOR_MATMUL 1u   /* out(m,n) = a(m,k) b(n,k)^T; b a weight or a tensor */
-#define REALM_TENSOR_GET_ROWS 2u /* out(n,k) = a's rows `ids`; scaled by x */
-#define REALM_TENSOR_RMS_NORM 3u /* out = a / sqrt(mean(a^2) + x) * b; b 0: no gain */
-#define REALM_TENSOR_ADD 4u      /* out = a + b; b of one row is added to every row */
-#define REALM_TENSOR_MUL 5u      /* out = a * b; likewise */
-#define REALM_TENSOR_SCALE 6u    /* out = a * x */
-#define REALM_TENSOR_SILU 7u
-#define REALM_TENSOR_GELU 8u    /* tanh form */
-#define REALM_TENSOR_SOFTMAX 9u /* by row */
-#define REALM_TENSOR_ROPE 10u   /* heads of head_dim in a row; row i at position `at` + i; x base, y frequency scale */
-#define REALM_TENSOR_ATTENTION \
-    11u /* out = softmax(x q k^T + mask) v; a q, b k, c v, d mask (0: causal, row i sees `at` + i + 1) */
-#define REALM_TENSOR_COPY 12u       /* `n` rows of a from row `at` to out's row `to` */
-#define REALM_TENSOR_ROPE_HALVES 1u /* flags of ROPE: rotates (i, i + d/2), else neighbours */
+/* Operations see a tensor as rows of its last dimension. In place (out the same handle as an operand) is allowed where
+ * said. `m` 0 works on all rows of a, else on the first m. */
+#define REALM_TENSOR_OP_MATMUL 1u       /* out(m,n) = a(m,k) b(n,k)^T; b a weight or a tensor */
+#define REALM_TENSOR_OP_MATMUL_PLAIN 2u /* out(m,n) = a(m,k) b(k,n); b a tensor */
+#define REALM_TENSOR_OP_GET_ROWS 3u     /* out = rows `ids` of a (a weight or a tensor), times scale (0: 1) */
+#define REALM_TENSOR_OP_RMS_NORM 4u     /* out = a / sqrt(mean(a^2) + eps) * b over groups of b's length; in place */
+#define REALM_TENSOR_OP_ADD 5u          /* out = a + b; b of one row counts for every row; in place */
+#define REALM_TENSOR_OP_MUL 6u          /* out = a * b; likewise */
+#define REALM_TENSOR_OP_SCALE 7u        /* out = a * scale; in place */
+#define REALM_TENSOR_OP_SILU 8u         /* out = silu(a), times b where given; in place */
+#define REALM_TENSOR_OP_GELU 9u         /* the same with gelu, tanh form */
+#define REALM_TENSOR_OP_SOFTMAX 10u     /* by row; in place */
+#define REALM_TENSOR_OP_ROPE                                                                  \
+    11u /* rotates heads of head_dim; row i at position first + i; b: frequency factors or 0; \
+           in place */
+#define REALM_TENSOR_OP_ATTENTION                                                                                 \
+    12u                            /* out = softmax(scale q k^T) v; a q, b k, c v, d an additive mask (m,t) or 0; \
+                                      row i sees the first + i + 1 first positions */
+#define REALM_TENSOR_OP_ARGMAX 13u /* out(m,1) = index of the greatest value of each row */
+#define REALM_TENSOR_OP_COPY 14u   /* n_rows rows of a from `row` on, to rows from `out_row` on of out */
+/* Flags. */
+#define REALM_TENSOR_ROPE_HALVES 1u    /* rotates (i, i + d/2), else neighbours */
+#define REALM_TENSOR_ATTENTION_FULL 2u /* every row sees all t positions */
 
-typedef struct realm_tensor_op {
+typedef struct realm_guest_tensor_op {
     uint32_t kind, flags;
-    int32_t out, a, b, c, d; /* tensor handles */
+    int32_t out, a, b, c, d; /* tensor handles; 0 where there is none */
     uint32_t n_head, n_kv_head, head_dim;
-    uint32_t window; /* ATTENTION: positions seen, 0 all */
-    float x, y;
+    uint32_t rope_dims; /* ROPE: values of a head that turn; 0: head_dim */
+    uint32_t first;     /* ROPE: position of row 0; ATTENTION: positions before row 0 */
+    uint32_t t;         /* ATTENTION: rows of k and v that count; 0: all */
+    uint32_t window;    /* ATTENTION: only the last so many positions; 0: all */
+    float scale, eps;
+    float base, freq_scale; /* ROPE; freq_scale 0: 1 */
+    float softcap;          /* ATTENTION; 0: none */
     uint32_t n_ids;
     uint64_t ids; /* GET_ROWS: address of n_ids i32 */
-    uint64_t at, to, n;
-} realm_tensor_op;
+    uint64_t m;
+    uint64_t row, n_rows, out_row; /* COPY */
+} realm_guest_tensor_op;
 
 typedef struct realm_stream_stats {
     uint64_t hits, misses, evictions;

@@ -324,7 +324,7 @@ if (offsetof<EventRing>("text_tail") != 20) ERROR("EventRing.text_tail");
 
 @unmanaged
 export class GuestTensor {
-  // the last is contiguous; unused ones 1, at the front
+  // the last used one is contiguous; unused ones, behind it, 1
   dims0: u64 = 0;
   dims1: u64 = 0;
   dims2: u64 = 0;
@@ -343,77 +343,109 @@ if (offsetof<GuestTensor>("type") != 36) ERROR("GuestTensor.type");
 if (offsetof<GuestTensor>("weight") != 40) ERROR("GuestTensor.weight");
 if (offsetof<GuestTensor>("zero") != 44) ERROR("GuestTensor.zero");
 
-// Rows are the product of all dimensions but the last.
+// Operations see a tensor as rows of its last dimension. In place (out the same handle as an operand) is allowed where
+// said. `m` 0 works on all rows of a, else on the first m.
 
 // out(m,n) = a(m,k) b(n,k)^T; b a weight or a tensor
-export const TENSOR_MATMUL: u32 = 1;
-// out(n,k) = a's rows `ids`; scaled by x
-export const TENSOR_GET_ROWS: u32 = 2;
-// out = a / sqrt(mean(a^2) + x) * b; b 0: no gain
-export const TENSOR_RMS_NORM: u32 = 3;
-// out = a + b; b of one row is added to every row
-export const TENSOR_ADD: u32 = 4;
+export const TENSOR_OP_MATMUL: u32 = 1;
+// out(m,n) = a(m,k) b(k,n); b a tensor
+export const TENSOR_OP_MATMUL_PLAIN: u32 = 2;
+// out = rows `ids` of a (a weight or a tensor), times scale (0: 1)
+export const TENSOR_OP_GET_ROWS: u32 = 3;
+// out = a / sqrt(mean(a^2) + eps) * b over groups of b's length; in place
+export const TENSOR_OP_RMS_NORM: u32 = 4;
+// out = a + b; b of one row counts for every row; in place
+export const TENSOR_OP_ADD: u32 = 5;
 // out = a * b; likewise
-export const TENSOR_MUL: u32 = 5;
-// out = a * x
-export const TENSOR_SCALE: u32 = 6;
-export const TENSOR_SILU: u32 = 7;
-// tanh form
-export const TENSOR_GELU: u32 = 8;
-// by row
-export const TENSOR_SOFTMAX: u32 = 9;
-// heads of head_dim in a row; row i at position `at` + i; x base, y frequency scale
-export const TENSOR_ROPE: u32 = 10;
-// out = softmax(x q k^T + mask) v; a q, b k, c v, d mask (0: causal, row i sees `at` + i + 1)
-export const TENSOR_ATTENTION: u32 = 11;
-// `n` rows of a from row `at` to out's row `to`
-export const TENSOR_COPY: u32 = 12;
-// flags of ROPE: rotates (i, i + d/2), else neighbours
+export const TENSOR_OP_MUL: u32 = 6;
+// out = a * scale; in place
+export const TENSOR_OP_SCALE: u32 = 7;
+// out = silu(a), times b where given; in place
+export const TENSOR_OP_SILU: u32 = 8;
+// the same with gelu, tanh form
+export const TENSOR_OP_GELU: u32 = 9;
+// by row; in place
+export const TENSOR_OP_SOFTMAX: u32 = 10;
+// rotates heads of head_dim; row i at position first + i; b: frequency factors or 0; \ in place
+export const TENSOR_OP_ROPE: u32 = 11;
+// out = softmax(scale q k^T) v; a q, b k, c v, d an additive mask (m,t) or 0; \ row i sees the first + i + 1 first
+// positions
+export const TENSOR_OP_ATTENTION: u32 = 12;
+// out(m,1) = index of the greatest value of each row
+export const TENSOR_OP_ARGMAX: u32 = 13;
+// n_rows rows of a from `row` on, to rows from `out_row` on of out
+export const TENSOR_OP_COPY: u32 = 14;
+
+// Flags.
+
+// rotates (i, i + d/2), else neighbours
 export const TENSOR_ROPE_HALVES: u32 = 1;
+// every row sees all t positions
+export const TENSOR_ATTENTION_FULL: u32 = 2;
 
 @unmanaged
-export class TensorOp {
+export class GuestTensorOp {
   kind: u32 = 0;
   flags: u32 = 0;
   out: i32 = 0;
   a: i32 = 0;
   b: i32 = 0;
   c: i32 = 0;
-  // tensor handles
+  // tensor handles; 0 where there is none
   d: i32 = 0;
   n_head: u32 = 0;
   n_kv_head: u32 = 0;
   head_dim: u32 = 0;
-  // ATTENTION: positions seen, 0 all
+  // ROPE: values of a head that turn; 0: head_dim
+  rope_dims: u32 = 0;
+  // ROPE: position of row 0; ATTENTION: positions before row 0
+  first: u32 = 0;
+  // ATTENTION: rows of k and v that count; 0: all
+  t: u32 = 0;
+  // ATTENTION: only the last so many positions; 0: all
   window: u32 = 0;
-  x: f32 = 0;
-  y: f32 = 0;
+  scale: f32 = 0;
+  eps: f32 = 0;
+  base: f32 = 0;
+  // ROPE; freq_scale 0: 1
+  freq_scale: f32 = 0;
+  // ATTENTION; 0: none
+  softcap: f32 = 0;
   n_ids: u32 = 0;
   // GET_ROWS: address of n_ids i32
   ids: u64 = 0;
-  at: u64 = 0;
-  to: u64 = 0;
-  n: u64 = 0;
+  m: u64 = 0;
+  row: u64 = 0;
+  n_rows: u64 = 0;
+  // COPY
+  out_row: u64 = 0;
 }
-if (offsetof<TensorOp>() != 88) ERROR("TensorOp");
-if (offsetof<TensorOp>("kind") != 0) ERROR("TensorOp.kind");
-if (offsetof<TensorOp>("flags") != 4) ERROR("TensorOp.flags");
-if (offsetof<TensorOp>("out") != 8) ERROR("TensorOp.out");
-if (offsetof<TensorOp>("a") != 12) ERROR("TensorOp.a");
-if (offsetof<TensorOp>("b") != 16) ERROR("TensorOp.b");
-if (offsetof<TensorOp>("c") != 20) ERROR("TensorOp.c");
-if (offsetof<TensorOp>("d") != 24) ERROR("TensorOp.d");
-if (offsetof<TensorOp>("n_head") != 28) ERROR("TensorOp.n_head");
-if (offsetof<TensorOp>("n_kv_head") != 32) ERROR("TensorOp.n_kv_head");
-if (offsetof<TensorOp>("head_dim") != 36) ERROR("TensorOp.head_dim");
-if (offsetof<TensorOp>("window") != 40) ERROR("TensorOp.window");
-if (offsetof<TensorOp>("x") != 44) ERROR("TensorOp.x");
-if (offsetof<TensorOp>("y") != 48) ERROR("TensorOp.y");
-if (offsetof<TensorOp>("n_ids") != 52) ERROR("TensorOp.n_ids");
-if (offsetof<TensorOp>("ids") != 56) ERROR("TensorOp.ids");
-if (offsetof<TensorOp>("at") != 64) ERROR("TensorOp.at");
-if (offsetof<TensorOp>("to") != 72) ERROR("TensorOp.to");
-if (offsetof<TensorOp>("n") != 80) ERROR("TensorOp.n");
+if (offsetof<GuestTensorOp>() != 120) ERROR("GuestTensorOp");
+if (offsetof<GuestTensorOp>("kind") != 0) ERROR("GuestTensorOp.kind");
+if (offsetof<GuestTensorOp>("flags") != 4) ERROR("GuestTensorOp.flags");
+if (offsetof<GuestTensorOp>("out") != 8) ERROR("GuestTensorOp.out");
+if (offsetof<GuestTensorOp>("a") != 12) ERROR("GuestTensorOp.a");
+if (offsetof<GuestTensorOp>("b") != 16) ERROR("GuestTensorOp.b");
+if (offsetof<GuestTensorOp>("c") != 20) ERROR("GuestTensorOp.c");
+if (offsetof<GuestTensorOp>("d") != 24) ERROR("GuestTensorOp.d");
+if (offsetof<GuestTensorOp>("n_head") != 28) ERROR("GuestTensorOp.n_head");
+if (offsetof<GuestTensorOp>("n_kv_head") != 32) ERROR("GuestTensorOp.n_kv_head");
+if (offsetof<GuestTensorOp>("head_dim") != 36) ERROR("GuestTensorOp.head_dim");
+if (offsetof<GuestTensorOp>("rope_dims") != 40) ERROR("GuestTensorOp.rope_dims");
+if (offsetof<GuestTensorOp>("first") != 44) ERROR("GuestTensorOp.first");
+if (offsetof<GuestTensorOp>("t") != 48) ERROR("GuestTensorOp.t");
+if (offsetof<GuestTensorOp>("window") != 52) ERROR("GuestTensorOp.window");
+if (offsetof<GuestTensorOp>("scale") != 56) ERROR("GuestTensorOp.scale");
+if (offsetof<GuestTensorOp>("eps") != 60) ERROR("GuestTensorOp.eps");
+if (offsetof<GuestTensorOp>("base") != 64) ERROR("GuestTensorOp.base");
+if (offsetof<GuestTensorOp>("freq_scale") != 68) ERROR("GuestTensorOp.freq_scale");
+if (offsetof<GuestTensorOp>("softcap") != 72) ERROR("GuestTensorOp.softcap");
+if (offsetof<GuestTensorOp>("n_ids") != 76) ERROR("GuestTensorOp.n_ids");
+if (offsetof<GuestTensorOp>("ids") != 80) ERROR("GuestTensorOp.ids");
+if (offsetof<GuestTensorOp>("m") != 88) ERROR("GuestTensorOp.m");
+if (offsetof<GuestTensorOp>("row") != 96) ERROR("GuestTensorOp.row");
+if (offsetof<GuestTensorOp>("n_rows") != 104) ERROR("GuestTensorOp.n_rows");
+if (offsetof<GuestTensorOp>("out_row") != 112) ERROR("GuestTensorOp.out_row");
 
 @unmanaged
 export class StreamStats {

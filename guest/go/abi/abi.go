@@ -377,7 +377,7 @@ var _ = [1]struct{}{}[unsafe.Offsetof(EventRing{}.TextTail)-20]
 type GuestTensor struct {
 	_ structs.HostLayout
 
-	// the last is contiguous; unused ones 1, at the front
+	// the last used one is contiguous; unused ones, behind it, 1
 	Dims  [4]uint64
 	NDims uint32
 	// ggml's number; 0: float32
@@ -394,46 +394,61 @@ var _ = [1]struct{}{}[unsafe.Offsetof(GuestTensor{}.Type)-36]
 var _ = [1]struct{}{}[unsafe.Offsetof(GuestTensor{}.Weight)-40]
 var _ = [1]struct{}{}[unsafe.Offsetof(GuestTensor{}.Zero)-44]
 
-// Rows are the product of all dimensions but the last.
+// Operations see a tensor as rows of its last dimension. In place (out the same handle as an operand) is allowed where
+// said. `m` 0 works on all rows of a, else on the first m.
 
 // out(m,n) = a(m,k) b(n,k)^T; b a weight or a tensor
-const TensorMatmul = 1
+const TensorOpMatmul = 1
 
-// out(n,k) = a's rows `ids`; scaled by x
-const TensorGetRows = 2
+// out(m,n) = a(m,k) b(k,n); b a tensor
+const TensorOpMatmulPlain = 2
 
-// out = a / sqrt(mean(a^2) + x) * b; b 0: no gain
-const TensorRMSNorm = 3
+// out = rows `ids` of a (a weight or a tensor), times scale (0: 1)
+const TensorOpGetRows = 3
 
-// out = a + b; b of one row is added to every row
-const TensorAdd = 4
+// out = a / sqrt(mean(a^2) + eps) * b over groups of b's length; in place
+const TensorOpRMSNorm = 4
+
+// out = a + b; b of one row counts for every row; in place
+const TensorOpAdd = 5
 
 // out = a * b; likewise
-const TensorMul = 5
+const TensorOpMul = 6
 
-// out = a * x
-const TensorScale = 6
-const TensorSilu = 7
+// out = a * scale; in place
+const TensorOpScale = 7
 
-// tanh form
-const TensorGelu = 8
+// out = silu(a), times b where given; in place
+const TensorOpSilu = 8
 
-// by row
-const TensorSoftmax = 9
+// the same with gelu, tanh form
+const TensorOpGelu = 9
 
-// heads of head_dim in a row; row i at position `at` + i; x base, y frequency scale
-const TensorRope = 10
+// by row; in place
+const TensorOpSoftmax = 10
 
-// out = softmax(x q k^T + mask) v; a q, b k, c v, d mask (0: causal, row i sees `at` + i + 1)
-const TensorAttention = 11
+// rotates heads of head_dim; row i at position first + i; b: frequency factors or 0; \ in place
+const TensorOpRope = 11
 
-// `n` rows of a from row `at` to out's row `to`
-const TensorCopy = 12
+// out = softmax(scale q k^T) v; a q, b k, c v, d an additive mask (m,t) or 0; \ row i sees the first + i + 1 first
+// positions
+const TensorOpAttention = 12
 
-// flags of ROPE: rotates (i, i + d/2), else neighbours
+// out(m,1) = index of the greatest value of each row
+const TensorOpArgmax = 13
+
+// n_rows rows of a from `row` on, to rows from `out_row` on of out
+const TensorOpCopy = 14
+
+// Flags.
+
+// rotates (i, i + d/2), else neighbours
 const TensorRopeHalves = 1
 
-type TensorOp struct {
+// every row sees all t positions
+const TensorAttentionFull = 2
+
+type GuestTensorOp struct {
 	_ structs.HostLayout
 
 	Kind  uint32
@@ -442,42 +457,62 @@ type TensorOp struct {
 	A     int32
 	B     int32
 	C     int32
-	// tensor handles
+	// tensor handles; 0 where there is none
 	D       int32
 	NHead   uint32
 	NKVHead uint32
 	HeadDim uint32
-	// ATTENTION: positions seen, 0 all
+	// ROPE: values of a head that turn; 0: head_dim
+	RopeDims uint32
+	// ROPE: position of row 0; ATTENTION: positions before row 0
+	First uint32
+	// ATTENTION: rows of k and v that count; 0: all
+	T uint32
+	// ATTENTION: only the last so many positions; 0: all
 	Window uint32
-	X      float32
-	Y      float32
-	NIds   uint32
+	Scale  float32
+	Eps    float32
+	Base   float32
+	// ROPE; freq_scale 0: 1
+	FreqScale float32
+	// ATTENTION; 0: none
+	Softcap float32
+	NIds    uint32
 	// GET_ROWS: address of n_ids i32
-	Ids uint64
-	At  uint64
-	To  uint64
-	N   uint64
+	Ids   uint64
+	M     uint64
+	Row   uint64
+	NRows uint64
+	// COPY
+	OutRow uint64
 }
 
-var _ = [1]struct{}{}[unsafe.Sizeof(TensorOp{})-88]
-var _ = [1]struct{}{}[unsafe.Offsetof(TensorOp{}.Kind)-0]
-var _ = [1]struct{}{}[unsafe.Offsetof(TensorOp{}.Flags)-4]
-var _ = [1]struct{}{}[unsafe.Offsetof(TensorOp{}.Out)-8]
-var _ = [1]struct{}{}[unsafe.Offsetof(TensorOp{}.A)-12]
-var _ = [1]struct{}{}[unsafe.Offsetof(TensorOp{}.B)-16]
-var _ = [1]struct{}{}[unsafe.Offsetof(TensorOp{}.C)-20]
-var _ = [1]struct{}{}[unsafe.Offsetof(TensorOp{}.D)-24]
-var _ = [1]struct{}{}[unsafe.Offsetof(TensorOp{}.NHead)-28]
-var _ = [1]struct{}{}[unsafe.Offsetof(TensorOp{}.NKVHead)-32]
-var _ = [1]struct{}{}[unsafe.Offsetof(TensorOp{}.HeadDim)-36]
-var _ = [1]struct{}{}[unsafe.Offsetof(TensorOp{}.Window)-40]
-var _ = [1]struct{}{}[unsafe.Offsetof(TensorOp{}.X)-44]
-var _ = [1]struct{}{}[unsafe.Offsetof(TensorOp{}.Y)-48]
-var _ = [1]struct{}{}[unsafe.Offsetof(TensorOp{}.NIds)-52]
-var _ = [1]struct{}{}[unsafe.Offsetof(TensorOp{}.Ids)-56]
-var _ = [1]struct{}{}[unsafe.Offsetof(TensorOp{}.At)-64]
-var _ = [1]struct{}{}[unsafe.Offsetof(TensorOp{}.To)-72]
-var _ = [1]struct{}{}[unsafe.Offsetof(TensorOp{}.N)-80]
+var _ = [1]struct{}{}[unsafe.Sizeof(GuestTensorOp{})-120]
+var _ = [1]struct{}{}[unsafe.Offsetof(GuestTensorOp{}.Kind)-0]
+var _ = [1]struct{}{}[unsafe.Offsetof(GuestTensorOp{}.Flags)-4]
+var _ = [1]struct{}{}[unsafe.Offsetof(GuestTensorOp{}.Out)-8]
+var _ = [1]struct{}{}[unsafe.Offsetof(GuestTensorOp{}.A)-12]
+var _ = [1]struct{}{}[unsafe.Offsetof(GuestTensorOp{}.B)-16]
+var _ = [1]struct{}{}[unsafe.Offsetof(GuestTensorOp{}.C)-20]
+var _ = [1]struct{}{}[unsafe.Offsetof(GuestTensorOp{}.D)-24]
+var _ = [1]struct{}{}[unsafe.Offsetof(GuestTensorOp{}.NHead)-28]
+var _ = [1]struct{}{}[unsafe.Offsetof(GuestTensorOp{}.NKVHead)-32]
+var _ = [1]struct{}{}[unsafe.Offsetof(GuestTensorOp{}.HeadDim)-36]
+var _ = [1]struct{}{}[unsafe.Offsetof(GuestTensorOp{}.RopeDims)-40]
+var _ = [1]struct{}{}[unsafe.Offsetof(GuestTensorOp{}.First)-44]
+var _ = [1]struct{}{}[unsafe.Offsetof(GuestTensorOp{}.T)-48]
+var _ = [1]struct{}{}[unsafe.Offsetof(GuestTensorOp{}.Window)-52]
+var _ = [1]struct{}{}[unsafe.Offsetof(GuestTensorOp{}.Scale)-56]
+var _ = [1]struct{}{}[unsafe.Offsetof(GuestTensorOp{}.Eps)-60]
+var _ = [1]struct{}{}[unsafe.Offsetof(GuestTensorOp{}.Base)-64]
+var _ = [1]struct{}{}[unsafe.Offsetof(GuestTensorOp{}.FreqScale)-68]
+var _ = [1]struct{}{}[unsafe.Offsetof(GuestTensorOp{}.Softcap)-72]
+var _ = [1]struct{}{}[unsafe.Offsetof(GuestTensorOp{}.NIds)-76]
+var _ = [1]struct{}{}[unsafe.Offsetof(GuestTensorOp{}.Ids)-80]
+var _ = [1]struct{}{}[unsafe.Offsetof(GuestTensorOp{}.M)-88]
+var _ = [1]struct{}{}[unsafe.Offsetof(GuestTensorOp{}.Row)-96]
+var _ = [1]struct{}{}[unsafe.Offsetof(GuestTensorOp{}.NRows)-104]
+var _ = [1]struct{}{}[unsafe.Offsetof(GuestTensorOp{}.OutRow)-112]
 
 type StreamStats struct {
 	_ structs.HostLayout

@@ -273,7 +273,7 @@ const _: () = assert!(core::mem::size_of::<EventRing>() == 24);
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct GuestTensor {
-    /// the last is contiguous; unused ones 1, at the front
+    /// the last used one is contiguous; unused ones, behind it, 1
     pub dims: [u64; 4],
     pub n_dims: u32,
     /// ggml's number; 0: float32
@@ -284,60 +284,85 @@ pub struct GuestTensor {
 }
 const _: () = assert!(core::mem::size_of::<GuestTensor>() == 48);
 
-// Rows are the product of all dimensions but the last.
+// Operations see a tensor as rows of its last dimension. In place (out the same handle as an operand) is allowed where
+// said. `m` 0 works on all rows of a, else on the first m.
 
 /// out(m,n) = a(m,k) b(n,k)^T; b a weight or a tensor
-pub const TENSOR_MATMUL: u32 = 1;
-/// out(n,k) = a's rows `ids`; scaled by x
-pub const TENSOR_GET_ROWS: u32 = 2;
-/// out = a / sqrt(mean(a^2) + x) * b; b 0: no gain
-pub const TENSOR_RMS_NORM: u32 = 3;
-/// out = a + b; b of one row is added to every row
-pub const TENSOR_ADD: u32 = 4;
+pub const TENSOR_OP_MATMUL: u32 = 1;
+/// out(m,n) = a(m,k) b(k,n); b a tensor
+pub const TENSOR_OP_MATMUL_PLAIN: u32 = 2;
+/// out = rows `ids` of a (a weight or a tensor), times scale (0: 1)
+pub const TENSOR_OP_GET_ROWS: u32 = 3;
+/// out = a / sqrt(mean(a^2) + eps) * b over groups of b's length; in place
+pub const TENSOR_OP_RMS_NORM: u32 = 4;
+/// out = a + b; b of one row counts for every row; in place
+pub const TENSOR_OP_ADD: u32 = 5;
 /// out = a * b; likewise
-pub const TENSOR_MUL: u32 = 5;
-/// out = a * x
-pub const TENSOR_SCALE: u32 = 6;
-pub const TENSOR_SILU: u32 = 7;
-/// tanh form
-pub const TENSOR_GELU: u32 = 8;
-/// by row
-pub const TENSOR_SOFTMAX: u32 = 9;
-/// heads of head_dim in a row; row i at position `at` + i; x base, y frequency scale
-pub const TENSOR_ROPE: u32 = 10;
-/// out = softmax(x q k^T + mask) v; a q, b k, c v, d mask (0: causal, row i sees `at` + i + 1)
-pub const TENSOR_ATTENTION: u32 = 11;
-/// `n` rows of a from row `at` to out's row `to`
-pub const TENSOR_COPY: u32 = 12;
-/// flags of ROPE: rotates (i, i + d/2), else neighbours
+pub const TENSOR_OP_MUL: u32 = 6;
+/// out = a * scale; in place
+pub const TENSOR_OP_SCALE: u32 = 7;
+/// out = silu(a), times b where given; in place
+pub const TENSOR_OP_SILU: u32 = 8;
+/// the same with gelu, tanh form
+pub const TENSOR_OP_GELU: u32 = 9;
+/// by row; in place
+pub const TENSOR_OP_SOFTMAX: u32 = 10;
+/// rotates heads of head_dim; row i at position first + i; b: frequency factors or 0; \ in place
+pub const TENSOR_OP_ROPE: u32 = 11;
+/// out = softmax(scale q k^T) v; a q, b k, c v, d an additive mask (m,t) or 0; \ row i sees the first + i + 1 first
+/// positions
+pub const TENSOR_OP_ATTENTION: u32 = 12;
+/// out(m,1) = index of the greatest value of each row
+pub const TENSOR_OP_ARGMAX: u32 = 13;
+/// n_rows rows of a from `row` on, to rows from `out_row` on of out
+pub const TENSOR_OP_COPY: u32 = 14;
+
+// Flags.
+
+/// rotates (i, i + d/2), else neighbours
 pub const TENSOR_ROPE_HALVES: u32 = 1;
+/// every row sees all t positions
+pub const TENSOR_ATTENTION_FULL: u32 = 2;
 
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct TensorOp {
+pub struct GuestTensorOp {
     pub kind: u32,
     pub flags: u32,
     pub out: i32,
     pub a: i32,
     pub b: i32,
     pub c: i32,
-    /// tensor handles
+    /// tensor handles; 0 where there is none
     pub d: i32,
     pub n_head: u32,
     pub n_kv_head: u32,
     pub head_dim: u32,
-    /// ATTENTION: positions seen, 0 all
+    /// ROPE: values of a head that turn; 0: head_dim
+    pub rope_dims: u32,
+    /// ROPE: position of row 0; ATTENTION: positions before row 0
+    pub first: u32,
+    /// ATTENTION: rows of k and v that count; 0: all
+    pub t: u32,
+    /// ATTENTION: only the last so many positions; 0: all
     pub window: u32,
-    pub x: f32,
-    pub y: f32,
+    pub scale: f32,
+    pub eps: f32,
+    pub base: f32,
+    /// ROPE; freq_scale 0: 1
+    pub freq_scale: f32,
+    /// ATTENTION; 0: none
+    pub softcap: f32,
     pub n_ids: u32,
     /// GET_ROWS: address of n_ids i32
     pub ids: u64,
-    pub at: u64,
-    pub to: u64,
-    pub n: u64,
+    pub m: u64,
+    pub row: u64,
+    pub n_rows: u64,
+    /// COPY
+    pub out_row: u64,
 }
-const _: () = assert!(core::mem::size_of::<TensorOp>() == 88);
+const _: () = assert!(core::mem::size_of::<GuestTensorOp>() == 120);
 
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq)]

@@ -52,8 +52,8 @@ static void test_layouts(void **state) {
     assert_int_equal(offsetof(realm_sampler_stage, data), 32);
     assert_int_equal(sizeof(realm_guest_context), 24);
     assert_int_equal(sizeof(realm_guest_tensor), 48);
-    assert_int_equal(sizeof(realm_tensor_op), 88);
-    assert_int_equal(offsetof(realm_tensor_op, ids), 56);
+    assert_int_equal(sizeof(realm_guest_tensor_op), 120);
+    assert_int_equal(offsetof(realm_guest_tensor_op, ids), 80);
     assert_int_equal(sizeof(realm_stream_stats), 56);
     assert_int_equal(offsetof(realm_guest_limits, memory_bytes), 16);
     assert_int_equal(sizeof(realm_bytes), 16);
