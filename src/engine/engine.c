@@ -182,6 +182,7 @@ static void publish(realm_engine *e) {
         st->rows += e->batch.n_rows;
         st->step_ns += e->step_ns;
     }
+    st->notify_ns = e->notify_ns;
     st->ended += e->n_ended;
     st->cancelled += e->n_cancelled;
     st->failed += e->n_failed;
@@ -189,12 +190,14 @@ static void publish(realm_engine *e) {
     st->kv_pages_used = e->pool.n - e->pool.n_free;
     realm_mutex_unlock(&e->mu);
     e->n_ended = e->n_cancelled = e->n_failed = e->step_ns = 0;
+    uint64_t start = e->n_touched > 0 ? realm_clock_ns() : 0;
     for (uint32_t i = 0; i < e->n_touched; i++) {
         realm_generation *g = e->touched[i];
         g->touched = false;
         realm_generation_publish(g);
         if (g->state == REALM_GEN_ENDED) realm_generation_unref(g);
     }
+    if (e->n_touched > 0) e->notify_ns += realm_clock_ns() - start;
     e->n_touched = 0;
 }
 

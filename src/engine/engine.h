@@ -107,6 +107,7 @@ void realm_engine_counts(realm_engine *e, realm_token_counts *total, realm_accou
 typedef struct realm_engine_stats {
     uint64_t steps, rows;     /* since start */
     uint64_t step_ns;         /* time spent in steps */
+    uint64_t notify_ns;       /* time spent handing events to consumers, on_ready included, as of the step before */
     uint32_t running, queued; /* generations now */
     uint32_t kv_pages, kv_pages_used;
     uint64_t kv_page_bytes, weight_bytes;

@@ -261,7 +261,7 @@ struct realm_engine {
     uint64_t next_wake_ns;                   /* earliest time that needs a look; 0: none */
     double row_ns;                           /* running mean of a step's time per prompt row; 0: unknown */
     uint64_t n_ended, n_cancelled, n_failed; /* in this iteration */
-    uint64_t step_ns;
+    uint64_t step_ns, notify_ns; /* of this step; since start */
 
     /* the step */
     realm_batch batch;

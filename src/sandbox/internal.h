@@ -148,6 +148,8 @@ typedef struct realm_ready {
     realm_cond cond;
     realm_instance *head, *tail;
     atomic_uint n; /* read by the epoch callback without the lock: a hint */
+    uint32_t n_asleep; /* workers in realm_cond_wait */
+    bool waking;       /* one of them has been signalled and is not up yet */
     pthread_t *workers;
     uint32_t n_started;
     bool slow;

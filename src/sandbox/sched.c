@@ -24,6 +24,14 @@
 
 /* ---- ready queue ---- */
 
+/* One wake-up is under way at a time: a system call costs the caller (often the engine between two steps) more than all
+ * else here. The worker that gets up wakes the next one when there is more than it takes itself. */
+static bool must_wake(realm_ready *q) {
+    if (q->waking || q->n_asleep == 0) return false;
+    q->waking = true;
+    return true;
+}
+
 void realm_sched_push(realm_sandbox *s, realm_instance *i) {
     realm_ready *q = i->background ? &s->background : &s->ready;
     i->next_ready = NULL;
@@ -34,8 +42,9 @@ void realm_sched_push(realm_sandbox *s, realm_instance *i) {
         q->head = i;
     q->tail = i;
     atomic_fetch_add_explicit(&q->n, 1, memory_order_relaxed);
-    realm_cond_signal(&q->cond);
+    bool wake = must_wake(q);
     realm_mutex_unlock(&s->ready_mu);
+    if (wake) realm_cond_signal(&q->cond); /* not under the lock, which the worker would find taken */
 }
 
 static void clock_resume(realm_sandbox *s) {
@@ -58,7 +67,12 @@ static void *worker_main(void *arg) {
     if (q->slow) be_slow();
     realm_mutex_lock(&s->ready_mu);
     for (;;) {
-        while (!q->head && !s->stopping) realm_cond_wait(&q->cond, &s->ready_mu);
+        while (!q->head && !s->stopping) {
+            q->n_asleep++;
+            realm_cond_wait(&q->cond, &s->ready_mu);
+            q->n_asleep--;
+            q->waking = false;
+        }
         if (!q->head) break;
         atomic_fetch_add(&s->n_busy, 1); /* seq_cst: see clock_resume */
         while (q->head) {
@@ -66,7 +80,9 @@ static void *worker_main(void *arg) {
             q->head = i->next_ready;
             if (!q->head) q->tail = NULL;
             atomic_fetch_sub_explicit(&q->n, 1, memory_order_relaxed);
+            bool more = q->head && must_wake(q);
             realm_mutex_unlock(&s->ready_mu);
+            if (more) realm_cond_signal(&q->cond);
             clock_resume(s);
             realm_instance_run(i);
             realm_mutex_lock(&s->ready_mu);

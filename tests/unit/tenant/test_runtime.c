@@ -160,7 +160,8 @@ static int open_runtime(void **state) {
     snprintf(state_dir, sizeof state_dir, "/tmp/realm-tenant-XXXXXX");
     if (!mkdtemp(state_dir)) return -1;
     realm_log_configure(REALM_LOG_ERROR, NULL, NULL);
-    realm_runtime_config rc = {.state_dir = state_dir, .compiler_path = "/proc/self/exe"};
+    /* The thread sanitizer leaves no address space for many instances. */
+    realm_runtime_config rc = {.state_dir = state_dir, .compiler_path = "/proc/self/exe", .max_instances = 64};
     realm_model_config mc = {.engine = {.n_ctx = 1024}};
     const char *path = cached_model("smollm2-135m-instruct-q4_1.gguf");
     if (!path) {
