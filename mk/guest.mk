@@ -85,6 +85,7 @@ $(BUILD)/wasm/guest/layouts.wasm $(BUILD)/wasm/guest/layouts64.wasm: $(BUILD)/ge
 $(BUILD)/wasm/guest/%.wasm: tests/unit/tenant/guest/%.c $(GUEST_HEADERS) mk/guest.mk
 	$(call build_guest)
 
-$(BUILD)/unit/tenant/test_host: | $(TEST_GUESTS) $(GUEST_EXAMPLES)
-$(BUILD)/unit/tenant/test_host: private TEST_CFLAGS += -DTEST_WASM='"$(BUILD)/wasm"' -DTEST_GUESTS='"$(BUILD)/guest"'
+PROGRAM_TESTS := $(addprefix $(BUILD)/unit/tenant/,test_host test_wasi)
+$(PROGRAM_TESTS): | $(TEST_GUESTS) $(GUEST_EXAMPLES)
+$(PROGRAM_TESTS): private TEST_CFLAGS += -DTEST_WASM='"$(BUILD)/wasm"' -DTEST_GUESTS='"$(BUILD)/guest"'
 $(BUILD)/unit/tenant/test_abi: $(BUILD)/gen/gen/abi_layouts.h

@@ -31,6 +31,10 @@ def realm(*args, state=None, check=True):
     return done.stdout if check else done
 
 
+class Skip(Exception):
+    """What a test cannot do without is not on this machine, and cannot be installed by tools/setup."""
+
+
 class Server:
     """`with Server(...) as s`: s.key[tenant], s.client(tenant), s.port, s.admin."""
 

@@ -1,0 +1,90 @@
+"""Modules exactly as stock toolchains make them (tests/programs), as tenants' programs of a running server."""
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+
+import openai
+
+from harness import BUILD, CAPITAL, Server, Skip, realm, wait_until
+
+SOURCES = pathlib.Path(__file__).parent.parent / "programs"
+OUT = BUILD / "programs"
+ASK = dict(model="smollm2", messages=CAPITAL, max_tokens=4)
+
+
+def build(name, *command, cwd=None, env=None):
+    """The module that a compiler makes where its command says OUT."""
+    OUT.mkdir(parents=True, exist_ok=True)
+    file = (OUT / name).resolve()
+    done = subprocess.run([str(file) if word == "OUT" else word for word in command], cwd=cwd, env={**os.environ, **(env or {})}, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, f"{' '.join(command)}\n{done.stderr}"
+    return file
+
+
+def find_go():
+    go = shutil.which("go")
+    said = subprocess.run([go, "version"], capture_output=True, text=True).stdout if go else ""
+    m = re.search(r"go1\.(\d+)", said)
+    if not m or int(m[1]) < 24:
+        raise Skip("no go 1.24 or newer on the path")
+    return go
+
+
+def find_rust():
+    for rustc in filter(None, [shutil.which("rustc"), os.path.expanduser("~/.cargo/bin/rustc"), "/usr/bin/rustc"]):
+        for target in "wasm32-wasip1", "wasm32-wasi":
+            try:
+                libdir = subprocess.run([rustc, "--print", "target-libdir", "--target", target], capture_output=True,
+                                        text=True)
+            except OSError:
+                continue
+            if libdir.returncode == 0 and os.path.isdir(libdir.stdout.strip()):
+                return rustc, target
+    raise Skip("no rustc with the standard library of wasm32-wasip1")
+
+
+def check_command(name, module, says):
+    """The kind, arguments and environment, an answer, a failure that the client hears of."""
+    assert '"kind":"command"' in realm("program", "check", str(module), "--output", "json")
+    server = Server(tenants=(name,), programs={name: module})
+    realm("tenant", "set", name, "--arg", "fine", "--env", "GREETING=hello", state=server.state)
+    with server as s:
+        ask = lambda: s.client(name).chat.completions.create(**ASK).choices[0].message.content
+        assert ask() == says
+        realm("tenant", "set", name, "--arg", "fail", state=s.state)
+
+        def fails():
+            try:
+                return not ask()
+            except openai.APIError as e:
+                assert "exited with code 3" in str(e), e
+                return True
+
+        wait_until(fails, what="the new arguments are used")
+
+
+def test_go_command():
+    module = build("go_command.wasm", find_go(), "build", "-o", "OUT", ".", cwd=SOURCES / "go_command",
+                   env={"GOOS": "wasip1", "GOARCH": "wasm"})
+    check_command("go", module, 'args=["program" "fine"] env="hello" answer=42 slept=true files=false')
+
+
+def test_go_reactor():
+    module = build("go_reactor.wasm", find_go(), "build", "-buildmode=c-shared", "-o", "OUT", ".", cwd=SOURCES / "go_reactor",
+                   env={"GOOS": "wasip1", "GOARCH": "wasm"})
+    assert '"reactor":true' in realm("program", "check", str(module), "--output", "json")
+    with Server(tenants=("go",), programs={"go": module}) as s:
+        assert s.client("go").chat.completions.create(**ASK).choices[0].message.content == "reactor: MADE BY _INITIALIZE"
+
+
+def test_rust_command():
+    rustc, target = find_rust()
+    module = build("rust.wasm", rustc, "--target", target, "-O", "--edition", "2021", str(SOURCES / "wasi.rs"), "-o", "OUT")
+    check_command("rust", module, 'args=["program", "fine"] env="hello" answer=42 slept=true files=false')
+
+
+def test_c_command():
+    module = build("c.wasm", "clang-19", "--target=wasm32-wasi", "-O2", str(SOURCES / "wasi.c"), "-o", "OUT")
+    check_command("c", module, "args=2,program,fine env=hello slept=1 files=0 eof=1")
