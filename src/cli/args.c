@@ -1,7 +1,6 @@
 #include "cli/args.h"
 
 #include <ctype.h>
-#include <dirent.h>
 #include <errno.h>
 #include <math.h>
 #include <stdio.h>
@@ -162,52 +161,28 @@ static bool ends_in_gguf(const char *s) {
     return n > 5 && strcmp(s + n - 5, ".gguf") == 0;
 }
 
-/* ID.gguf in `dir`, else the only file there that begins with ID; NULL when there is none. */
-static realm_status find_in(const char *dir, const char *id, char **path, realm_error *err) {
-    size_t id_len = strlen(id), found = 0;
-    char *name = realm_malloc(id_len + 6);
-    if (!name) return realm_error_set(err, REALM_E_NOMEM, "out of memory");
-    snprintf(name, id_len + 6, "%s.gguf", id);
-    char *exact = realm_path_join(dir, name);
-    realm_free(name);
-    if (exact && access(exact, R_OK) == 0) {
-        *path = exact;
-        return REALM_OK;
-    }
-    realm_free(exact);
-    DIR *d = opendir(dir);
-    if (!d) return REALM_OK;
-    for (struct dirent *e; (e = readdir(d));) {
-        if (strncmp(e->d_name, id, id_len) != 0 || !ends_in_gguf(e->d_name)) continue;
-        found++;
-        realm_free(*path);
-        *path = realm_path_join(dir, e->d_name);
-    }
-    closedir(d);
-    if (found <= 1) return REALM_OK;
-    realm_free(*path);
-    *path = NULL;
-    return realm_error_set(err, REALM_E_INVALID, "%zu files in %s begin with \"%s\": name one", found, dir, id);
+realm_status realm_open_catalog(const char *models_dir, realm_catalog **out, realm_error *err) {
+    char *dir = realm_models_dir(models_dir), *cache = xdg("XDG_CACHE_HOME", ".cache", "realm/models");
+    realm_catalog_config config = {.models_dir = dir, .cache_dir = cache};
+    realm_status s =
+        dir ? realm_catalog_open(out, &config, err)
+            : realm_error_set(err, REALM_E_INVALID, "no folder for models: give --models-dir, or set HOME");
+    realm_free(cache);
+    realm_free(dir);
+    return s;
 }
 
-realm_status realm_find_model(const char *id_or_file, const char *models_dir, char **path, realm_error *err) {
+realm_status realm_find_model(const char *name_or_file, const char *models_dir, char **path, realm_error *err) {
     *path = NULL;
-    if (strchr(id_or_file, '/') || ends_in_gguf(id_or_file)) {
-        *path = realm_strdup(id_or_file);
+    if (strchr(name_or_file, '/') || ends_in_gguf(name_or_file)) {
+        *path = realm_strdup(name_or_file);
         return *path ? REALM_OK : realm_error_set(err, REALM_E_NOMEM, "out of memory");
     }
-    char *dirs[] = {realm_models_dir(models_dir), xdg("XDG_CACHE_HOME", ".cache", "realm/models")};
-    realm_status s = REALM_OK;
-    for (size_t i = 0; i < REALM_ARRAY_LEN(dirs); i++) {
-        if (dirs[i] && s == REALM_OK && !*path) s = find_in(dirs[i], id_or_file, path, err);
-    }
-    if (s == REALM_OK && !*path) {
-        char shown[128];
-        s = realm_error_set(err, REALM_E_NOT_FOUND, "no model \"%s\" in %s or in the download cache",
-                            realm_escape(shown, sizeof shown, id_or_file, strlen(id_or_file)),
-                            dirs[0] ? dirs[0] : "(no HOME)");
-    }
-    for (size_t i = 0; i < REALM_ARRAY_LEN(dirs); i++) realm_free(dirs[i]);
+    realm_catalog *c;
+    realm_status s = realm_open_catalog(models_dir, &c, err);
+    if (s != REALM_OK) return s;
+    s = realm_catalog_find(c, name_or_file, path, err);
+    realm_catalog_close(c);
     return s;
 }
 

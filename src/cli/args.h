@@ -9,6 +9,7 @@
 
 #include "base/base.h"
 #include "base/buf.h"
+#include "catalog/catalog.h"
 
 #define REALM_EXIT_DONE 0
 #define REALM_EXIT_FAILED 1
@@ -58,9 +59,10 @@ int realm_print(const char *command, realm_buf *out);
 /* Folders by the XDG rules, freed with realm_free; NULL when memory is out or HOME is not set. */
 char *realm_state_dir(const char *given);  /* --state, $XDG_STATE_HOME/realm */
 char *realm_models_dir(const char *given); /* --models-dir, $XDG_DATA_HOME/realm/models */
-/* A model's file from what a user typed: a path with a '/' or ending in .gguf, else an id looked up in the models
- * folder, then in the download cache: ID.gguf, or the one file whose name begins with ID. */
-REALM_WARN_UNUSED realm_status realm_find_model(const char *id_or_file, const char *models_dir, char **path,
+/* The catalogue over that folder and the download cache. */
+REALM_WARN_UNUSED realm_status realm_open_catalog(const char *models_dir, realm_catalog **out, realm_error *err);
+/* A model's file from what a user typed: a path with a '/' or ending in .gguf, else a name of the catalogue. */
+REALM_WARN_UNUSED realm_status realm_find_model(const char *name_or_file, const char *models_dir, char **path,
                                                 realm_error *err);
 /* This program's own file, for the child that compiles modules; freed with realm_free, NULL when unknown. */
 char *realm_self_path(void);

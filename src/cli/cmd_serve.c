@@ -107,15 +107,13 @@ static bool read_flags(realm_args *args, flags *f, int *status) {
 /* The file, then the flags over it. */
 static realm_status read_config(serve_config *c, const flags *f, realm_error *err) {
     serve_config_init(c);
-    realm_status st = f->config ? serve_config_read(c, f->config, err) : REALM_OK;
+    realm_status st = f->config ? serve_config_read(c, f->config, f->models_dir, err) : REALM_OK;
     if (st != REALM_OK) return st;
     if (f->listen) c->listen = f->listen;
     if (f->admin) c->admin_listen = f->admin;
     if (f->has_threads) c->threads = (int64_t)f->threads;
-    if (f->models_dir) {
-        realm_free(c->models_dir);
-        c->models_dir = realm_strdup(f->models_dir);
-    }
+    if (f->models_dir && !f->config && !(c->models_dir = realm_strdup(f->models_dir)))
+        return realm_error_set(err, REALM_E_NOMEM, "out of memory");
     if (f->state || !c->state) {
         realm_free(c->state);
         c->state = realm_state_dir(f->state);

@@ -136,18 +136,19 @@ static realm_status read_models(serve_config *c, const realm_json *root, realm_e
         if (st == REALM_OK && (!*id || strlen(id) > REALM_MODEL_ID_MAX))
             st = realm_json_error(&v, REALM_E_RANGE, err, "must have 1 to %u bytes", REALM_MODEL_ID_MAX);
         if (st == REALM_OK && !(to->id = realm_strdup(id))) st = no_memory(err);
-        (void)realm_json_get(&m, "file", &v);
-        if (st == REALM_OK) st = read_path(c, &v, &to->file, err);
-        if (st == REALM_OK && access(to->file, F_OK) != 0) { /* a name in the models folder, as on the command line */
-            const char *name = "";
-            char *found = NULL;
-            realm_error ignored = {0};
-            if (realm_json_cstr(&v, &name, &ignored) == REALM_OK &&
-                realm_find_model(name, c->models_dir, &found, &ignored) == REALM_OK) {
-                realm_free(to->file);
-                to->file = found;
-            }
+        if (st != REALM_OK) break;
+        /* a path from the file's folder; without one, or with a bare name that is no file there, the catalogue's */
+        const char *name = id;
+        realm_error why = {0};
+        if (realm_json_get_set(&m, "file", &v)) {
+            st = read_path(c, &v, &to->file, err);
+            if (st != REALM_OK || access(to->file, F_OK) == 0) continue;
+            st = realm_json_cstr(&v, &name, err);
+            if (st != REALM_OK || strchr(name, '/')) continue;
         }
+        realm_free(to->file);
+        st = realm_find_model(name, c->models_dir, &to->file, &why);
+        if (st != REALM_OK) realm_json_error(&v, st, err, "%s", why.text);
     }
     return st;
 }
@@ -245,7 +246,7 @@ static realm_status read_names(serve_config *c, const realm_json *root, realm_er
     return st;
 }
 
-realm_status serve_config_read(serve_config *c, const char *path, realm_error *err) {
+realm_status serve_config_read(serve_config *c, const char *path, const char *models_dir, realm_error *err) {
     static const char *const known[] = {"listen",     "admin_listen", "state",      "models_dir",    "models",
                                         "tenants",    "threads",      "io_threads", "api_threads",   "workers",
                                         "host_names", "http",         "engine",     "max_instances", "drain_seconds"};
@@ -265,6 +266,10 @@ realm_status serve_config_read(serve_config *c, const char *path, realm_error *e
         if (st == REALM_OK) st = realm_json_opt_cstr(&root, "admin_listen", &c->admin_listen, err);
         if (st == REALM_OK) st = opt_path(c, &root, "state", &c->state, err);
         if (st == REALM_OK) st = opt_path(c, &root, "models_dir", &c->models_dir, err);
+        if (st == REALM_OK && models_dir) {
+            realm_free(c->models_dir);
+            if (!(c->models_dir = realm_strdup(models_dir))) st = no_memory(err);
+        }
         if (st == REALM_OK) st = realm_json_opt_int(&root, "threads", 0, 1024, &c->threads, err);
         if (st == REALM_OK) st = realm_json_opt_int(&root, "io_threads", 0, REALM_IO_THREADS_MAX, &c->io_threads, err);
         if (st == REALM_OK) st = realm_json_opt_int(&root, "api_threads", 0, 16, &c->api_threads, err);

@@ -43,8 +43,10 @@ typedef struct serve_config {
 
 void serve_config_init(serve_config *c);
 void serve_config_release(serve_config *c);
-/* Reads the file; unknown keys, wrong types and values are errors that name line and key. */
-REALM_WARN_UNUSED realm_status serve_config_read(serve_config *c, const char *path, realm_error *err);
+/* Reads the file; unknown keys, wrong types and values are errors that name line and key. `models_dir`, of the command
+ * line, goes before the file's own; NULL: not given. */
+REALM_WARN_UNUSED realm_status serve_config_read(serve_config *c, const char *path, const char *models_dir,
+                                                 realm_error *err);
 /* "ID=FILE" of the command line, or an id or file that realm_find_model knows. */
 REALM_WARN_UNUSED realm_status serve_config_add_model(serve_config *c, const char *text, realm_error *err);
 /* Creates or sets the file's tenants in the store and imports their keys. Tenants that the file does not name stay. */

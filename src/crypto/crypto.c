@@ -10,6 +10,28 @@ realm_status realm_sha256(const void *data, size_t len, uint8_t out[REALM_SHA256
     return EVP_Digest(data, len, out, NULL, EVP_sha256(), NULL) == 1 ? REALM_OK : REALM_E_NOMEM;
 }
 
+/* A stream is OpenSSL's own context under our name. */
+realm_status realm_sha256_open(realm_sha256_stream **out) {
+    EVP_MD_CTX *c = EVP_MD_CTX_new();
+    *out = NULL;
+    if (!c || EVP_DigestInit_ex(c, EVP_sha256(), NULL) != 1) {
+        EVP_MD_CTX_free(c);
+        return REALM_E_NOMEM;
+    }
+    *out = (realm_sha256_stream *)c;
+    return REALM_OK;
+}
+
+realm_status realm_sha256_update(realm_sha256_stream *s, const void *data, size_t len) {
+    return EVP_DigestUpdate((EVP_MD_CTX *)s, data, len) == 1 ? REALM_OK : REALM_E_NOMEM;
+}
+
+realm_status realm_sha256_finish(realm_sha256_stream *s, uint8_t out[REALM_SHA256_BYTES]) {
+    return EVP_DigestFinal_ex((EVP_MD_CTX *)s, out, NULL) == 1 ? REALM_OK : REALM_E_NOMEM;
+}
+
+void realm_sha256_close(realm_sha256_stream *s) { EVP_MD_CTX_free((EVP_MD_CTX *)s); }
+
 realm_status realm_hmac_sha256(const void *key, size_t key_len, const void *data, size_t len,
                                uint8_t out[REALM_SHA256_BYTES]) {
     if (key_len > INT_MAX) return REALM_E_INVALID;

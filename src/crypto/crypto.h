@@ -12,6 +12,12 @@
 #define REALM_SHA256_HEX 65 /* with NUL */
 
 REALM_WARN_UNUSED realm_status realm_sha256(const void *data, size_t len, uint8_t out[REALM_SHA256_BYTES]);
+/* The same over bytes that come in pieces. One thread at a time; NULL-safe close. finish: once, then close. */
+typedef struct realm_sha256_stream realm_sha256_stream;
+REALM_WARN_UNUSED realm_status realm_sha256_open(realm_sha256_stream **out);
+REALM_WARN_UNUSED realm_status realm_sha256_update(realm_sha256_stream *s, const void *data, size_t len);
+REALM_WARN_UNUSED realm_status realm_sha256_finish(realm_sha256_stream *s, uint8_t out[REALM_SHA256_BYTES]);
+void realm_sha256_close(realm_sha256_stream *s);
 REALM_WARN_UNUSED realm_status realm_hmac_sha256(const void *key, size_t key_len, const void *data, size_t len,
                                                  uint8_t out[REALM_SHA256_BYTES]);
 /* Cryptographically secure; REALM_E_IO when the system has none. */
