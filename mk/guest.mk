@@ -74,7 +74,7 @@ $(BUILD)/unit/sandbox/%: private TEST_CFLAGS += -DTEST_WASM='"$(BUILD)/wasm"'
 
 # --- programs for the tests of the host's functions, for 32-bit and 64-bit memory ----------------------------------
 TEST_GUESTS  := $(patsubst tests/unit/tenant/guest/%.c,$(BUILD)/wasm/guest/%.wasm,$(sort $(wildcard tests/unit/tenant/guest/*.c)))
-TEST_GUESTS  += $(BUILD)/wasm/guest/probe64.wasm $(BUILD)/wasm/guest/layouts64.wasm
+TEST_GUESTS  += $(patsubst tests/unit/tenant/guest/%.c,$(BUILD)/wasm/guest/%64.wasm,$(sort $(wildcard tests/unit/tenant/guest/probe*.c))) $(BUILD)/wasm/guest/layouts64.wasm
 
 $(BUILD)/wasm/guest/%64.wasm: tests/unit/tenant/guest/%.c $(GUEST_HEADERS) mk/guest.mk
 	$(call build_guest,--target=wasm64,-mwasm64)
@@ -85,6 +85,7 @@ $(BUILD)/wasm/guest/layouts.wasm $(BUILD)/wasm/guest/layouts64.wasm: $(BUILD)/ge
 $(BUILD)/wasm/guest/%.wasm: tests/unit/tenant/guest/%.c $(GUEST_HEADERS) mk/guest.mk
 	$(call build_guest)
 
+$(TEST_GUESTS): tests/unit/tenant/guest/probe.h
 PROGRAM_TESTS := $(addprefix $(BUILD)/unit/tenant/,test_host test_wasi)
 $(PROGRAM_TESTS): | $(TEST_GUESTS) $(GUEST_EXAMPLES)
 $(PROGRAM_TESTS): private TEST_CFLAGS += -DTEST_WASM='"$(BUILD)/wasm"' -DTEST_GUESTS='"$(BUILD)/guest"'

@@ -96,3 +96,18 @@ int32_t realm_close(int32_t handle) REALM_IMPORT(close);
  * at `max`. */
 int32_t realm_host_generate(int32_t model, const char *prompt, size_t prompt_len, const realm_generate_options *options,
                             char *out, size_t max) REALM_IMPORT(realm_host_generate);
+
+/* ---- The tenant's store ---- */
+
+/* A value of the tenant's store, which all its requests share. REALM_E_NOT_FOUND. */
+int32_t realm_store_get(const char *key, size_t key_len, void *out, size_t max) REALM_IMPORT(store_get);
+
+/* Sets a value, durably. REALM_E_LIMIT when storage_bytes is used up. */
+int32_t realm_store_put(const char *key, size_t key_len, const void *value, size_t value_len) REALM_IMPORT(store_put);
+
+/* Removes a key. REALM_E_NOT_FOUND. */
+int32_t realm_store_delete(const char *key, size_t key_len) REALM_IMPORT(store_delete);
+
+/* Keys with a prefix, in order, behind `after`, each followed by a NUL, as many as fit; returns the bytes. */
+int32_t realm_store_list(const char *prefix, size_t prefix_len, const char *after, size_t after_len, char *out,
+                         size_t max) REALM_IMPORT(store_list);

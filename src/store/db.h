@@ -3,6 +3,9 @@
  * Statements are prepared once per connection and kept in a small table by their text; values are always bound. One
  * writer connection behind a mutex, and one reader so that a key look-up never waits for a ledger commit. A private
  * in-memory store has the writer alone.
+ *
+ * What tenants themselves put in (values, models) is in a file of its own, data.db: SQLite has one writer per file, so
+ * a tenant that writes without pause, each time waiting for the disk, never holds up the ledger.
  */
 #ifndef REALM_STORE_DB_H
 #define REALM_STORE_DB_H
@@ -26,8 +29,9 @@ typedef struct db {
 } db;
 
 struct realm_store {
-    db write, read;
-    db *reader; /* &read, or &write for a store in memory */
+    db write, read;           /* realm.db */
+    db data_write, data_read; /* data.db */
+    db *reader, *data_reader; /* the two readers, or the writers for a store in memory */
     uint8_t secret[DB_SECRET_BYTES];
     uint64_t local_changes; /* guarded by write.mu */
 };
@@ -41,11 +45,19 @@ REALM_WARN_UNUSED realm_status db_prepare(db *d, const char *sql, sqlite3_stmt *
 REALM_WARN_UNUSED realm_status db_run(db *d, sqlite3_stmt *st, realm_error *err);
 /* One step: *row says whether there is one. */
 REALM_WARN_UNUSED realm_status db_step(db *d, sqlite3_stmt *st, bool *row, realm_error *err);
+REALM_WARN_UNUSED realm_status db_open(db *d, const char *path, int flags, realm_error *err);
+void db_close(db *d);
 REALM_WARN_UNUSED realm_status db_exec(db *d, const char *sql, realm_error *err);
 realm_status db_fail(db *d, int rc, realm_error *err);
 /* Lock, BEGIN IMMEDIATE; then COMMIT (or ROLLBACK when s is a failure) and unlock, returning the first failure. */
 REALM_WARN_UNUSED realm_status db_transaction(db *d, realm_error *err);
 realm_status db_finish(db *d, realm_status s, realm_error *err);
+
+/* data.c: opens data.db and drops what belongs to tenants that are gone. */
+REALM_WARN_UNUSED realm_status data_open(realm_store *store, const char *dir, realm_error *err);
+void data_close(realm_store *store);
+/* Removes all that a tenant has put in. */
+REALM_WARN_UNUSED realm_status data_forget(realm_store *store, int64_t tenant_id, realm_error *err);
 
 void db_bind_text(sqlite3_stmt *st, int i, const char *s);
 void db_copy_text(sqlite3_stmt *st, int col, char *out, size_t cap);

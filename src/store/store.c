@@ -134,7 +134,7 @@ void db_copy_text(sqlite3_stmt *st, int col, char *out, size_t cap) {
 /* ---- opening -------------------------------------------------------------------------------------------------------
  */
 
-static realm_status db_open(db *d, const char *path, int flags, realm_error *err) {
+realm_status db_open(db *d, const char *path, int flags, realm_error *err) {
     realm_mutex_init(&d->mu, REALM_RANK_STORE);
     int rc = sqlite3_open_v2(path, &d->h, flags | SQLITE_OPEN_NOMUTEX, NULL);
     if (rc != SQLITE_OK) return db_fail(d, rc, err);
@@ -142,7 +142,7 @@ static realm_status db_open(db *d, const char *path, int flags, realm_error *err
     return REALM_OK;
 }
 
-static void db_close(db *d) {
+void db_close(db *d) {
     if (!d->h) return;
     for (unsigned i = 0; i < d->n_cached; i++) sqlite3_finalize(d->cache[i].st);
     sqlite3_close(d->h);
@@ -234,6 +234,8 @@ realm_status realm_store_open(realm_store **out, const char *dir, realm_error *e
         store->reader = &store->read;
     }
     if ((s = load_secret(store, dir, err)) != REALM_OK) goto fail;
+    if ((s = data_open(store, dir, err)) != REALM_OK) goto fail;
+    if ((s = data_open(store, dir, err)) != REALM_OK) goto fail;
     realm_free(path);
     *out = store;
     return REALM_OK;
@@ -246,6 +248,7 @@ fail:
 
 void realm_store_close(realm_store *store) {
     if (!store) return;
+    data_close(store);
     db_close(&store->read);
     db_close(&store->write);
     realm_secret_wipe(store->secret, sizeof store->secret);

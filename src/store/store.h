@@ -23,7 +23,8 @@
     X(kv_tokens, uint64_t, 0, 0, 1000000000, "tokens held in KV memory; 0: no limit")                           \
     X(memory_bytes, uint64_t, 67108864, 65536, 4294967296, "linear memory of a program instance")               \
     X(cpu_ms_per_wake, uint64_t, 1000, 1, 3600000, "CPU time of a program between two waits")                   \
-    X(weight, uint64_t, 100, 1, 10000, "share of the engine relative to other tenants")
+    X(weight, uint64_t, 100, 1, 10000, "share of the engine relative to other tenants")                         \
+    X(storage_bytes, uint64_t, 268435456, 0, 1099511627776, "keys, values and model files in the tenant's store")
 
 typedef struct realm_limits {
 #define REALM_LIMIT_FIELD(field, type, def, least, most, text) type field;
@@ -82,7 +83,7 @@ REALM_WARN_UNUSED realm_status realm_store_tenant_set(realm_store *s, const char
 REALM_WARN_UNUSED realm_status realm_store_tenant_set_strings(realm_store *s, const char *name,
                                                               const realm_strings *args, const realm_strings *env,
                                                               realm_error *err);
-/* Removes the tenant and its keys; its ledger stays. */
+/* Removes the tenant, its keys and its data; its ledger stays. */
 REALM_WARN_UNUSED realm_status realm_store_tenant_delete(realm_store *s, const char *name, realm_error *err);
 /* Calls fn for each in order of name; fn returning false stops. */
 REALM_WARN_UNUSED realm_status realm_store_tenant_each(realm_store *s,
@@ -116,6 +117,48 @@ REALM_WARN_UNUSED realm_status realm_store_key_find(realm_store *s, const char *
 REALM_WARN_UNUSED realm_status realm_store_key_revoke(realm_store *s, const char *id_or_key, realm_error *err);
 REALM_WARN_UNUSED realm_status realm_store_key_each(realm_store *s, bool (*fn)(void *user, const realm_key_row *row),
                                                     void *user, realm_error *err);
+
+/* ---- what tenants put in: values and the list of their models ---- */
+/* Both count against one quota, which the caller gives with each write: keys and values by their bytes, a model file
+ * once however many ids it has. Writes are on disk when they return. */
+#define REALM_VALUE_KEY_MAX 256u
+#define REALM_VALUE_BYTES_MAX (1u << 20)
+
+/* REALM_E_NOT_FOUND. *value is freed with realm_free. */
+REALM_WARN_UNUSED realm_status realm_store_value_get(realm_store *s, int64_t tenant_id, const char *key, size_t key_len,
+                                                     void **value, size_t *len, realm_error *err);
+/* REALM_E_INVALID: a key of no bytes, too many, or with a NUL; REALM_E_LIMIT: too long a value, or the quota. */
+REALM_WARN_UNUSED realm_status realm_store_value_put(realm_store *s, int64_t tenant_id, uint64_t quota_bytes,
+                                                     const char *key, size_t key_len, const void *value, size_t len,
+                                                     realm_error *err);
+REALM_WARN_UNUSED realm_status realm_store_value_delete(realm_store *s, int64_t tenant_id, const char *key,
+                                                        size_t key_len, realm_error *err);
+/* Keys that start with `prefix` and come behind `after` (NULL: all), in the order of their bytes, each with a NUL
+ * behind it, as many as `out` can hold. REALM_E_RANGE when there is one but `out` has no room for it. */
+REALM_WARN_UNUSED realm_status realm_store_value_list(realm_store *s, int64_t tenant_id, const char *prefix,
+                                                      size_t prefix_len, const char *after, size_t after_len,
+                                                      realm_buf *out, realm_error *err);
+/* Bytes that count against the quota now. */
+REALM_WARN_UNUSED realm_status realm_store_data_bytes(realm_store *s, int64_t tenant_id, uint64_t *bytes,
+                                                      realm_error *err);
+
+typedef struct realm_model_row {
+    uint32_t id;
+    char sha256[65];
+    uint64_t bytes;
+} realm_model_row;
+#define REALM_MODEL_IDS_MAX 256u /* of a tenant */
+/* Lists a file under an id. REALM_E_EXISTS: the id names another file (the same one is fine); REALM_E_LIMIT. */
+REALM_WARN_UNUSED realm_status realm_store_model_add(realm_store *s, int64_t tenant_id, uint64_t quota_bytes,
+                                                     const realm_model_row *row, realm_error *err);
+REALM_WARN_UNUSED realm_status realm_store_model_find(realm_store *s, int64_t tenant_id, uint32_t id,
+                                                      realm_model_row *out, realm_error *err);
+/* *last: no other id of this tenant names the file, which may go. */
+REALM_WARN_UNUSED realm_status realm_store_model_remove(realm_store *s, int64_t tenant_id, uint32_t id,
+                                                        realm_model_row *out, bool *last, realm_error *err);
+/* Whether any id of the tenant names the file. */
+REALM_WARN_UNUSED realm_status realm_store_model_used(realm_store *s, int64_t tenant_id, const char *sha256, bool *used,
+                                                      realm_error *err);
 
 /* ---- ledger ---- */
 typedef struct realm_usage { /* also a delta */

@@ -337,7 +337,9 @@ realm_status realm_store_tenant_delete(realm_store *store, const char *name, rea
     }
     if (s == REALM_OK) s = drop_unused_programs(d, err);
     if (s == REALM_OK) store->local_changes++;
-    return db_finish(d, s, err);
+    s = db_finish(d, s, err);
+    /* Should this fail or the process end here, the next opening of the store does it. */
+    return s == REALM_OK ? data_forget(store, row.id, err) : s;
 }
 
 realm_status realm_store_tenant_each(realm_store *store, bool (*fn)(void *user, const realm_tenant_row *row),

@@ -289,7 +289,8 @@
     REALM_ABI_IO(X)        \
     REALM_ABI_TEXT(X)      \
     REALM_ABI_PROMPTS(X)   \
-    REALM_ABI_GENERATE(X)
+    REALM_ABI_GENERATE(X)  \
+    REALM_ABI_STORE(X)
 
 #define REALM_ABI_DECLARE(group, name, params, flags, declaration, text) \
     realm_call_result host_##name(realm_call *call, const uint64_t *args, int32_t *result);

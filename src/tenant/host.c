@@ -59,6 +59,7 @@ void realm_host_close(realm_host *h) {
             realm_free(s->object);
         }
     }
+    host_job_end(h);
     host_prompt_release(h, &h->own);
     host_wasi_close(h);
     realm_json_doc_close(h->input);
@@ -146,6 +147,42 @@ realm_call_result host_give(realm_call *call, uint64_t out, uint64_t max, const 
     return REALM_CALL_DONE;
 }
 
+/* ---- calls that block ---- */
+
+realm_call_result host_job_start(realm_call *call, tenant_job *job, int32_t *result) {
+    realm_host *h = host_of(call);
+    host_job_end(h);
+    if (jobs_submit(realm_run_runtime(h->run)->jobs, job, &h->error)) {
+        job_release(job);
+        return host_failed(h, result);
+    }
+    h->job = job;
+    return REALM_CALL_SUSPEND;
+}
+
+tenant_job *host_job_done(realm_call *call, realm_call_result *state, int32_t *result) {
+    realm_host *h = host_of(call);
+    if (!atomic_load_explicit(&h->job->done, memory_order_acquire)) {
+        *state = REALM_CALL_SUSPEND;
+        if (!realm_call_cancelled(call)) return NULL;
+        host_job_end(h); /* it goes on alone */
+        *state = host_fail(h, result, REALM_E_CANCELLED, "the request was cancelled");
+        return NULL;
+    }
+    if (!h->job->error.code) return h->job;
+    h->error = h->job->error;
+    host_job_end(h);
+    *state = host_failed(h, result);
+    return NULL;
+}
+
+void host_job_end(realm_host *h) {
+    job_release(h->job);
+    h->job = NULL;
+}
+
+/* ---- handles ---- */
+
 realm_status host_slot_take(realm_host *h, host_kind kind, void *object, int32_t *handle) {
     for (uint32_t i = 0; i < HOST_HANDLES_MAX; i++) {
         host_slot *s = &h->slots[i];
@@ -193,6 +230,7 @@ realm_call_result host_limits_get(realm_call *call, const uint64_t *args, int32_
                               .cpu_ms_per_wake = l->cpu_ms_per_wake,
                               .generations = (uint32_t)REALM_MIN(l->generations, UINT32_MAX),
                               .handles = HOST_HANDLES_MAX,
+                              .storage_bytes = l->storage_bytes,
                               .emit_bytes = INT32_MAX,
                               .vocabulary = (uint32_t)realm_tokenizer_vocab_size(host_tokenizer(h))};
     uint64_t n = REALM_MIN(args[1], sizeof out); /* a program that knows fewer fields gets those */

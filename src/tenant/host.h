@@ -78,6 +78,7 @@ struct realm_host {
     size_t prompt_bytes;
     realm_json_doc *input;
     bool finish_set;
+    tenant_job *job;   /* what a suspended call waits for */
     realm_error error; /* of the last call that failed */
     uint64_t opened_ns;
     uint64_t log_credit_ns; /* time of logging that is saved up */
@@ -98,6 +99,12 @@ realm_call_result host_give(realm_call *call, uint64_t out, uint64_t max, const 
                             int32_t *result);
 /* The program's bytes, or NULL with *result set. */
 void *host_range(realm_call *call, uint64_t ptr, uint64_t len, const char *what, int32_t *result);
+/* For calls that block: submits `job` (taken over, also on failure) and suspends. */
+realm_call_result host_job_start(realm_call *call, tenant_job *job, int32_t *result);
+/* When the call runs again: the finished job, valid until host_job_end or the next job; or NULL with *state what to
+ * return. A job that failed is a failed call. */
+tenant_job *host_job_done(realm_call *call, realm_call_result *state, int32_t *result);
+void host_job_end(realm_host *h);
 /* A free slot; REALM_E_LIMIT when all are taken. */
 realm_status host_slot_take(realm_host *h, host_kind kind, void *object, int32_t *handle);
 void host_slot_drop(realm_host *h, int32_t handle);

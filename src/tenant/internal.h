@@ -33,13 +33,44 @@ typedef struct tenant_model {
     realm_token_counts flushed; /* engine totals that are in the ledger; maintenance thread only */
 } tenant_model;
 
+/* ---- jobs.c: what blocks, off the sandbox's workers
+ * --------------------------------------------------------------------
+ */
+
+#define JOBS_PER_TENANT 32u /* of each kind, queued or running */
+
+typedef struct tenant_jobs tenant_jobs;
+typedef struct tenant_job tenant_job;
+struct tenant_job { /* the first member of what a job is about */
+    tenant_job *next;
+    void (*work)(tenant_job *job); /* on a thread of the pool */
+    void (*free)(tenant_job *job); /* any thread, once */
+    realm_tenant *tenant;          /* held */
+    realm_instance *instance;      /* woken when done; held; NULL: nobody */
+    atomic_uint refs;              /* the submitter's and the pool's */
+    atomic_bool done;
+    bool heavy;
+    realm_error error; /* of the work; code REALM_OK when it went well */
+};
+
+REALM_WARN_UNUSED realm_status jobs_open(tenant_jobs **out, realm_error *err);
+/* Finishes what is queued and joins the threads; from then on submitting is REALM_E_CLOSED. NULL-safe. */
+void jobs_stop(tenant_jobs *p);
+void jobs_close(tenant_jobs *p); /* after jobs_stop; NULL-safe */
+/* With one reference, the caller's; `work` and `free` are set by the caller. */
+void job_init(tenant_job *job, realm_tenant *t, realm_instance *instance, bool heavy);
+/* REALM_E_BUSY: too many wait already, the text says whose. */
+REALM_WARN_UNUSED realm_status jobs_submit(tenant_jobs *p, tenant_job *job, realm_error *err);
+void job_release(tenant_job *job); /* NULL-safe */
+
 struct realm_tenant {
     realm_runtime *rt;
     realm_tenant *next; /* runtime.mu */
     int64_t id;
     char name[REALM_TENANT_NAME_MAX + 1];
-    atomic_uint refs; /* acquired under runtime.mu, so 0 under runtime.mu stays 0 */
-    bool gone;        /* runtime.mu: deleted from the store */
+    atomic_uint refs;    /* acquired under runtime.mu, so 0 under runtime.mu stays 0 */
+    bool gone;           /* runtime.mu: deleted from the store */
+    atomic_uint jobs[2]; /* quick and heavy ones, queued or running */
 
     realm_mutex mu;
     realm_limits limits;       /* mu */
@@ -69,6 +100,7 @@ struct realm_runtime {
     realm_sandbox *sandbox;
     realm_backend *backend; /* of all models and the tensor service, in turns */
     realm_program *default_program;
+    tenant_jobs *jobs;
 
     realm_mutex mu;
     tenant_model *models[RUNTIME_MODELS_MAX]; /* written under mu, before n_models; read freely below n_models */

@@ -42,6 +42,7 @@ realm_status realm_runtime_open(realm_runtime **out, const realm_runtime_config 
         realm_error_prefix(err, "default program");
         goto fail;
     }
+    if ((s = jobs_open(&rt->jobs, err)) != REALM_OK) goto fail;
     if ((s = realm_store_version(rt->store, &rt->store_version, err)) != REALM_OK) goto fail;
     if ((s = realm_thread_start(&rt->maintenance, "realm-ledger", ledger_thread, rt, err)) != REALM_OK) goto fail;
     rt->maintenance_started = true;
@@ -76,12 +77,14 @@ void realm_runtime_close(realm_runtime *rt) {
         realm_mutex_unlock(&rt->mu);
         pthread_join(rt->maintenance, NULL);
     }
+    jobs_stop(rt->jobs); /* they hold instances and tenants */
     for (realm_tenant *t = rt->tenants; t; t = t->next) {
         realm_program_release(t->program);
         t->program = NULL;
     }
     realm_program_release(rt->default_program);
     realm_sandbox_close(sandbox);
+    jobs_close(rt->jobs);
     if (rt->store) ledger_flush(rt);
     tenants_close(rt);
     size_t n = atomic_load_explicit(&rt->n_models, memory_order_acquire);

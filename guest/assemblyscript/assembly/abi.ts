@@ -732,3 +732,25 @@ export declare function close(handle: i32): i32;
 // @ts-ignore: decorator
 @external("realm", "realm_host_generate")
 export declare function realm_host_generate(model: i32, prompt: usize, prompt_len: usize, options: usize, out: usize, max: usize): i32;
+
+// ---- The tenant's store ----
+
+// A value of the tenant's store, which all its requests share. E_NOT_FOUND.
+// @ts-ignore: decorator
+@external("realm", "store_get")
+export declare function store_get(key: usize, key_len: usize, out: usize, max: usize): i32;
+
+// Sets a value, durably. E_LIMIT when storage_bytes is used up.
+// @ts-ignore: decorator
+@external("realm", "store_put")
+export declare function store_put(key: usize, key_len: usize, value: usize, value_len: usize): i32;
+
+// Removes a key. E_NOT_FOUND.
+// @ts-ignore: decorator
+@external("realm", "store_delete")
+export declare function store_delete(key: usize, key_len: usize): i32;
+
+// Keys with a prefix, in order, behind `after`, each followed by a NUL, as many as fit; returns the bytes.
+// @ts-ignore: decorator
+@external("realm", "store_list")
+export declare function store_list(prefix: usize, prefix_len: usize, after: usize, after_len: usize, out: usize, max: usize): i32;

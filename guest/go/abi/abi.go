@@ -804,3 +804,25 @@ func Close(handle int32) int32
 //
 //go:wasmimport realm realm_host_generate
 func RealmHostGenerate(model int32, prompt *byte, promptLen uint32, options *GenerateOptions, out *byte, max uint32) int32
+
+// ---- The tenant's store ----
+
+// A value of the tenant's store, which all its requests share. ENotFound.
+//
+//go:wasmimport realm store_get
+func StoreGet(key *byte, keyLen uint32, out unsafe.Pointer, max uint32) int32
+
+// Sets a value, durably. ELimit when storage_bytes is used up.
+//
+//go:wasmimport realm store_put
+func StorePut(key *byte, keyLen uint32, value unsafe.Pointer, valueLen uint32) int32
+
+// Removes a key. ENotFound.
+//
+//go:wasmimport realm store_delete
+func StoreDelete(key *byte, keyLen uint32) int32
+
+// Keys with a prefix, in order, behind `after`, each followed by a NUL, as many as fit; returns the bytes.
+//
+//go:wasmimport realm store_list
+func StoreList(prefix *byte, prefixLen uint32, after *byte, afterLen uint32, out *byte, max uint32) int32

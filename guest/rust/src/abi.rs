@@ -578,4 +578,17 @@ extern "C" {
     /// Prompt in, text out: a whole generation, batched with everybody's; returns the bytes of text, cut between
     /// characters at `max`.
     pub fn realm_host_generate(model: i32, prompt: *const u8, prompt_len: usize, options: *const GenerateOptions, out: *mut u8, max: usize) -> i32;
+    // ---- The tenant's store ----
+
+    /// A value of the tenant's store, which all its requests share. E_NOT_FOUND.
+    pub fn store_get(key: *const u8, key_len: usize, out: *mut u8, max: usize) -> i32;
+
+    /// Sets a value, durably. E_LIMIT when storage_bytes is used up.
+    pub fn store_put(key: *const u8, key_len: usize, value: *const u8, value_len: usize) -> i32;
+
+    /// Removes a key. E_NOT_FOUND.
+    pub fn store_delete(key: *const u8, key_len: usize) -> i32;
+
+    /// Keys with a prefix, in order, behind `after`, each followed by a NUL, as many as fit; returns the bytes.
+    pub fn store_list(prefix: *const u8, prefix_len: usize, after: *const u8, after_len: usize, out: *mut u8, max: usize) -> i32;
 }

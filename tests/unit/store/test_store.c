@@ -325,8 +325,103 @@ static void memory_stores_are_apart(void **state) {
     realm_store_close(b);
 }
 
+static uint64_t data_bytes(realm_store *s, int64_t tenant) {
+    uint64_t n = 0;
+    assert_int_equal(realm_store_data_bytes(s, tenant, &n, NULL), REALM_OK);
+    return n;
+}
+
+static void values_are_kept_and_counted(void **state) {
+    (void)state;
+    realm_store *a = open_store(), *b = open_store();
+    realm_error err = {0};
+    realm_tenant_row t, u;
+    void *v;
+    size_t n;
+    assert_int_equal(realm_store_tenant_create(a, "values", NULL, NULL, 0, &t, &err), REALM_OK);
+    assert_int_equal(realm_store_tenant_create(a, "others", NULL, NULL, 0, &u, &err), REALM_OK);
+    assert_int_equal(realm_store_value_put(a, t.id, 100, "key", 3, "0123456789", 10, &err), REALM_OK);
+    assert_int_equal(realm_store_value_get(b, t.id, "key", 3, &v, &n, &err), REALM_OK); /* another connection */
+    assert_int_equal(n, 10);
+    assert_memory_equal(v, "0123456789", 10);
+    realm_free(v);
+    assert_int_equal(realm_store_value_get(b, u.id, "key", 3, &v, &n, &err), REALM_E_NOT_FOUND);
+    assert_int_equal(data_bytes(b, t.id), 13);
+    /* The quota holds between connections; a failed write changes nothing. */
+    static char filler[90];
+    assert_int_equal(realm_store_value_put(b, t.id, 100, "more", 4, filler, 84, &err), REALM_E_LIMIT);
+    assert_non_null(strstr(err.text, "storage_bytes"));
+    assert_int_equal(realm_store_value_put(b, t.id, 100, "more", 4, filler, 83, &err), REALM_OK);
+    assert_int_equal(realm_store_value_put(a, t.id, 100, "key", 3, "0123456789x", 11, &err), REALM_E_LIMIT);
+    assert_int_equal(realm_store_value_get(a, t.id, "key", 3, &v, &n, &err), REALM_OK);
+    assert_int_equal(n, 10);
+    realm_free(v);
+    assert_int_equal(realm_store_value_put(a, t.id, 5, "key", 3, "0", 1, &err), REALM_OK); /* less is always allowed */
+    assert_int_equal(data_bytes(b, t.id), 91);
+    realm_store_close(b);
+    realm_store_close(a);
+    a = open_store();
+    assert_int_equal(realm_store_value_get(a, t.id, "key", 3, &v, &n, &err), REALM_OK);
+    assert_int_equal(n, 1);
+    realm_free(v);
+    assert_int_equal(realm_store_tenant_delete(a, "values", &err), REALM_OK);
+    assert_int_equal(data_bytes(a, t.id), 0);
+    assert_int_equal(realm_store_value_get(a, t.id, "key", 3, &v, &n, &err), REALM_E_NOT_FOUND);
+    /* Data of a tenant whose deletion was cut short goes when the store is next opened. */
+    assert_int_equal(realm_store_value_put(a, t.id, 100, "key", 3, "0", 1, &err), REALM_OK);
+    assert_int_equal(realm_store_value_put(a, u.id, 100, "key", 3, "0", 1, &err), REALM_OK);
+    realm_store_close(a);
+    a = open_store();
+    assert_int_equal(data_bytes(a, t.id), 0);
+    assert_int_equal(data_bytes(a, u.id), 4);
+    realm_store_close(a);
+}
+
+static void models_are_counted_once(void **state) {
+    (void)state;
+    realm_store *s = open_store();
+    realm_error err = {0};
+    realm_tenant_row t;
+    realm_model_row got, one = {.id = 1, .sha256 = "aa", .bytes = 50}, two = {.id = 2, .sha256 = "aa", .bytes = 50},
+                         other = {.id = 1, .sha256 = "bb", .bytes = 10}, third = {.id = 3, .sha256 = "bb", .bytes = 51};
+    bool last, used;
+    assert_int_equal(realm_store_tenant_create(s, "models", NULL, NULL, 0, &t, &err), REALM_OK);
+    assert_int_equal(realm_store_model_add(s, t.id, 49, &one, &err), REALM_E_LIMIT);
+    assert_int_equal(realm_store_model_add(s, t.id, 100, &one, &err), REALM_OK);
+    assert_int_equal(realm_store_model_add(s, t.id, 100, &one, &err), REALM_OK); /* again: nothing new */
+    assert_int_equal(realm_store_model_add(s, t.id, 100, &two, &err), REALM_OK);
+    assert_int_equal(data_bytes(s, t.id), 50);
+    assert_int_equal(realm_store_model_add(s, t.id, 100, &other, &err), REALM_E_EXISTS);
+    assert_int_equal(realm_store_model_add(s, t.id, 100, &third, &err), REALM_E_LIMIT);
+    assert_int_equal(
+        realm_store_value_put(s, t.id, 100, "k", 1, "0123456789012345678901234567890123456789012345678", 49, &err),
+        REALM_OK); /* one quota for both */
+    assert_int_equal(realm_store_value_put(s, t.id, 100, "l", 1, "", 0, &err), REALM_E_LIMIT);
+    assert_int_equal(realm_store_model_find(s, t.id, 2, &got, &err), REALM_OK);
+    assert_string_equal(got.sha256, "aa");
+    assert_int_equal(realm_store_model_find(s, t.id + 1000, 2, &got, &err), REALM_E_NOT_FOUND);
+    assert_int_equal(realm_store_model_remove(s, t.id, 1, &got, &last, &err), REALM_OK);
+    assert_false(last);
+    assert_int_equal(data_bytes(s, t.id), 100);
+    assert_int_equal(realm_store_model_remove(s, t.id, 1, &got, &last, &err), REALM_E_NOT_FOUND);
+    assert_int_equal(realm_store_model_used(s, t.id, "aa", &used, &err), REALM_OK);
+    assert_true(used);
+    assert_int_equal(realm_store_model_remove(s, t.id, 2, &got, &last, &err), REALM_OK);
+    assert_true(last);
+    assert_int_equal(data_bytes(s, t.id), 50);
+    for (uint32_t i = 0; i < REALM_MODEL_IDS_MAX; i++) {
+        one.id = 10 + i;
+        assert_int_equal(realm_store_model_add(s, t.id, 100, &one, &err), REALM_OK);
+    }
+    one.id = 9;
+    assert_int_equal(realm_store_model_add(s, t.id, 100, &one, &err), REALM_E_LIMIT);
+    realm_store_close(s);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(values_are_kept_and_counted, make_dir, remove_dir),
+        cmocka_unit_test_setup_teardown(models_are_counted_once, make_dir, remove_dir),
         cmocka_unit_test_setup_teardown(tenants_are_kept, make_dir, remove_dir),
         cmocka_unit_test_setup_teardown(keys_open_and_close, make_dir, remove_dir),
         cmocka_unit_test_setup_teardown(secrets_stay_out_of_the_files, make_dir, remove_dir),

@@ -22,6 +22,49 @@ static void test_every_call_with_64_bits(void **state) {
     probe("probe64");
 }
 
+static void set_limit(const char *tenant, const char *name, const char *value) {
+    realm_error err = {0};
+    realm_tenant_row row;
+    realm_store *store = realm_runtime_store(rt);
+    realm_tenant_release(tenant_with(tenant, NULL, NULL));
+    if (realm_store_tenant_find(store, tenant, &row, &err) || realm_limits_set(&row.limits, name, value, &err) ||
+        realm_store_tenant_set(store, tenant, &row.limits, NULL, 0, &err))
+        fail_msg("%s", err.text);
+    realm_runtime_reload(rt);
+}
+
+static void test_store(void **state) {
+    (void)state;
+    set_limit("probe_store", "storage_bytes", "3145728");
+    set_limit("probe_store64", "storage_bytes", "3145728");
+    probe("probe_store");
+    probe("probe_store64");
+}
+
+/* Eight requests of one tenant write side by side: nothing is lost, and another tenant sees none of it. */
+static void test_store_together(void **state) {
+    (void)state;
+    enum { N = 8 };
+    client c[N];
+    int most = 0;
+    realm_tenant *t = tenant_with("counts", TEST_WASM "/guest", "counter"),
+                 *u = tenant_with("counts-too", TEST_WASM "/guest", "counter");
+    for (int i = 0; i < N; i++) begin(&c[i], t, text_request());
+    for (int i = 0; i < N; i++) {
+        follow(&c[i], 0);
+        expect_ok(&c[i]);
+        most = REALM_MAX(most, atoi(c[i].text));
+        end(&c[i]);
+    }
+    assert_int_equal(most, N * 20);
+    complete(&c[0], u, text_request());
+    expect_ok(&c[0]);
+    assert_string_equal(c[0].text, "0020");
+    end(&c[0]);
+    realm_tenant_release(t);
+    realm_tenant_release(u);
+}
+
 /* The text that the engine makes of the request, for comparison. */
 static char *plain_answer(void) {
     client c;
@@ -218,6 +261,7 @@ int main(int argc, char **argv) {
     if (open_runtime()) return 1;
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_every_call),    cmocka_unit_test(test_every_call_with_64_bits),
+        cmocka_unit_test(test_store),         cmocka_unit_test(test_store_together),
         cmocka_unit_test(test_examples),      cmocka_unit_test(test_redact),
         cmocka_unit_test(test_generate_pair), cmocka_unit_test(test_slow_reader),
         cmocka_unit_test(test_cancel),        cmocka_unit_test(test_errors_reach_the_client),
