@@ -14,17 +14,27 @@
 #define REALM_TENANT_NAME_MAX 64u /* [A-Za-z0-9][A-Za-z0-9._-]* */
 #define REALM_KEY_TEXT_MAX 80u    /* "rk_" and 256 random bits in hex, with NUL */
 
-/* X(field, type, default, least, most, text): limits of a tenant, settable by name; 0 means none where least is 0. */
-#define REALM_TENANT_LIMITS(X)                                                                                  \
-    X(requests_per_minute, uint64_t, 0, 0, 1000000000, "requests admitted per minute; 0: no limit")             \
-    X(tokens_per_minute, uint64_t, 0, 0, 1000000000000, "prompt and completion tokens per minute; 0: no limit") \
-    X(tokens_per_day, uint64_t, 0, 0, 1000000000000, "prompt and completion tokens per UTC day; 0: no limit")   \
-    X(generations, uint64_t, 64, 1, 65536, "generations in flight")                                             \
-    X(kv_tokens, uint64_t, 0, 0, 1000000000, "tokens held in KV memory; 0: no limit")                           \
-    X(memory_bytes, uint64_t, 67108864, 65536, 4294967296, "linear memory of a program instance")               \
-    X(cpu_ms_per_wake, uint64_t, 1000, 1, 3600000, "CPU time of a program between two waits")                   \
-    X(weight, uint64_t, 100, 1, 10000, "share of the engine relative to other tenants")                         \
-    X(storage_bytes, uint64_t, 268435456, 0, 1099511627776, "keys, values and model files in the tenant's store")
+/* X(field, type, default, least, most, text): limits of a tenant, settable by name. */
+#define REALM_TENANT_LIMITS(X)                                                                                         \
+    X(requests_per_minute, uint64_t, 0, 0, 1000000000, "requests admitted per minute; 0: no limit")                    \
+    X(tokens_per_minute, uint64_t, 0, 0, 1000000000000, "prompt and completion tokens per minute; 0: no limit")        \
+    X(tokens_per_day, uint64_t, 0, 0, 1000000000000, "prompt and completion tokens per UTC day; 0: no limit")          \
+    X(tokens_per_second, uint64_t, 0, 0, 1000000000,                                                                   \
+      "the same per second, by waiting instead of refusing; 0: no limit")                                              \
+    X(generations, uint64_t, 64, 1, 65536, "generations in flight")                                                    \
+    X(kv_tokens, uint64_t, 0, 0, 1000000000, "tokens held in KV memory; 0: no limit")                                  \
+    X(contexts, uint64_t, 16, 0, 65536, "contexts saved by name")                                                      \
+    X(memory_bytes, uint64_t, 67108864, 65536, 4294967296, "linear memory of a program instance")                      \
+    X(cpu_ms_per_wake, uint64_t, 1000, 1, 3600000, "CPU time of a program between two waits")                          \
+    X(wall_ms, uint64_t, 3600000, 0, 604800000, "life of a program instance; 0: no limit")                             \
+    X(handles, uint64_t, 256, 1, 4096, "handles open at once in an instance")                                          \
+    X(output_bytes, uint64_t, 67108864, 0, 1099511627776, "text that an instance may give to the client")              \
+    X(log_bytes, uint64_t, 1048576, 0, 1099511627776, "text that an instance may log")                                 \
+    X(read_bytes, uint64_t, 67108864, 0, 1099511627776, "logits, hidden states and tensors that an instance may read") \
+    X(tensor_bytes, uint64_t, 268435456, 0, 1099511627776, "tensors of an instance at once")                           \
+    X(storage_bytes, uint64_t, 268435456, 0, 1099511627776, "keys, values and model files in the tenant's store")      \
+    X(read_weights, uint64_t, 0, 0, 1, "whether programs may read the weights of the server's models (1) or not (0)")  \
+    X(weight, uint64_t, 100, 1, 10000, "share of the engine relative to other tenants")
 
 typedef struct realm_limits {
 #define REALM_LIMIT_FIELD(field, type, def, least, most, text) type field;

@@ -33,6 +33,8 @@ const realm_import *realm_host_imports(size_t *n) {
 
 /* ---- life ---- */
 
+static void close_slot(realm_host *h, uint32_t i);
+
 realm_status realm_host_open(realm_host **out, realm_run *run, realm_error *err) {
     realm_host *h = realm_calloc(1, sizeof *h);
     if (!h) return realm_error_set(err, REALM_E_NOMEM, "no memory for a program's host calls");
@@ -51,14 +53,9 @@ void realm_host_set_instance(realm_host *h, realm_instance *instance) {
 
 void realm_host_close(realm_host *h) {
     if (!h) return;
-    for (uint32_t i = 0; i < HOST_HANDLES_MAX; i++) {
-        host_slot *s = &h->slots[i];
-        if (s->kind == HOST_GENERATION) host_generation_free(h, s->object);
-        if (s->kind == HOST_PROMPT && s->object != &h->own) {
-            host_prompt_release(h, s->object);
-            realm_free(s->object);
-        }
-    }
+    for (uint32_t i = 0; i < h->n_slots; i++)
+        if (h->slots[i].kind != HOST_FREE) close_slot(h, i);
+    realm_free(h->slots);
     host_job_end(h);
     host_prompt_release(h, &h->own);
     host_wasi_close(h);
@@ -76,8 +73,8 @@ void realm_host_drained(realm_host *h) { wake(h); }
 
 void realm_host_pipe_ended(realm_host *h, realm_finish finish, const realm_event_batch *last) {
     realm_mutex_lock(&h->mu);
-    for (uint32_t i = 0; i < HOST_HANDLES_MAX; i++) {
-        host_generation *g = h->slots[i].kind == HOST_GENERATION ? h->slots[i].object : NULL;
+    for (uint32_t i = 0; i < h->n_slots; i++) {
+        host_generation *g = host_at(h, i, HOST_GENERATION);
         if (!g || !g->pipe || g->pipe_ended) continue;
         g->pipe_ended = true;
         g->pipe_finish = finish;
@@ -91,8 +88,8 @@ void realm_host_pipe_ended(realm_host *h, realm_finish finish, const realm_event
 void realm_host_cancel(realm_host *h) {
     realm_mutex_lock(&h->mu);
     atomic_store_explicit(&h->cancelled, true, memory_order_release);
-    for (uint32_t i = 0; i < HOST_HANDLES_MAX; i++) {
-        host_generation *g = h->slots[i].kind == HOST_GENERATION ? h->slots[i].object : NULL;
+    for (uint32_t i = 0; i < h->n_slots; i++) {
+        host_generation *g = host_at(h, i, HOST_GENERATION);
         if (g && g->g) realm_generation_cancel(g->g);
     }
     realm_mutex_unlock(&h->mu);
@@ -183,30 +180,93 @@ void host_job_end(realm_host *h) {
 
 /* ---- handles ---- */
 
-realm_status host_slot_take(realm_host *h, host_kind kind, void *object, int32_t *handle) {
-    for (uint32_t i = 0; i < HOST_HANDLES_MAX; i++) {
-        host_slot *s = &h->slots[i];
-        if (s->kind != HOST_FREE) continue;
-        h->next_tag = h->next_tag % HOST_TAG_MAX + 1; /* never 0, so that no handle is */
-        realm_mutex_lock(&h->mu);
-        *s = (host_slot){.kind = kind, .tag = h->next_tag, .object = object};
-        realm_mutex_unlock(&h->mu);
-        *handle = (int32_t)(h->next_tag << HOST_SLOT_BITS | i);
-        return REALM_OK;
-    }
-    return realm_error_set(&h->error, REALM_E_LIMIT, "%u handles are open, as many as are allowed", HOST_HANDLES_MAX);
+static realm_status no_more_handles(realm_host *h, uint64_t limit) {
+    return realm_error_set(&h->error, REALM_E_LIMIT, "handles: %llu are open, as many as are allowed",
+                           (unsigned long long)limit);
 }
 
-void host_slot_drop(realm_host *h, int32_t handle) {
+/* Twice the slots, within the limit. */
+static realm_status more_slots(realm_host *h) {
+    uint32_t limit = (uint32_t)REALM_MIN(realm_run_limits(h->run)->handles, 1u << HOST_SLOT_BITS);
+    uint32_t n = REALM_MIN(h->n_slots ? h->n_slots * 2 : HOST_SLOTS_AT_FIRST, limit);
+    if (n <= h->n_slots) return no_more_handles(h, limit);
     realm_mutex_lock(&h->mu);
-    h->slots[(uint32_t)handle % HOST_HANDLES_MAX].kind = HOST_FREE;
+    host_slot *slots = realm_realloc_array(h->slots, n, sizeof *slots);
+    if (slots) {
+        memset(slots + h->n_slots, 0, (n - h->n_slots) * sizeof *slots);
+        h->slots = slots;
+        h->n_slots = n;
+    }
     realm_mutex_unlock(&h->mu);
+    return slots ? REALM_OK : realm_error_set(&h->error, REALM_E_NOMEM, "no memory for a handle");
+}
+
+realm_status host_slot_take(realm_host *h, host_kind kind, void *object, int32_t *handle) {
+    uint32_t i = h->first_free;
+    while (i < h->n_slots && h->slots[i].kind != HOST_FREE) i++;
+    h->first_free = i;
+    if (i == h->n_slots) {
+        realm_status st = more_slots(h);
+        if (st) return st;
+    }
+    h->next_tag = h->next_tag % HOST_TAG_MAX + 1; /* never 0, so that no handle is */
+    realm_mutex_lock(&h->mu);
+    h->slots[i] = (host_slot){.kind = kind, .tag = h->next_tag, .object = object};
+    realm_mutex_unlock(&h->mu);
+    *handle = (int32_t)(h->next_tag << HOST_SLOT_BITS | i);
+    return REALM_OK;
+}
+
+static const host_slot *slot_of(const realm_host *h, uint64_t handle) {
+    uint64_t i = handle & ((1u << HOST_SLOT_BITS) - 1);
+    if (handle == 0 || handle > INT32_MAX || i >= h->n_slots) return NULL;
+    const host_slot *s = &h->slots[i];
+    return s->kind != HOST_FREE && s->tag == handle >> HOST_SLOT_BITS ? s : NULL;
 }
 
 void *host_get(realm_host *h, uint64_t handle, host_kind kind) {
-    if (handle == 0 || handle > INT32_MAX) return NULL;
-    const host_slot *s = &h->slots[handle % HOST_HANDLES_MAX];
-    return s->kind == kind && s->tag == handle >> HOST_SLOT_BITS ? s->object : NULL;
+    const host_slot *s = slot_of(h, handle);
+    return s && s->kind == kind ? s->object : NULL;
+}
+
+void *host_at(const realm_host *h, uint32_t slot, host_kind kind) {
+    return h->slots[slot].kind == kind ? h->slots[slot].object : NULL;
+}
+
+/* Out of the table first: what other threads find there under mu is alive. */
+static void close_slot(realm_host *h, uint32_t i) {
+#define FREE(kind, free) [HOST_##kind] = free,
+    static void (*const FREES[])(realm_host *, void *) = {HOST_KINDS(FREE)};
+#undef FREE
+    host_slot s = h->slots[i];
+    realm_mutex_lock(&h->mu);
+    h->slots[i].kind = HOST_FREE;
+    realm_mutex_unlock(&h->mu);
+    h->first_free = REALM_MIN(h->first_free, i);
+    FREES[s.kind](h, s.object);
+}
+
+bool host_handle_close(realm_host *h, uint64_t handle) {
+    const host_slot *s = slot_of(h, handle);
+    if (s) close_slot(h, (uint32_t)(s - h->slots));
+    return s;
+}
+
+realm_call_result host_close(realm_call *call, const uint64_t *args, int32_t *result) {
+    realm_host *h = host_of(call);
+    if (!host_handle_close(h, args[0]))
+        return host_fail(h, result, REALM_E_INVALID, "close: %u is no open handle", (unsigned)args[0]);
+    return REALM_CALL_DONE;
+}
+
+realm_status host_charge_read(realm_host *h, uint64_t n, const char *call) {
+    uint64_t limit = realm_run_limits(h->run)->read_bytes;
+    if (n > limit - h->read_bytes)
+        return realm_error_set(&h->error, REALM_E_LIMIT, "%s: read_bytes: %llu of %llu are used, %llu more do not fit",
+                               call, (unsigned long long)h->read_bytes, (unsigned long long)limit,
+                               (unsigned long long)n);
+    h->read_bytes += n;
+    return REALM_OK;
 }
 
 /* ---- about the host ---- */
@@ -229,9 +289,13 @@ realm_call_result host_limits_get(realm_call *call, const uint64_t *args, int32_
                               .memory_bytes = l->memory_bytes,
                               .cpu_ms_per_wake = l->cpu_ms_per_wake,
                               .generations = (uint32_t)REALM_MIN(l->generations, UINT32_MAX),
-                              .handles = HOST_HANDLES_MAX,
-                              .storage_bytes = l->storage_bytes,
+                              .handles = (uint32_t)l->handles,
                               .emit_bytes = INT32_MAX,
+                              .read_bytes = l->read_bytes,
+                              .tensor_bytes = l->tensor_bytes,
+                              .storage_bytes = l->storage_bytes,
+                              .kv_tokens = l->kv_tokens,
+                              .wall_ms = l->wall_ms,
                               .vocabulary = (uint32_t)realm_tokenizer_vocab_size(host_tokenizer(h))};
     uint64_t n = REALM_MIN(args[1], sizeof out); /* a program that knows fewer fields gets those */
     void *to = host_range(call, args[0], n, "limits_get", result);
@@ -251,29 +315,32 @@ realm_call_result host_last_error(realm_call *call, const uint64_t *args, int32_
     return REALM_CALL_DONE;
 }
 
-/* A bucket of time: each line costs 1/HOST_LOG_PER_S of a second, at most HOST_LOG_BURST are saved. */
-static bool log_allowed(realm_host *h) {
+/* A bucket of time: each line costs 1/HOST_LOG_PER_S of a second, at most HOST_LOG_BURST are saved. And the limit
+ * `log_bytes` for all of it. */
+static bool log_allowed(realm_host *h, size_t len) {
     const uint64_t price = REALM_NS_PER_S / HOST_LOG_PER_S;
     uint64_t now = realm_clock_ns();
     h->log_credit_ns = REALM_MIN(h->log_credit_ns + (now - h->log_at_ns), HOST_LOG_BURST * price);
     h->log_at_ns = now;
-    if (h->log_credit_ns < price) {
+    len = REALM_MIN(len, HOST_LOG_BYTES_MAX);
+    if (h->log_credit_ns < price || len > realm_run_limits(h->run)->log_bytes - h->log_bytes) {
         h->log_dropped++;
         return false;
     }
     h->log_credit_ns -= price;
+    h->log_bytes += len;
     return true;
 }
 
 /* Lines go out at debug level, which is off by default: programs handle their tenants' text, and that is logged only
  * where an operator asks for it. */
 void host_log_line(realm_host *h, realm_log_level said, const char *text, size_t len) {
-    if (!log_allowed(h) || !realm_log_enabled(REALM_LOG_DEBUG)) return;
+    if (!log_allowed(h, len) || !realm_log_enabled(REALM_LOG_DEBUG)) return;
     static const char *const LEVELS[] = {"debug", "info", "warn", "error"};
     char line[HOST_LOG_BYTES_MAX + 4];
     realm_escape(line, sizeof line, text, len);
     if (h->log_dropped)
-        realm_log_debug("program", "%s: %u lines were dropped (%u a second are kept)",
+        realm_log_debug("program", "%s: %u lines were dropped (%u a second are kept, log_bytes in all)",
                         realm_tenant_name(h->run->request->tenant), h->log_dropped, HOST_LOG_PER_S);
     h->log_dropped = 0;
     realm_log_debug("program", "%s: %s: %s", realm_tenant_name(h->run->request->tenant), LEVELS[said], line);
@@ -359,7 +426,9 @@ realm_call_result host_input(realm_call *call, const uint64_t *args, int32_t *re
 static realm_call_result emit_failed(realm_host *h, int32_t *result, realm_status st, const char *call) {
     switch (st) {
     case REALM_E_FORMAT: return host_fail(h, result, st, "%s: the text is not well-formed UTF-8", call);
-    case REALM_E_LIMIT: return host_fail(h, result, st, "%s: at most %u bytes at once", call, REALM_RUN_OUTPUT_MAX);
+    case REALM_E_LIMIT:
+        return host_fail(h, result, st, "%s: output_bytes: %llu bytes may be given to the client in all", call,
+                         (unsigned long long)realm_run_limits(h->run)->output_bytes);
     case REALM_E_CANCELLED: return host_fail(h, result, st, "%s: the request was cancelled", call);
     default: return host_fail(h, result, st, "%s: %s", call, realm_status_text(st));
     }
@@ -391,8 +460,10 @@ realm_call_result host_realm_stream_token(realm_call *call, const uint64_t *args
         return host_fail(h, result, REALM_E_RANGE, "realm_stream_token: there is no token %d", id);
     const char *text = host_range(call, args[1], args[2], "realm_stream_token", result);
     if (!text) return REALM_CALL_DONE;
-    realm_status st =
-        args[2] > REALM_RUN_OUTPUT_MAX ? REALM_E_LIMIT : realm_run_emit(h->run, id, text, (size_t)args[2]);
+    if (args[2] > REALM_RUN_OUTPUT_MAX)
+        return host_fail(h, result, REALM_E_LIMIT, "realm_stream_token: at most %u bytes at once",
+                         REALM_RUN_OUTPUT_MAX);
+    realm_status st = realm_run_emit(h->run, id, text, (size_t)args[2]);
     if (st == REALM_E_AGAIN && !realm_call_cancelled(call)) return REALM_CALL_SUSPEND;
     if (st) return emit_failed(h, result, st == REALM_E_AGAIN ? REALM_E_CANCELLED : st, "realm_stream_token");
     *result = (int32_t)args[2];

@@ -1,6 +1,6 @@
 /* tenant/host.h - inside the folder: the state behind one instance's host calls.
  *
- * Handles are (tag << 6 | slot) with a tag that changes whenever a slot is given out, so that one that was closed, or
+ * Handles are (tag << 12 | slot) with a tag that changes whenever a slot is given out, so that one that was closed, or
  * made up, is told apart from one that is open. They mean nothing outside their instance.
  *
  * Threads: the worker that runs the instance owns everything, except what other threads touch under `mu`: the list of
@@ -18,8 +18,8 @@
 #include "tenant/abi.h"
 #include "tenant/internal.h"
 
-#define HOST_SLOT_BITS 6u
-#define HOST_HANDLES_MAX (1u << HOST_SLOT_BITS)
+#define HOST_SLOT_BITS 12u /* the limit `handles` is at most this many */
+#define HOST_SLOTS_AT_FIRST 16u
 #define HOST_TAG_MAX ((1u << (31 - HOST_SLOT_BITS)) - 1)
 #define HOST_TEXT_BYTES_MAX (4u << 20)    /* text of one encode, decode or prompt */
 #define HOST_PROMPT_BYTES_MAX (64u << 20) /* text and tokens of all prompts of an instance */
@@ -55,7 +55,14 @@ typedef struct host_generation {
     realm_guest_usage pipe_usage;
 } host_generation;
 
-typedef enum host_kind { HOST_FREE, HOST_PROMPT, HOST_GENERATION } host_kind;
+/* X(kind, function that frees an object of it): what a handle can name. */
+#define HOST_KINDS(X)           \
+    X(PROMPT, host_prompt_free) \
+    X(GENERATION, host_generation_free)
+
+#define HOST_KIND(kind, free) HOST_##kind,
+typedef enum host_kind { HOST_FREE, HOST_KINDS(HOST_KIND) } host_kind;
+#undef HOST_KIND
 
 typedef struct host_slot {
     host_kind kind;
@@ -70,7 +77,8 @@ struct realm_host {
     realm_mutex mu;
     _Atomic(realm_instance *) instance;
     atomic_bool cancelled;
-    host_slot slots[HOST_HANDLES_MAX];
+    host_slot *slots;             /* grows up to the limit `handles`; changed by the worker alone, under mu */
+    uint32_t n_slots, first_free; /* no slot before first_free is free */
     uint32_t next_tag;
     uint32_t next_wait; /* slot at which wait() on any starts looking */
     host_prompt own;    /* the request's own prompt, once asked for */
@@ -84,8 +92,9 @@ struct realm_host {
     uint64_t log_credit_ns; /* time of logging that is saved up */
     uint64_t log_at_ns;
     uint32_t log_dropped;
-    host_wasi *wasi;     /* once the program has printed something */
-    uint8_t wasi_closed; /* bit per descriptor */
+    uint64_t log_bytes, read_bytes; /* of the limits of these names: used */
+    host_wasi *wasi;                /* once the program has printed something */
+    uint8_t wasi_closed;            /* bit per descriptor */
 };
 
 /* host.c */
@@ -105,11 +114,20 @@ realm_call_result host_job_start(realm_call *call, tenant_job *job, int32_t *res
  * return. A job that failed is a failed call. */
 tenant_job *host_job_done(realm_call *call, realm_call_result *state, int32_t *result);
 void host_job_end(realm_host *h);
-/* A free slot; REALM_E_LIMIT when all are taken. */
+/* A free slot; REALM_E_LIMIT when as many are open as the tenant may. */
 realm_status host_slot_take(realm_host *h, host_kind kind, void *object, int32_t *handle);
-void host_slot_drop(realm_host *h, int32_t handle);
 /* NULL when the handle is not open or of another kind. */
 void *host_get(realm_host *h, uint64_t handle, host_kind kind);
+/* The same of a slot, for going through all: NULL when it is free or of another kind. */
+void *host_at(const realm_host *h, uint32_t slot, host_kind kind);
+/* Takes the handle out and frees its object; false when it is not open. */
+bool host_handle_close(realm_host *h, uint64_t handle);
+/* Charges n bytes of `read_bytes`; REALM_E_LIMIT, and nothing is charged, when that is too much. */
+realm_status host_charge_read(realm_host *h, uint64_t n, const char *call);
+
+#define HOST_FREE_DECLARE(kind, free) void free(realm_host *h, void *object);
+HOST_KINDS(HOST_FREE_DECLARE)
+#undef HOST_FREE_DECLARE
 
 /* A line of the program's for the log, where the budget allows it and the log shows such lines. */
 void host_log_line(realm_host *h, realm_log_level said, const char *text, size_t len);
@@ -124,8 +142,5 @@ realm_status host_own_prompt(realm_host *h);
  * tokens, everything else is plain. */
 realm_status host_prompt_from_program(realm_host *h, const char *text, size_t len, bool as_chat, host_prompt *out);
 const realm_tokenizer *host_tokenizer(const realm_host *h);
-
-/* host_generate.c */
-void host_generation_free(realm_host *h, host_generation *g); /* cancels, reports, releases */
 
 #endif

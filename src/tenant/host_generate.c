@@ -125,8 +125,8 @@ static void pipe_ready(void *user) {
 }
 
 static bool has_pipe(const realm_host *h) {
-    for (uint32_t i = 0; i < HOST_HANDLES_MAX; i++) {
-        const host_generation *g = h->slots[i].kind == HOST_GENERATION ? h->slots[i].object : NULL;
+    for (uint32_t i = 0; i < h->n_slots; i++) {
+        const host_generation *g = host_at(h, i, HOST_GENERATION);
         if (g && g->pipe && !g->delivered) return true;
     }
     return false;
@@ -165,7 +165,7 @@ static realm_status start(realm_host *h, options *o, const realm_tokens *prompt,
         realm_error_set(&h->error, st, "generate: another generation is piped to the client");
     if (st) {
         g->pipe = false; /* it never became the run's */
-        host_generation_free(h, g);
+        host_handle_close(h, (uint64_t)g->handle);
         return st;
     }
     *out = g;
@@ -304,9 +304,9 @@ static bool collect_from(realm_host *h, host_generation *one, sink *s) {
     }
     bool any = false;
     uint32_t first = h->next_wait;
-    for (uint32_t k = 0; k < HOST_HANDLES_MAX; k++) {
-        uint32_t i = (first + k) % HOST_HANDLES_MAX;
-        host_generation *g = h->slots[i].kind == HOST_GENERATION ? h->slots[i].object : NULL;
+    for (uint32_t k = 0; k < h->n_slots; k++) {
+        uint32_t i = (first + k) % h->n_slots;
+        host_generation *g = host_at(h, i, HOST_GENERATION);
         if (!g || g->delivered) continue;
         any = true;
         size_t before = s->n;
@@ -367,7 +367,9 @@ realm_call_result host_usage(realm_call *call, const uint64_t *args, int32_t *re
 
 /* ---- ending ---- */
 
-void host_generation_free(realm_host *h, host_generation *g) {
+/* Cancels, reports what it has used, releases. */
+void host_generation_free(realm_host *h, void *object) {
+    host_generation *g = object;
     realm_mutex_lock(&h->mu);
     bool piped = g->pipe && !g->pipe_ended;
     realm_mutex_unlock(&h->mu);
@@ -376,7 +378,6 @@ void host_generation_free(realm_host *h, host_generation *g) {
     realm_generation *made = g->g;
     g->g = NULL;
     realm_mutex_unlock(&h->mu);
-    host_slot_drop(h, g->handle);
     if (made) {
         if (!g->pipe && !g->delivered) {
             realm_generation_cancel(made);
@@ -394,23 +395,6 @@ realm_call_result host_cancel(realm_call *call, const uint64_t *args, int32_t *r
     host_generation *g = host_get(h, args[0], HOST_GENERATION);
     if (!g) return host_fail(h, result, REALM_E_INVALID, "cancel: %u is no open generation", (unsigned)args[0]);
     realm_generation_cancel(g->g);
-    return REALM_CALL_DONE;
-}
-
-realm_call_result host_close(realm_call *call, const uint64_t *args, int32_t *result) {
-    realm_host *h = host_of(call);
-    host_generation *g = host_get(h, args[0], HOST_GENERATION);
-    host_prompt *p = host_get(h, args[0], HOST_PROMPT);
-    if (!g && !p) return host_fail(h, result, REALM_E_INVALID, "close: %u is no open handle", (unsigned)args[0]);
-    if (g) {
-        host_generation_free(h, g);
-        return REALM_CALL_DONE;
-    }
-    host_slot_drop(h, (int32_t)args[0]);
-    if (p != &h->own) {
-        host_prompt_release(h, p);
-        realm_free(p);
-    }
     return REALM_CALL_DONE;
 }
 
@@ -479,7 +463,7 @@ realm_call_result host_realm_host_generate(realm_call *call, const uint64_t *arg
     if (!g->delivered && !w->full && !cancelled) return REALM_CALL_SUSPEND;
     bool ended = g->delivered;
     if (w->full && !h->finish_set) realm_run_set_finish(h->run, REALM_FINISH_LENGTH);
-    host_generation_free(h, g);
+    host_handle_close(h, (uint64_t)g->handle);
     if (failed == REALM_E_CANCELLED || (cancelled && !ended))
         return host_fail(h, result, REALM_E_CANCELLED, "realm_host_generate: the request was cancelled");
     if (failed) return host_failed(h, result); /* note_end left the text */

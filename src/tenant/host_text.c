@@ -111,6 +111,12 @@ void host_prompt_release(realm_host *h, host_prompt *p) {
     memset(p, 0, sizeof *p);
 }
 
+void host_prompt_free(realm_host *h, void *object) {
+    if (object == &h->own) return; /* once made it stays */
+    host_prompt_release(h, object);
+    realm_free(object);
+}
+
 static realm_status too_long(realm_host *h) {
     return realm_error_set(&h->error, REALM_E_RANGE, "the prompt is longer than the context of %zu tokens",
                            max_tokens(h) - 1);

@@ -156,6 +156,8 @@ struct realm_run {
     realm_event *events; /* emitted, not yet polled */
     size_t n_events, cap_events;
     realm_buf text;
+    uint64_t output_bytes; /* of text that went out, or waits to */
+    bool pipe_cut;         /* the pipe has reached output_bytes: nothing more of it goes out */
     uint32_t prompt_tokens, cached_tokens, completion_tokens; /* reported; the running pipe's are added when polled */
     uint32_t pipe_prompt, pipe_cached, pipe_completion;       /* of the running pipe, as last polled */
     realm_finish finish;

@@ -161,7 +161,11 @@ static realm_status on_answer(void *user, const char *text, size_t len, realm_er
         size_t piece = REALM_MIN(len - run->answer_at, REALM_RUN_OUTPUT_MAX / 4);
         if (piece < len - run->answer_at) piece = realm_utf8_complete_prefix(text + run->answer_at, piece);
         realm_status s = realm_run_emit(run, -1, text + run->answer_at, piece);
-        if (s != REALM_OK) return s == REALM_E_AGAIN ? s : realm_error_set(err, s, "answer not taken");
+        if (s == REALM_E_AGAIN) return s;
+        if (s == REALM_E_LIMIT)
+            return realm_error_set(err, s, "output_bytes: %llu bytes may be given to the client in all",
+                                   (unsigned long long)run->limits.output_bytes);
+        if (s != REALM_OK) return realm_error_set(err, s, "answer not taken");
         run->answer_at += piece;
     }
     return REALM_OK;
@@ -205,6 +209,7 @@ realm_status realm_run_start(realm_request *r, const realm_run_params *p, realm_
     realm_instance_params ip = {.user = run,
                                 .memory_bytes = run->limits.memory_bytes,
                                 .cpu_ms_per_wake = run->limits.cpu_ms_per_wake,
+                                .wall_ms = run->limits.wall_ms,
                                 .on_answer = on_answer,
                                 .on_done = run_instance_done};
     realm_buf rendered;
@@ -284,15 +289,32 @@ static size_t take_output(realm_run *run, realm_event_batch *b) {
     return b->n_events;
 }
 
+/* How many of the pipe's events may go out before `output_bytes` is reached; there it ends. run->mu is held. */
+static size_t within_output(realm_run *run, const realm_event_batch *b, size_t n) {
+    for (size_t i = 0; i < n; i++) {
+        uint32_t len = b->events[i].text_len;
+        if (!run->pipe_cut && len <= run->limits.output_bytes - run->output_bytes) {
+            run->output_bytes += len;
+            continue;
+        }
+        run->pipe_cut = true;
+        realm_generation_cancel(run->pipe);
+        return i;
+    }
+    return n;
+}
+
 /* Moves the pipe's events into `b`, its END turned into text and the host told; run->mu is held. */
 static size_t take_pipe(realm_run *run, realm_event_batch *b) {
     size_t n = realm_generation_poll(run->pipe, b);
     run->pipe_prompt = b->prompt_tokens;
     run->pipe_cached = b->cached_tokens;
     run->pipe_completion = b->completion_tokens;
-    if (n == 0 || b->events[n - 1].kind != REALM_EVENT_END) return n;
-    realm_event *end = &b->events[n - 1];
-    realm_finish finish = end->finish;
+    if (n == 0) return n;
+    realm_event *end = b->events[n - 1].kind == REALM_EVENT_END ? &b->events[n - 1] : NULL;
+    size_t keep = within_output(run, b, n);
+    if (!end) return b->n_events = keep;
+    realm_finish finish = run->pipe_cut && end->finish != REALM_FINISH_ERROR ? REALM_FINISH_LENGTH : end->finish;
     if (!run->finish_set) run->finish = finish;
     if (finish == REALM_FINISH_ERROR) run->error = b->error;
     run->prompt_tokens += run->pipe_prompt;
@@ -300,14 +322,15 @@ static size_t take_pipe(realm_run *run, realm_event_batch *b) {
     run->completion_tokens += run->pipe_completion;
     run->pipe_prompt = run->pipe_cached = run->pipe_completion = 0;
     run->pipe = NULL;
+    run->pipe_cut = false;
     if (run->host) realm_host_pipe_ended(run->host, finish, b);
-    if (end->text_len > 0) {
+    if (keep == n && end->text_len > 0) {
         end->kind = REALM_EVENT_TOKEN;
         end->finish = REALM_FINISH_NONE;
         end->id = -1;
         end->n_top = 0;
     } else {
-        b->n_events = --n;
+        b->n_events = n = REALM_MIN(keep, n - 1);
     }
     return n;
 }
@@ -387,6 +410,8 @@ realm_status realm_run_emit(realm_run *run, realm_token id, const char *text, si
     realm_mutex_lock(&run->mu);
     if (run->cancelled) {
         s = REALM_E_CANCELLED;
+    } else if (len > run->limits.output_bytes - run->output_bytes) {
+        s = REALM_E_LIMIT;
     } else if (run->pipe || run->text.len + len > REALM_RUN_OUTPUT_MAX || run->n_events == RUN_EVENTS_MAX) {
         /* Behind a running pipe too: its text comes first. */
         run->blocked = true;
@@ -402,9 +427,11 @@ realm_status realm_run_emit(realm_run *run, realm_token id, const char *text, si
         }
         uint32_t at = (uint32_t)run->text.len;
         if (s == REALM_OK) s = realm_buf_append(&run->text, text, len);
-        if (s == REALM_OK)
+        if (s == REALM_OK) {
             run->events[run->n_events++] =
                 (realm_event){.kind = REALM_EVENT_TOKEN, .id = id, .text_at = at, .text_len = (uint32_t)len};
+            run->output_bytes += len;
+        }
     }
     realm_mutex_unlock(&run->mu);
     if (s == REALM_OK) notify(run);

@@ -36,7 +36,8 @@ const realm_words *realm_run_args(const realm_run *run);
 const realm_words *realm_run_env(const realm_run *run);
 
 /* Hands text to the client. All or nothing: REALM_E_AGAIN when it does not fit now (realm_host_drained follows once
- * there is room), REALM_E_LIMIT when it is longer than REALM_RUN_OUTPUT_MAX, REALM_E_CANCELLED. `id` -1 for text that
+ * there is room), REALM_E_LIMIT past the tenant's output_bytes and when it is longer than REALM_RUN_OUTPUT_MAX,
+ * REALM_E_CANCELLED. `id` -1 for text that
  * is no token. Text must be well-formed UTF-8 (REALM_E_FORMAT). */
 REALM_WARN_UNUSED realm_status realm_run_emit(realm_run *run, realm_token id, const char *text, size_t len);
 

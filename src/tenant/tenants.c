@@ -40,6 +40,13 @@ static bool keep_strings(realm_strings **to, const realm_strings *from) {
     return true;
 }
 
+static realm_account_limits account_limits(const realm_limits *l) {
+    return (realm_account_limits){.generations = (uint32_t)l->generations,
+                                  .kv_tokens = l->kv_tokens,
+                                  .weight = (uint32_t)l->weight,
+                                  .tokens_per_second = l->tokens_per_second};
+}
+
 /* Takes over what a row says. The stored program is opened when it is next needed. */
 static void apply_row(realm_tenant *t, const realm_tenant_row *row) {
     realm_mutex_lock(&t->mu);
@@ -52,7 +59,7 @@ static void apply_row(realm_tenant *t, const realm_tenant_row *row) {
         t->program = NULL;
         realm_error_clear(&t->program_error);
     }
-    realm_account_limits al = {.generations = (uint32_t)t->limits.generations, .kv_tokens = t->limits.kv_tokens};
+    realm_account_limits al = account_limits(&t->limits);
     for (size_t i = 0; i < RUNTIME_MODELS_MAX; i++)
         if (t->accounts[i]) realm_account_set_limits(t->accounts[i], &al);
     realm_mutex_unlock(&t->mu);
@@ -199,7 +206,7 @@ realm_status tenant_account(realm_tenant *t, size_t i, realm_account **out, real
     realm_mutex_lock(&t->rt->flush_mu);
     realm_mutex_lock(&t->mu);
     if (!t->accounts[i]) {
-        realm_account_limits al = {.generations = (uint32_t)t->limits.generations, .kv_tokens = t->limits.kv_tokens};
+        realm_account_limits al = account_limits(&t->limits);
         s = realm_account_open(t->rt->models[i]->engine, &al, NULL, &t->accounts[i], err);
     }
     *out = t->accounts[i];

@@ -9,7 +9,10 @@
 
 #include <cmocka.h>
 
+#include "base/alloc.h"
+#include "base/file.h"
 #include "gen/abi_layouts.h"
+#include "store/store.h"
 #include "tenant/abi.h"
 #include "tenant/run.h"
 
@@ -60,8 +63,28 @@ static void test_layouts(void **state) {
     assert_int_equal(sizeof(realm_bias), 8);
 }
 
+static void test_limits_document(void **state) {
+    (void)state;
+    realm_error err = {0};
+    char *doc = NULL, line[160];
+    size_t n = 0, rows = 0;
+    if (realm_file_read("docs/limits.md", 1u << 20, &doc, &n, &err)) fail_msg("%s", err.text);
+#define X(field, type, def, least, most, text)                                                      \
+    snprintf(line, sizeof line, "| `%s` | %s | %s | %s | %s |", #field, #def, #least, #most, text); \
+    if (!strstr(doc, line)) fail_msg("docs/limits.md has no row \"%s\"", line);
+    REALM_TENANT_LIMITS(X)
+#undef X
+#define X(field, type, def, least, most, text) rows++;
+    REALM_TENANT_LIMITS(X)
+#undef X
+    for (const char *at = doc; (at = strstr(at, "\n| `")); at++) rows--;
+    assert_int_equal(rows, 0);
+    realm_free(doc);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_limits_document),
         cmocka_unit_test(test_twins),
         cmocka_unit_test(test_layouts),
     };

@@ -33,6 +33,64 @@ static void set_limit(const char *tenant, const char *name, const char *value) {
     realm_runtime_reload(rt);
 }
 
+/* A request that tells the limits program what to do. */
+static realm_run_params limits_request(const char *what, char *input, size_t cap) {
+    realm_run_params p = text_request();
+    p.input_len = (size_t)snprintf(input, cap, "{\"endpoint\":\"completion\",\"text\":\"%s\"}", what);
+    p.input = input;
+    return p;
+}
+
+static void meet(client *c, const char *what, const char *limit, const char *value) {
+    char input[128], tenant[64];
+    snprintf(tenant, sizeof tenant, "meets-%s", what);
+    set_limit(tenant, limit, value);
+    realm_tenant *t = tenant_with(tenant, TEST_WASM "/guest", "limits");
+    complete(c, t, limits_request(what, input, sizeof input));
+    realm_tenant_release(t);
+}
+
+static void test_limits(void **state) {
+    (void)state;
+    client c;
+    meet(&c, "handles", "handles", "37");
+    expect_ok(&c);
+    assert_string_equal(c.text, "37");
+    end(&c);
+    meet(&c, "emit", "output_bytes", "12345");
+    assert_int_equal(c.status, REALM_E_LIMIT);
+    assert_non_null(strstr(c.error, "output_bytes: 12345"));
+    assert_int_equal(c.len, 12340); /* as many whole ones as fit */
+    end(&c);
+    meet(&c, "pipe", "output_bytes", "5");
+    expect_ok(&c);
+    assert_int_equal(c.finish, REALM_FINISH_LENGTH);
+    assert_true(c.len > 0 && c.len <= 5);
+    end(&c);
+    meet(&c, "wall", "wall_ms", "50");
+    assert_int_equal(c.status, REALM_E_TIMEOUT);
+    end(&c);
+}
+
+static atomic_uint logged;
+static void count_lines(void *user, realm_log_level level, const char *line, size_t len) {
+    (void)user;
+    (void)level;
+    (void)len;
+    if (strstr(line, "xxxxxxxxxx")) atomic_fetch_add(&logged, 1);
+}
+
+static void test_log_bytes(void **state) {
+    (void)state;
+    client c;
+    realm_log_configure(REALM_LOG_DEBUG, count_lines, NULL);
+    meet(&c, "log", "log_bytes", "5999");
+    realm_log_configure(REALM_LOG_INFO, NULL, NULL);
+    expect_ok(&c);
+    end(&c);
+    assert_int_equal(atomic_load(&logged), 5);
+}
+
 static void test_store(void **state) {
     (void)state;
     set_limit("probe_store", "storage_bytes", "3145728");
@@ -261,6 +319,7 @@ int main(int argc, char **argv) {
     if (open_runtime()) return 1;
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_every_call),    cmocka_unit_test(test_every_call_with_64_bits),
+        cmocka_unit_test(test_limits),        cmocka_unit_test(test_log_bytes),
         cmocka_unit_test(test_store),         cmocka_unit_test(test_store_together),
         cmocka_unit_test(test_examples),      cmocka_unit_test(test_redact),
         cmocka_unit_test(test_generate_pair), cmocka_unit_test(test_slow_reader),

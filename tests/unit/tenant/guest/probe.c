@@ -12,7 +12,12 @@ static int32_t about(void) {
     IS(realm_limits_get(&l, sizeof l), sizeof l);
     IS(l.size, sizeof l);
     IS(l.context_tokens, 256);
-    IS(l.handles, 64);
+    IS(l.handles, 256);
+    IS(l.read_bytes, 64 << 20);
+    IS(l.tensor_bytes, 256 << 20);
+    IS(l.storage_bytes, 256 << 20);
+    IS(l.wall_ms, 3600000);
+    IS(l.kv_tokens, 0);
     IS(l.vocabulary, 320);
     IS(l.memory_bytes, 67108864);
     uint32_t first[2] = {0, 77};
@@ -144,7 +149,7 @@ static int32_t prompts(void) {
     IS(realm_prompt_get_text(chat, buf, sizeof buf), REALM_E_INVALID);
     IS(realm_prompt_get_text(0, buf, sizeof buf), REALM_E_INVALID);
     IS(realm_prompt_get_text(-1, buf, sizeof buf), REALM_E_INVALID);
-    IS(realm_prompt_get_text(again + 64, buf, sizeof buf), REALM_E_INVALID);
+    IS(realm_prompt_get_text(again + 4096, buf, sizeof buf), REALM_E_INVALID);
     IS(realm_wait(again, events, 64, text, sizeof text, 0), REALM_E_INVALID);
     IS(realm_cancel(again), REALM_E_INVALID);
     IS(realm_close(again), 0);
@@ -152,8 +157,8 @@ static int32_t prompts(void) {
     int32_t opened = 0, h;
     while ((h = realm_prompt_text("a", 1, 0)) > 0) more[opened++] = h;
     IS(h, REALM_E_LIMIT);
-    TRUE(error_says("64 handles"));
-    IS(opened, 63);
+    TRUE(error_says("handles: 256"));
+    IS(opened, 255);
     while (opened > 0) IS(realm_close(more[--opened]), 0);
     IS(realm_close(own), 0);
     return 1;
