@@ -159,12 +159,12 @@ static void end(client *c) {
     c->text = NULL;
 }
 
-static void complete(client *c, realm_tenant *t, realm_run_params p) {
+__attribute__((unused)) static void complete(client *c, realm_tenant *t, realm_run_params p) {
     begin(c, t, p);
     follow(c, 0);
 }
 
-static void expect_ok(const client *c) {
+__attribute__((unused)) static void expect_ok(const client *c) {
     if (c->status || c->finish == REALM_FINISH_ERROR) fail_msg("%d: %s", c->status, c->error);
 }
 
