@@ -10,6 +10,7 @@
 #include "base/str.h"
 #include "base/utf8.h"
 #include "crypto/crypto.h"
+#include "tenant/abi_nn.h"
 #include "tenant/abi_wasi.h"
 #include "tenant/host.h"
 
@@ -18,13 +19,15 @@
 #define ROW32(group, name, params, flags, declaration, text) {"realm", #name, params, false, flags, host_##name, 0},
 #define ROW64(group, name, params, flags, declaration, text) {"realm64", #name, params, true, flags, host_##name, 0},
 #define ROW_WASI(name, fn, params, result, flags) {"wasi_snapshot_preview1", #name, params, false, flags, fn, result},
+#define ROW_NN(name, params, flags) {"wasi_ephemeral_nn", #name, params, false, flags, nn_##name, 0},
 #define ROW_ENV(name, fn, params, result) {"env", name, params, false, 0, fn, result},
 static const realm_import IMPORTS[] = {REALM_ABI_CALLS(ROW32) REALM_ABI_CALLS(ROW64) REALM_WASI_CALLS(ROW_WASI)
-                                           REALM_ENV_CALLS(ROW_ENV)};
+                                           REALM_ENV_CALLS(ROW_ENV) REALM_NN_CALLS(ROW_NN)};
 #undef ROW32
 #undef ROW64
 #undef ROW_WASI
 #undef ROW_ENV
+#undef ROW_NN
 
 const realm_import *realm_host_imports(size_t *n) {
     *n = REALM_ARRAY_LEN(IMPORTS);
@@ -53,6 +56,7 @@ void realm_host_set_instance(realm_host *h, realm_instance *instance) {
 
 void realm_host_close(realm_host *h) {
     if (!h) return;
+    host_nn_close(h);
     for (uint32_t i = 0; i < h->n_slots; i++)
         if (h->slots[i].kind != HOST_FREE) close_slot(h, i);
     realm_free(h->slots);

@@ -71,6 +71,7 @@ typedef struct host_slot {
 } host_slot;
 
 typedef struct host_wasi host_wasi; /* host_wasi.c */
+typedef struct host_nn host_nn;     /* host_nn.c */
 
 struct realm_host {
     realm_run *run;
@@ -95,6 +96,7 @@ struct realm_host {
     uint64_t log_bytes, read_bytes; /* of the limits of these names: used */
     host_wasi *wasi;                /* once the program has printed something */
     uint8_t wasi_closed;            /* bit per descriptor */
+    host_nn *nn;                    /* once the program has loaded a graph */
 };
 
 /* host.c */
@@ -135,6 +137,9 @@ void host_log_line(realm_host *h, realm_log_level said, const char *text, size_t
 /* host_wasi.c */
 void host_wasi_close(realm_host *h); /* writes what has no newline yet */
 
+/* host_nn.c */
+void host_nn_close(realm_host *h);
+
 /* host_text.c */
 void host_prompt_release(realm_host *h, host_prompt *p); /* what is in it */
 realm_status host_own_prompt(realm_host *h);
@@ -142,5 +147,13 @@ realm_status host_own_prompt(realm_host *h);
  * tokens, everything else is plain. */
 realm_status host_prompt_from_program(realm_host *h, const char *text, size_t len, bool as_chat, host_prompt *out);
 const realm_tokenizer *host_tokenizer(const realm_host *h);
+
+/* host_generate.c */
+/* Submits in events mode, for the calls that hide handles from the program; h->error says why not. */
+realm_status host_generation_start(realm_host *h, const realm_generation_params *p, const realm_tokens *prompt,
+                                   host_generation **out);
+/* The next event, END last, or NULL when there is none yet; valid until the next call. The instance is woken when there
+ * is one. What an END says is passed on to the run. */
+const realm_event *host_generation_next(realm_host *h, host_generation *g);
 
 #endif

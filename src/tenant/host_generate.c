@@ -398,6 +398,23 @@ realm_call_result host_cancel(realm_call *call, const uint64_t *args, int32_t *r
     return REALM_CALL_DONE;
 }
 
+/* ---- for calls that hide the generation from the program ---- */
+
+realm_status host_generation_start(realm_host *h, const realm_generation_params *p, const realm_tokens *prompt,
+                                   host_generation **out) {
+    options o = {.params = *p};
+    return start(h, &o, prompt, false, out);
+}
+
+const realm_event *host_generation_next(realm_host *h, host_generation *g) {
+    if (g->delivered || !fill(h, g)) return NULL;
+    const realm_event *e = &g->batch.events[g->next++];
+    if (e->kind != REALM_EVENT_END) return e;
+    g->delivered = true;
+    note_end(h, e->finish, &g->batch.error);
+    return e;
+}
+
 /* ---- the whole of it in one call ---- */
 
 typedef struct whole { /* between the runs of realm_host_generate's callback */
@@ -450,12 +467,10 @@ realm_call_result host_realm_host_generate(realm_call *call, const uint64_t *arg
     uint64_t max = REALM_MIN(args[5], (uint64_t)INT32_MAX);
     if (!g || !out) return host_fail(h, result, REALM_E_INTERNAL, "realm_host_generate: lost its generation");
     realm_status failed = REALM_OK;
-    while (!g->delivered && !w->full && fill(h, g)) {
-        const realm_event *e = &g->batch.events[g->next++];
+    const realm_event *e;
+    while (!w->full && (e = host_generation_next(h, g))) {
         if (e->text_len) append_whole(w, out, max, g->batch.text.data + e->text_at, e->text_len);
         if (e->kind != REALM_EVENT_END) continue;
-        g->delivered = true;
-        note_end(h, e->finish, &g->batch.error);
         if (e->finish == REALM_FINISH_ERROR) failed = g->batch.status;
         if (e->finish == REALM_FINISH_CANCELLED) failed = REALM_E_CANCELLED;
     }

@@ -1,4 +1,5 @@
 """Modules exactly as stock toolchains make them (tests/programs), as tenants' programs of a running server."""
+import json
 import os
 import pathlib
 import re
@@ -88,3 +89,17 @@ def test_rust_command():
 def test_c_command():
     module = build("c.wasm", "clang-19", "--target=wasm32-wasi", "-O2", str(SOURCES / "wasi.c"), "-o", "OUT")
     check_command("c", module, "args=2,program,fine env=hello slept=1 files=0 eof=1")
+
+
+def test_wasi_nn():
+    module = build("nn.wasm", "clang-19", "--target=wasm32-wasi", "-O2", str(SOURCES / "nn.c"), "-o", "OUT")
+    with Server(tenants=("nn",), programs={"nn": module}) as s:
+        answer = s.client("nn").chat.completions.create(model="smollm2", messages=CAPITAL, max_tokens=64)
+        text, numbers, same = answer.choices[0].message.content.split("\n")
+        assert "Paris" in text, text
+        numbers = json.loads(numbers)
+        assert 10 < numbers["input_tokens"] < 60 and 3 < numbers["output_tokens"] <= 24, numbers
+        assert same == "the same token by token", same
+        assert answer.usage.completion_tokens >= 2 * numbers["output_tokens"] - 1
+        wait_until(lambda: s.usage("--tenant", "nn")[0]["completion_tokens"] == answer.usage.completion_tokens,
+                   what="the ledger has what wasi-nn made")

@@ -1,0 +1,567 @@
+/* tenant/host_nn.c - wasi-nn as runtimes with a GGML backend offer it, over the generations of host_generate.c.
+ *
+ *     load_by_name -> graph        a model that this server has, by its id ("default": the request's own)
+ *     init_execution_context       a prompt, settings, and what came of them
+ *     set_input 0 / 1              the prompt as UTF-8 / settings as JSON
+ *     compute                      a whole generation, then get_output
+ *     compute_single               one token, then get_output_single; EndOfSequence when there is none
+ *     get_output 0 / 1             text / {"input_tokens", "output_tokens"}
+ *
+ * A program written for such a runtime runs unchanged, and its generations are everybody's: batched, counted in the
+ * tenant's ledger, cancelled with the request; a wait parks the instance. Settings that the program leaves out are the
+ * request's own. As there, the text of control tokens in a prompt is parsed: the program writes the chat template
+ * itself. Unlike there, the text of the token that ended the answer is not part of it, and settings that would be
+ * ignored although the answer depends on them (a grammar, an image) are refused.
+ *
+ * Behaviour and numbers: the witx file of wasi-nn; the documentation and the behaviour of WasmEdge's GGML plugin.
+ */
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/str.h"
+#include "base/utf8.h"
+#include "crypto/crypto.h"
+#include "tenant/abi_nn.h"
+#include "tenant/host.h"
+
+/* nn_errno; from END_OF_SEQUENCE on of the GGML backend. */
+enum {
+    NN_OK = 0,
+    NN_INVALID_ARGUMENT = 1,
+    NN_INVALID_ENCODING = 2,
+    NN_BUSY = 4,
+    NN_RUNTIME_ERROR = 5,
+    NN_UNSUPPORTED = 6,
+    NN_TOO_LARGE = 7,
+    NN_END_OF_SEQUENCE = 100,
+    NN_CONTEXT_FULL = 101,
+    NN_PROMPT_TOO_LONG = 102,
+    NN_MODEL_NOT_FOUND = 103
+};
+
+#define GRAPHS_MAX 16u
+#define CONTEXTS_MAX 16u
+#define CONFIG_BYTES_MAX (64u << 10)
+#define TENSOR_BYTES 20u /* dimensions, their number, type, data, its length */
+#define TENSOR_TYPES 6u
+#define ENCODING_GGML 6u
+#define INPUT_PROMPT 0u
+#define INPUT_CONFIG 1u
+
+typedef struct nn_config { /* what JSON set; the rest is the request's */
+    bool has_temperature, has_top_p, has_min_p, has_repeat, has_presence, has_frequency;
+    double temperature, top_p, min_p, repeat, presence, frequency;
+    int64_t top_k, last_n; /* -1: not set */
+    int64_t n_predict;     /* < 0: no limit; only with has_n_predict */
+    bool has_n_predict, has_seed, ignore_eos;
+    int64_t seed;
+    char *reverse; /* a string that ends compute; NULL: none */
+} nn_config;
+
+typedef struct nn_context {
+    bool used;
+    uint32_t graph;
+    nn_config config;
+    realm_tokens input;
+    bool input_set;
+    int32_t handle; /* of the running generation, or 0. Looked up each time: the program may have closed it */
+    uint32_t max_tokens;
+    realm_buf out;     /* of compute */
+    realm_buf single;  /* of the last compute_single */
+    uint32_t n_output; /* tokens */
+    int32_t end;       /* what the next compute_single answers: the generation ended with a last piece of text; or 0 */
+} nn_context;
+
+struct host_nn {
+    bool graphs[GRAPHS_MAX];
+    nn_config graph_config[GRAPHS_MAX];
+    nn_context contexts[CONTEXTS_MAX];
+};
+
+/* ---- small things ---- */
+
+static realm_call_result answer(int32_t *result, int32_t e) {
+    *result = e;
+    return REALM_CALL_DONE;
+}
+
+/* What went wrong stays for last_error and for the client, should the program give up. */
+static int32_t failed(realm_host *h, int32_t e) {
+    if (h->error.code == REALM_OK) h->error.code = REALM_E_INTERNAL;
+    realm_run_set_error(h->run, &h->error);
+    return e;
+}
+
+static int32_t bad_argument(realm_host *h, const char *what) {
+    realm_error_set(&h->error, REALM_E_INVALID, "wasi-nn: %s", what);
+    return failed(h, NN_INVALID_ARGUMENT);
+}
+
+static int32_t code_of(realm_host *h, realm_status st) {
+    switch (st) {
+    case REALM_E_LIMIT:
+    case REALM_E_BUSY: return failed(h, NN_BUSY);
+    case REALM_E_RANGE:
+    case REALM_E_INVALID: return failed(h, NN_INVALID_ARGUMENT);
+    case REALM_E_FORMAT: return failed(h, NN_INVALID_ENCODING);
+    case REALM_E_UNSUPPORTED: return failed(h, NN_UNSUPPORTED);
+    case REALM_E_NOT_FOUND: return failed(h, NN_MODEL_NOT_FOUND);
+    default: return failed(h, NN_RUNTIME_ERROR);
+    }
+}
+
+static bool put_u32(realm_call *call, uint64_t at, uint32_t v) {
+    void *to = realm_call_memory(call, at, sizeof v);
+    if (to) memcpy(to, &v, sizeof v);
+    return to != NULL;
+}
+
+static void config_release(nn_config *c) {
+    realm_free(c->reverse);
+    c->reverse = NULL;
+}
+
+static bool config_copy(nn_config *to, const nn_config *from) {
+    *to = *from;
+    if (!from->reverse) return true;
+    to->reverse = realm_strdup(from->reverse);
+    return to->reverse != NULL;
+}
+
+static void stop_generation(realm_host *h, nn_context *c) {
+    if (c->handle) (void)host_handle_close(h, (uint64_t)c->handle);
+    c->handle = 0;
+    c->end = NN_OK;
+}
+
+static host_generation *running(realm_host *h, const nn_context *c) {
+    return c->handle ? host_get(h, (uint64_t)c->handle, HOST_GENERATION) : NULL;
+}
+
+static void context_release(realm_host *h, nn_context *c) {
+    if (!c->used) return;
+    stop_generation(h, c);
+    config_release(&c->config);
+    realm_tokens_release(&c->input);
+    realm_buf_release(&c->out);
+    realm_buf_release(&c->single);
+    memset(c, 0, sizeof *c);
+}
+
+void host_nn_close(realm_host *h) {
+    if (!h->nn) return;
+    for (uint32_t i = 0; i < CONTEXTS_MAX; i++) context_release(h, &h->nn->contexts[i]);
+    for (uint32_t i = 0; i < GRAPHS_MAX; i++) config_release(&h->nn->graph_config[i]);
+    realm_free(h->nn);
+    h->nn = NULL;
+}
+
+static nn_context *find_context(realm_host *h, uint64_t id) {
+    if (!h->nn || id >= CONTEXTS_MAX || !h->nn->contexts[id].used) return NULL;
+    return &h->nn->contexts[id];
+}
+
+/* ---- settings ---- */
+
+static realm_status read_number(const realm_json *o, const char *key, bool *has, double *out, realm_error *err) {
+    realm_json v;
+    if (!realm_json_get_set(o, key, &v)) return REALM_OK;
+    *has = true;
+    return realm_json_real(&v, -1e9, 1e9, out, err);
+}
+
+static realm_status read_count(const realm_json *o, const char *key, int64_t *out, realm_error *err) {
+    realm_json v;
+    return realm_json_get_set(o, key, &v) ? realm_json_int(&v, INT32_MIN, UINT32_MAX, out, err) : REALM_OK;
+}
+
+/* What would change the answer and is not done here: said, not ignored. */
+static realm_status refuse_others(const realm_json *o, realm_error *err) {
+    static const char *const REFUSED[] = {"grammar", "json-schema", "image", "mmproj", "tts", "embedding"};
+    for (size_t i = 0; i < REALM_ARRAY_LEN(REFUSED); i++) {
+        realm_json v;
+        bool yes = true;
+        if (!realm_json_get_set(o, REFUSED[i], &v)) continue;
+        if (realm_json_kind_of(&v) == REALM_JSON_BOOL && realm_json_bool(&v, &yes, err)) return err->code;
+        const char *s = "";
+        size_t n = 1;
+        if (realm_json_kind_of(&v) == REALM_JSON_STRING && realm_json_str(&v, &s, &n, err)) return err->code;
+        if (yes && n) return realm_error_set(err, REALM_E_UNSUPPORTED, "\"%s\" is not supported", REFUSED[i]);
+    }
+    return REALM_OK;
+}
+
+static realm_status read_flags(const realm_json *o, nn_config *c, realm_error *err) {
+    realm_json v;
+    const char *text = "";
+    realm_status st = REALM_OK;
+    if (realm_json_get_set(o, "ignore-eos", &v)) st = realm_json_bool(&v, &c->ignore_eos, err);
+    if (!st && realm_json_get_set(o, "n-predict", &v)) {
+        c->has_n_predict = true;
+        st = realm_json_int(&v, INT32_MIN, INT32_MAX, &c->n_predict, err);
+    }
+    if (!st && realm_json_get_set(o, "seed", &v)) {
+        c->has_seed = true;
+        st = realm_json_int(&v, INT64_MIN, INT64_MAX, &c->seed, err);
+    }
+    if (st || !realm_json_get_set(o, "reverse-prompt", &v)) return st;
+    if ((st = realm_json_cstr(&v, &text, err))) return st;
+    if (strlen(text) > REALM_STOP_BYTES_MAX)
+        return realm_json_error(&v, REALM_E_RANGE, err, "at most %u bytes", REALM_STOP_BYTES_MAX);
+    config_release(c);
+    if (*text && !(c->reverse = realm_strdup(text))) return realm_error_set(err, REALM_E_NOMEM, "out of memory");
+    return REALM_OK;
+}
+
+/* Adds what a JSON object sets; keys that say nothing about the answer (threads, batch sizes, logging ...) and unknown
+ * ones are ignored, as there. */
+static realm_status read_config(const char *text, size_t len, nn_config *c, realm_error *err) {
+    realm_json_doc *doc = NULL;
+    realm_status st = realm_json_parse(&doc, text, len, NULL, err);
+    if (st) return realm_error_prefix(err, "wasi-nn settings"), REALM_E_FORMAT;
+    realm_json root = realm_json_root(doc);
+    st = realm_json_expect(&root, REALM_JSON_OBJECT, err);
+    if (!st) st = refuse_others(&root, err);
+    if (!st) st = read_number(&root, "temperature", &c->has_temperature, &c->temperature, err);
+    if (!st) st = read_number(&root, "temp", &c->has_temperature, &c->temperature, err);
+    if (!st) st = read_number(&root, "top-p", &c->has_top_p, &c->top_p, err);
+    if (!st) st = read_number(&root, "min-p", &c->has_min_p, &c->min_p, err);
+    if (!st) st = read_number(&root, "repeat-penalty", &c->has_repeat, &c->repeat, err);
+    if (!st) st = read_number(&root, "presence-penalty", &c->has_presence, &c->presence, err);
+    if (!st) st = read_number(&root, "frequency-penalty", &c->has_frequency, &c->frequency, err);
+    if (!st) st = read_count(&root, "top-k", &c->top_k, err);
+    if (!st) st = read_count(&root, "last-n-penalty", &c->last_n, err);
+    if (!st) st = read_flags(&root, c, err);
+    realm_json_doc_close(doc);
+    if (st) realm_error_prefix(err, "wasi-nn settings");
+    return st;
+}
+
+/* The request's parameters with the settings; numbers below 0 count as 0, as there. */
+static realm_status apply_config(const nn_config *c, bool single, realm_generation_params *p, realm_gguf_str *stop) {
+    realm_sampling *s = &p->sampling;
+    if (c->has_temperature) s->temperature = (float)fmax(0, c->temperature);
+    if (c->top_k >= 0) s->top_k = (uint32_t)c->top_k;
+    if (c->has_top_p) s->top_p = (float)c->top_p;
+    if (c->has_top_p && c->top_p <= 0) { /* of nothing, the most likely token stays */
+        s->top_p = 1;
+        s->top_k = 1;
+    }
+    if (c->has_min_p) s->min_p = (float)fmax(0, c->min_p);
+    if (c->has_repeat) s->repeat_penalty = c->repeat > 0 ? (float)c->repeat : 1;
+    if (c->has_presence) s->presence_penalty = (float)fmax(0, c->presence);
+    if (c->has_frequency) s->frequency_penalty = (float)fmax(0, c->frequency);
+    if (c->last_n >= 0) s->penalty_last_n = (uint32_t)c->last_n;
+    if (c->has_seed) {
+        s->seed = (uint64_t)c->seed;
+        if (c->seed < 0 && realm_random_bytes(&s->seed, sizeof s->seed)) return REALM_E_IO;
+    }
+    if (c->ignore_eos) p->ignore_end = true;
+    if (single) return REALM_OK; /* where the program itself looks at every token */
+    if (c->has_n_predict) p->max_tokens = c->n_predict < 0 ? 0 : (uint32_t)c->n_predict;
+    if (c->reverse) {
+        *stop = (realm_gguf_str){c->reverse, strlen(c->reverse)};
+        p->stop = stop;
+        p->n_stop = 1;
+    }
+    return REALM_OK;
+}
+
+/* ---- graphs and contexts ---- */
+
+static int32_t load_named(realm_call *call, uint64_t name, uint64_t len, uint64_t out, const nn_config *config) {
+    static const char DEFAULT[] = "default";
+    realm_host *h = host_of(call);
+    const char *text = realm_call_memory(call, name, len);
+    if (!text || !realm_call_memory(call, out, sizeof(uint32_t))) return bad_argument(h, "outside the memory");
+    const char *own = realm_run_model_id(h->run);
+    bool known =
+        (len == sizeof DEFAULT - 1 && !memcmp(text, DEFAULT, len)) || (len == strlen(own) && !memcmp(text, own, len));
+    if (!known) {
+        char shown[96];
+        realm_error_set(&h->error, REALM_E_NOT_FOUND, "wasi-nn: this request has no model called \"%s\"",
+                        realm_escape(shown, sizeof shown, text, (size_t)REALM_MIN(len, UINT64_C(200))));
+        return failed(h, NN_MODEL_NOT_FOUND);
+    }
+    if (!h->nn && !(h->nn = realm_calloc(1, sizeof *h->nn))) {
+        realm_error_set(&h->error, REALM_E_NOMEM, "wasi-nn: out of memory");
+        return failed(h, NN_RUNTIME_ERROR);
+    }
+    for (uint32_t i = 0; i < GRAPHS_MAX; i++) {
+        if (h->nn->graphs[i]) continue;
+        if (!config_copy(&h->nn->graph_config[i], config)) return failed(h, NN_RUNTIME_ERROR);
+        h->nn->graphs[i] = true;
+        put_u32(call, out, i);
+        return NN_OK;
+    }
+    realm_error_set(&h->error, REALM_E_LIMIT, "wasi-nn: %u graphs are loaded, as many as are allowed", GRAPHS_MAX);
+    return failed(h, NN_BUSY);
+}
+
+static const nn_config NOTHING_SET = {.top_k = -1, .last_n = -1};
+
+/* (builders, n, encoding, target, graph): models come from the operator, not from programs' memory. */
+realm_call_result nn_load(realm_call *call, const uint64_t *args, int32_t *result) {
+    realm_host *h = host_of(call);
+    realm_error_set(&h->error, REALM_E_UNSUPPORTED, "wasi-nn: load takes no model files here, use load_by_name");
+    return answer(result, failed(h, args[2] == ENCODING_GGML ? NN_UNSUPPORTED : NN_INVALID_ENCODING));
+}
+
+realm_call_result nn_load_by_name(realm_call *call, const uint64_t *args, int32_t *result) {
+    return answer(result, load_named(call, args[0], args[1], args[2], &NOTHING_SET));
+}
+
+realm_call_result nn_load_by_name_with_config(realm_call *call, const uint64_t *args, int32_t *result) {
+    realm_host *h = host_of(call);
+    nn_config c = NOTHING_SET;
+    const char *text = args[3] <= CONFIG_BYTES_MAX ? realm_call_memory(call, args[2], args[3]) : NULL;
+    if (!text) return answer(result, bad_argument(h, "settings are outside the memory or longer than 64 KiB"));
+    realm_status st = read_config(text, (size_t)args[3], &c, &h->error);
+    answer(result, st ? code_of(h, st) : load_named(call, args[0], args[1], args[4], &c));
+    config_release(&c);
+    return REALM_CALL_DONE;
+}
+
+realm_call_result nn_init_execution_context(realm_call *call, const uint64_t *args, int32_t *result) {
+    realm_host *h = host_of(call);
+    if (!h->nn || args[0] >= GRAPHS_MAX || !h->nn->graphs[args[0]])
+        return answer(result, bad_argument(h, "there is no such graph"));
+    if (!realm_call_memory(call, args[1], sizeof(uint32_t)))
+        return answer(result, bad_argument(h, "outside the memory"));
+    for (uint32_t i = 0; i < CONTEXTS_MAX; i++) {
+        nn_context *c = &h->nn->contexts[i];
+        if (c->used) continue;
+        if (!config_copy(&c->config, &h->nn->graph_config[args[0]])) return answer(result, failed(h, NN_RUNTIME_ERROR));
+        c->used = true;
+        c->graph = (uint32_t)args[0];
+        realm_buf_init(&c->out, HOST_TEXT_BYTES_MAX);
+        realm_buf_init(&c->single, HOST_TEXT_BYTES_MAX);
+        put_u32(call, args[1], i);
+        return answer(result, NN_OK);
+    }
+    realm_error_set(&h->error, REALM_E_LIMIT, "wasi-nn: %u contexts are open, as many as are allowed", CONTEXTS_MAX);
+    return answer(result, failed(h, NN_BUSY));
+}
+
+realm_call_result nn_finalize_execution_context(realm_call *call, const uint64_t *args, int32_t *result) {
+    realm_host *h = host_of(call);
+    nn_context *c = find_context(h, args[0]);
+    if (!c) return answer(result, bad_argument(h, "there is no such context"));
+    context_release(h, c);
+    return answer(result, NN_OK);
+}
+
+/* Takes its contexts with it. */
+realm_call_result nn_unload(realm_call *call, const uint64_t *args, int32_t *result) {
+    realm_host *h = host_of(call);
+    if (!h->nn || args[0] >= GRAPHS_MAX || !h->nn->graphs[args[0]])
+        return answer(result, bad_argument(h, "there is no such graph"));
+    for (uint32_t i = 0; i < CONTEXTS_MAX; i++)
+        if (h->nn->contexts[i].graph == args[0]) context_release(h, &h->nn->contexts[i]);
+    config_release(&h->nn->graph_config[args[0]]);
+    h->nn->graphs[args[0]] = false;
+    return answer(result, NN_OK);
+}
+
+/* ---- input ---- */
+
+static int32_t set_prompt(realm_host *h, nn_context *c, const char *text, size_t len) {
+    size_t max = realm_engine_context_length(realm_request_engine(realm_run_request(h->run)));
+    stop_generation(h, c);
+    c->input_set = false;
+    c->input.len = 0;
+    c->n_output = 0;
+    realm_buf_reset(&c->out);
+    realm_buf_reset(&c->single);
+    realm_status st = realm_tokenizer_encode(
+        host_tokenizer(h), text, len, REALM_ENCODE_ADD_SPECIAL | REALM_ENCODE_PARSE_SPECIAL, max, &c->input, &h->error);
+    if (st == REALM_E_LIMIT || (!st && c->input.len >= max)) {
+        realm_error_set(&h->error, REALM_E_RANGE, "wasi-nn: the prompt is longer than the context of %zu tokens", max);
+        return failed(h, NN_PROMPT_TOO_LONG);
+    }
+    if (st) return code_of(h, st);
+    c->input_set = true;
+    return NN_OK;
+}
+
+/* (context, index, tensor) */
+realm_call_result nn_set_input(realm_call *call, const uint64_t *args, int32_t *result) {
+    realm_host *h = host_of(call);
+    nn_context *c = find_context(h, args[0]);
+    const unsigned char *tensor = realm_call_memory(call, args[2], TENSOR_BYTES);
+    uint32_t t[5]; /* dimensions, n, type, data, n */
+    if (!c) return answer(result, bad_argument(h, "there is no such context"));
+    if (!tensor) return answer(result, bad_argument(h, "the tensor is outside the memory"));
+    memcpy(t, tensor, sizeof t);
+    const char *data = realm_call_memory(call, t[3], t[4]);
+    if (!realm_call_memory(call, t[0], (uint64_t)t[1] * sizeof(uint32_t)) || !data || (t[2] & 0xff) >= TENSOR_TYPES)
+        return answer(result, bad_argument(h, "the tensor's parts are outside the memory, or its type is unknown"));
+    if (args[1] > INPUT_CONFIG) return answer(result, bad_argument(h, "inputs are 0 (prompt) and 1 (settings)"));
+    if (args[1] == INPUT_CONFIG) {
+        if (t[4] > CONFIG_BYTES_MAX) return answer(result, bad_argument(h, "settings have at most 64 KiB"));
+        realm_status st = read_config(data, t[4], &c->config, &h->error);
+        return answer(result, st ? code_of(h, st) : NN_OK);
+    }
+    if (t[4] > HOST_TEXT_BYTES_MAX || !realm_utf8_valid(data, t[4]))
+        return answer(result, bad_argument(h, "a prompt is UTF-8 of at most 4 MiB"));
+    return answer(result, set_prompt(h, c, data, t[4]));
+}
+
+/* ---- generating ---- */
+
+static int32_t begin(realm_host *h, nn_context *c, bool single) {
+    realm_generation_params p;
+    realm_gguf_str stop;
+    stop_generation(h, c);
+    if (!c->input_set || c->input.len == 0) return bad_argument(h, "compute: the prompt was not set, or is empty");
+    c->n_output = 0;
+    realm_buf_reset(&c->out);
+    realm_buf_reset(&c->single);
+    realm_run_generation_params(h->run, &p);
+    p.prompt_logprobs = false;
+    if (apply_config(&c->config, single, &p, &stop)) {
+        realm_error_set(&h->error, REALM_E_IO, "wasi-nn: no randomness for a seed");
+        return failed(h, NN_RUNTIME_ERROR);
+    }
+    c->max_tokens = p.max_tokens;
+    host_generation *g;
+    realm_status st = host_generation_start(h, &p, &c->input, &g);
+    if (st) return code_of(h, st);
+    c->handle = g->handle;
+    return NN_OK;
+}
+
+/* What the end of a generation is to the program; the generation goes. */
+static int32_t finish(realm_host *h, nn_context *c, const realm_event *end, int32_t at_end) {
+    int32_t e = at_end;
+    bool full = end->finish == REALM_FINISH_LENGTH && (c->max_tokens == 0 || c->n_output < c->max_tokens);
+    if (full) e = NN_CONTEXT_FULL;
+    if (end->finish == REALM_FINISH_CANCELLED) {
+        realm_error_set(&h->error, REALM_E_CANCELLED, "wasi-nn: the request was cancelled");
+        e = failed(h, NN_RUNTIME_ERROR);
+    }
+    if (end->finish == REALM_FINISH_ERROR) e = code_of(h, h->error.code);
+    stop_generation(h, c);
+    return e;
+}
+
+static bool cancelled(realm_call *call, realm_host *h) {
+    return atomic_load_explicit(&h->cancelled, memory_order_acquire) || realm_call_cancelled(call);
+}
+
+static int32_t give_up(realm_host *h, nn_context *c) {
+    stop_generation(h, c);
+    realm_error_set(&h->error, REALM_E_CANCELLED, "wasi-nn: the request was cancelled");
+    return failed(h, NN_RUNTIME_ERROR);
+}
+
+realm_call_result nn_compute(realm_call *call, const uint64_t *args, int32_t *result) {
+    realm_host *h = host_of(call);
+    nn_context *c = find_context(h, args[0]);
+    const realm_event *e;
+    if (!c) return answer(result, bad_argument(h, "there is no such context"));
+    if (!realm_call_resumed(call)) {
+        if (c->config.has_n_predict && c->config.n_predict == 0 && c->input_set) return answer(result, NN_OK);
+        int32_t st = begin(h, c, false);
+        if (st) return answer(result, st);
+    }
+    host_generation *g = running(h, c);
+    if (!g) return answer(result, bad_argument(h, "the generation was closed"));
+    while ((e = host_generation_next(h, g))) {
+        realm_buf_append(&c->out, g->batch.text.data + e->text_at, e->text_len);
+        c->n_output = g->batch.completion_tokens;
+        if (e->kind != REALM_EVENT_END) continue;
+        /* As there, the string that ended it is part of the text. */
+        if (e->finish == REALM_FINISH_STOP && e->id < 0 && c->config.reverse)
+            realm_buf_puts(&c->out, c->config.reverse);
+        int32_t code = finish(h, c, e, NN_OK);
+        return answer(result, realm_buf_status(&c->out) ? NN_TOO_LARGE : code);
+    }
+    if (cancelled(call, h)) return answer(result, give_up(h, c));
+    return REALM_CALL_SUSPEND;
+}
+
+realm_call_result nn_compute_single(realm_call *call, const uint64_t *args, int32_t *result) {
+    realm_host *h = host_of(call);
+    nn_context *c = find_context(h, args[0]);
+    const realm_event *e;
+    if (!c) return answer(result, bad_argument(h, "there is no such context"));
+    if (c->end) {
+        int32_t code = c->end;
+        c->end = NN_OK;
+        realm_buf_reset(&c->single);
+        return answer(result, code);
+    }
+    if (!running(h, c)) {
+        int32_t st = begin(h, c, true);
+        if (st) return answer(result, st);
+    }
+    host_generation *g = running(h, c);
+    if (!g) return answer(result, bad_argument(h, "the generation was closed"));
+    while ((e = host_generation_next(h, g))) {
+        if (e->kind == REALM_EVENT_PROMPT) continue;
+        realm_buf_reset(&c->single);
+        realm_buf_append(&c->single, g->batch.text.data + e->text_at, e->text_len);
+        realm_buf_append(&c->out, c->single.data, c->single.len);
+        if (e->kind == REALM_EVENT_TOKEN) {
+            c->n_output++;
+            return answer(result, NN_OK);
+        }
+        int32_t code = finish(h, c, e, NN_END_OF_SEQUENCE);
+        if (!c->single.len) return answer(result, code);
+        c->end = code;
+        return answer(result, NN_OK);
+    }
+    if (cancelled(call, h)) return answer(result, give_up(h, c));
+    return REALM_CALL_SUSPEND;
+}
+
+/* Ends what compute_single began; the next one begins anew. */
+realm_call_result nn_fini_single(realm_call *call, const uint64_t *args, int32_t *result) {
+    realm_host *h = host_of(call);
+    nn_context *c = find_context(h, args[0]);
+    if (!c) return answer(result, bad_argument(h, "there is no such context"));
+    stop_generation(h, c);
+    realm_buf_reset(&c->single);
+    return answer(result, NN_OK);
+}
+
+/* ---- output ---- */
+
+/* (context, index, out, max, written): what does not fit is TOO_LARGE, `written` says how much is needed. */
+static int32_t give_output(realm_call *call, const uint64_t *args, bool single) {
+    realm_host *h = host_of(call);
+    nn_context *c = find_context(h, args[0]);
+    char text[96];
+    if (!c) return bad_argument(h, "there is no such context");
+    if (args[1] > INPUT_CONFIG) return bad_argument(h, "outputs are 0 (text) and 1 (numbers)");
+    const realm_buf *from = single ? &c->single : &c->out;
+    const char *data = from->data;
+    size_t len = from->len;
+    if (args[1] == INPUT_CONFIG) {
+        int n =
+            snprintf(text, sizeof text, "{\"input_tokens\": %zu, \"output_tokens\": %u}", c->input.len, c->n_output);
+        data = text;
+        len = (size_t)n;
+    }
+    if (!realm_call_memory(call, args[4], sizeof(uint32_t))) return bad_argument(h, "outside the memory");
+    void *to = realm_call_memory(call, args[2], REALM_MIN(args[3], (uint64_t)len));
+    if (!to) return bad_argument(h, "outside the memory");
+    put_u32(call, args[4], (uint32_t)len);
+    if (len > args[3]) {
+        realm_error_set(&h->error, REALM_E_RANGE, "wasi-nn: the output has %zu bytes, the buffer %llu", len,
+                        (unsigned long long)args[3]);
+        return failed(h, NN_TOO_LARGE);
+    }
+    if (len) memcpy(to, data, len);
+    return NN_OK;
+}
+
+realm_call_result nn_get_output(realm_call *call, const uint64_t *args, int32_t *result) {
+    return answer(result, give_output(call, args, false));
+}
+
+realm_call_result nn_get_output_single(realm_call *call, const uint64_t *args, int32_t *result) {
+    return answer(result, give_output(call, args, true));
+}
