@@ -92,7 +92,7 @@ $(BUILD)/obj/compute/%.o: private LEVEL := -O3
 # comparison with the scalar definition does not.
 $(BUILD)/obj/compute/cpu/x86/%.o: private PLAIN := -fsanitize% -fno-sanitize-recover%
 # Sampling reads whole vocabularies; comparisons that might trap would keep its loops from becoming vector code.
-$(BUILD)/obj/engine/sampling.o: CFLAGS += -O3 -fno-trapping-math
+$(BUILD)/obj/engine/select.o: CFLAGS += -O3 -fno-trapping-math
 $(BUILD)/obj/sandbox/%.o $(BUILD)/obj/template/%.o $(BUILD)/obj/grammar/%.o: private INC := $(DEPS_INC)
 $(call objs_of,sandbox) $(call objs_of,template) $(call objs_of,grammar): | $(DEPS_LIB)
 

@@ -124,8 +124,8 @@ static void commit(realm_engine *e, realm_generation *g) {
     if (g->share && g->share->leader == g && g->n_past >= g->n_prompt) realm_share_fill(g->share, g);
     if (g->n_past < g->n_tokens || g->n_jobs == 0) return;
     const realm_sample_job *job = &e->jobs[g->first_job + g->n_jobs - 1];
-    if (job->failed) {
-        realm_engine_end(e, g, REALM_FINISH_ERROR, REALM_E_FORMAT, "the model's output is not finite");
+    if (job->status != REALM_OK) {
+        realm_engine_end(e, g, REALM_FINISH_ERROR, job->status, job->error.text);
         return;
     }
     g->account->delta.completion++;

@@ -49,7 +49,7 @@ static realm_status check_params(const realm_engine *e, const realm_generation_p
 }
 
 static void generation_free(realm_generation *g) {
-    realm_free((void *)(uintptr_t)g->sampling.bias);
+    realm_chain_close(g->chain);
     realm_free(g->stop_bytes);
     realm_free(g->tokens);
     realm_free(g->pages);
@@ -90,8 +90,6 @@ static realm_generation *generation_new(realm_engine *e, const realm_generation_
     g->e = e;
     g->account = p->account;
     g->share = p->share;
-    g->sampling = p->sampling;
-    g->sampling.bias = NULL;
     g->n_prompt = (uint32_t)p->n_prompt;
     g->max_new = e->n_ctx - g->n_prompt;
     if (p->max_tokens > 0 && p->max_tokens < g->max_new) g->max_new = p->max_tokens;
@@ -116,12 +114,6 @@ static realm_generation *generation_new(realm_engine *e, const realm_generation_
     realm_buf_init(&g->text, REALM_TEXT_PENDING + g->text_step_max);
     if (realm_buf_reserve(&g->held, g->held.max) != REALM_OK || realm_buf_reserve(&g->text, g->text.max) != REALM_OK)
         goto fail;
-    if (p->sampling.n_bias > 0) {
-        realm_logit_bias *bias = realm_calloc(p->sampling.n_bias, sizeof *bias);
-        if (!bias) goto fail;
-        memcpy(bias, p->sampling.bias, p->sampling.n_bias * sizeof *bias);
-        g->sampling.bias = bias;
-    }
     uint32_t n_tokens = g->n_prompt + g->max_new; /* at most n_ctx */
     g->tokens = realm_calloc(n_tokens, sizeof *g->tokens);
     g->pages = realm_calloc(realm_pages_for(n_tokens), sizeof *g->pages);
@@ -133,6 +125,10 @@ static realm_generation *generation_new(realm_engine *e, const realm_generation_
     }
     memcpy(g->tokens, p->prompt, p->n_prompt * sizeof *g->tokens);
     g->n_tokens = g->n_prompt;
+    if (realm_chain_from_sampling(&p->sampling, e->n_vocab, &g->chain, NULL) != REALM_OK ||
+        realm_chain_reserve(g->chain, n_tokens, NULL) != REALM_OK ||
+        realm_chain_accept(g->chain, g->tokens, g->n_prompt, true, NULL) != REALM_OK)
+        goto fail;
     return g;
 fail:
     generation_free(g);
@@ -406,7 +402,7 @@ static void add_step_events(realm_generation *g) {
     }
     for (uint32_t i = 0; i < g->n_jobs; i++) {
         const realm_sample_job *job = &g->e->jobs[g->first_job + i];
-        if (job->failed) continue;
+        if (job->status != REALM_OK) continue;
         if (job->target >= 0) {
             add_event(g, &(realm_event){.kind = REALM_EVENT_PROMPT, .id = job->id, .logprob = job->id_logprob}, job);
             g->prompt_events++;

@@ -23,49 +23,13 @@
 #include "base/clock.h"
 #include "base/thread.h"
 #include "engine/engine.h"
+#include "engine/sampling.h"
 
 #define REALM_EVENTS_PENDING 64u         /* events of a generation that its consumer may lag behind */
 #define REALM_EVENTS_PENDING_PROMPT 256u /* the same with prompt_logprobs */
 #define REALM_TEXT_PENDING 4096u         /* bytes of text, besides what one token may add */
 #define REALM_PIECE_BYTES_MAX 65536u     /* longest token text that an engine serves */
 #define REALM_PROMPT_OUT_ROWS 32u        /* rows of a step whose logits only prompt_logprobs wants */
-
-/* ---- sampling.c ------------------------------------------------------------------------------------------------- */
-
-typedef struct realm_candidate {
-    float x; /* logit or weight */
-    realm_token id;
-} realm_candidate;
-
-typedef struct realm_sampler { /* one thread's workspace */
-    size_t n_vocab;
-    float *adjusted;       /* (n_vocab) logits after bias and penalties */
-    float *weight;         /* (n_vocab) unnormalised probabilities */
-    uint32_t *count;       /* (n_vocab) occurrences in the look-back window; zero between calls */
-    realm_candidate *cand; /* (n_vocab) */
-} realm_sampler;
-
-typedef struct realm_sample_job {
-    const float *logits; /* (n_vocab) */
-    const realm_sampling *sampling;
-    const realm_token *tokens; /* prompt, then what was generated */
-    size_t n_prompt, n_tokens;
-    uint64_t index;     /* of the token to be drawn within the generation: the generator's counter */
-    realm_token target; /* >= 0: draw nothing, say this token's log-probability (prompt_logprobs) */
-    bool logprob;
-    uint32_t n_top;
-    /* results */
-    bool failed; /* no finite logit to choose */
-    realm_token id;
-    float id_logprob;
-    realm_top_logprob top[REALM_TOP_LOGPROBS_MAX];
-} realm_sample_job;
-
-REALM_WARN_UNUSED realm_status realm_sampler_init(realm_sampler *s, size_t n_vocab, realm_error *err);
-void realm_sampler_release(realm_sampler *s);
-void realm_sampler_run(realm_sampler *s, realm_sample_job *job);
-/* Uniform in [0, 1): number i of the stream of this seed. */
-double realm_random_uniform(uint64_t seed, uint64_t i);
 
 /* ---- pages.c ---------------------------------------------------------------------------------------------------- */
 
@@ -158,7 +122,6 @@ struct realm_generation {
     realm_engine *e;
     realm_account *account;
     realm_prompt_share *share;
-    realm_sampling sampling; /* bias owned */
     realm_gguf_str stop[REALM_STOP_MAX];
     char *stop_bytes;
     size_t n_stop;
@@ -178,6 +141,7 @@ struct realm_generation {
     realm_generation *next; /* inbox or account's queue */
     uint64_t seq;           /* order of first admission; 0: not yet */
     realm_token *tokens;    /* (n_prompt + max_new) */
+    realm_chain *chain;     /* a worker's while a step is sampled */
     uint32_t n_tokens, n_past;
     uint32_t *pages;
     uint32_t n_pages;

@@ -21,18 +21,18 @@ typedef struct realm_logit_bias {
 } realm_logit_bias;
 
 typedef enum realm_stage_kind { /* the numbers of REALM_STAGE_* in realm/abi.h */
-    REALM_STAGE_KIND_PENALTIES = 1,
-    REALM_STAGE_KIND_DRY,
-    REALM_STAGE_KIND_BIAS,
-    REALM_STAGE_KIND_MASK,
-    REALM_STAGE_KIND_GRAMMAR,
-    REALM_STAGE_KIND_TEMPERATURE,
-    REALM_STAGE_KIND_TOP_K,
-    REALM_STAGE_KIND_TOP_P,
-    REALM_STAGE_KIND_MIN_P,
-    REALM_STAGE_KIND_TYPICAL,
-    REALM_STAGE_KIND_XTC,
-    REALM_STAGE_KIND_MIROSTAT
+                                REALM_STAGE_KIND_PENALTIES = 1,
+                                REALM_STAGE_KIND_DRY,
+                                REALM_STAGE_KIND_BIAS,
+                                REALM_STAGE_KIND_MASK,
+                                REALM_STAGE_KIND_GRAMMAR,
+                                REALM_STAGE_KIND_TEMPERATURE,
+                                REALM_STAGE_KIND_TOP_K,
+                                REALM_STAGE_KIND_TOP_P,
+                                REALM_STAGE_KIND_MIN_P,
+                                REALM_STAGE_KIND_TYPICAL,
+                                REALM_STAGE_KIND_XTC,
+                                REALM_STAGE_KIND_MIROSTAT
 } realm_stage_kind;
 
 typedef struct realm_stage {
@@ -75,7 +75,9 @@ typedef struct realm_stage {
 
 typedef struct realm_chain realm_chain;
 
-/* REALM_E_RANGE names the stage and field. No stage: greedy. */
+/* REALM_E_RANGE names the stage and field. A chain draws where a stage deals in probabilities (temperature and those
+ * listed behind it), by 1 where no temperature is given; else it takes the best of what the other stages left: without
+ * stages it is greedy. */
 REALM_WARN_UNUSED realm_status realm_chain_open(const realm_stage *stages, size_t n, uint64_t seed, size_t n_vocab,
                                                 realm_chain **out, realm_error *err);
 REALM_WARN_UNUSED realm_status realm_chain_fork(const realm_chain *c, realm_chain **out, realm_error *err);

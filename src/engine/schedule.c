@@ -467,11 +467,7 @@ static void lay_out(realm_engine *e, realm_generation *g) {
         assert(e->n_jobs < e->max_out);
         e->batch_out[batch->n_out++] = row;
         realm_sample_job *job = &e->jobs[e->n_jobs++];
-        job->sampling = &g->sampling;
-        job->tokens = g->tokens;
-        job->n_prompt = g->n_prompt;
-        job->n_tokens = g->n_tokens;
-        job->index = g->n_new;
+        job->chain = g->chain;
         job->target = target;
         job->logprob = target >= 0 || g->logprobs;
         job->n_top = g->n_top;

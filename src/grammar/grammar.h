@@ -44,6 +44,7 @@ REALM_WARN_UNUSED realm_status realm_grammar_state_open(realm_grammar *g, realm_
 REALM_WARN_UNUSED realm_status realm_grammar_state_fork(const realm_grammar_state *s, realm_grammar_state **out,
                                                         realm_error *err);
 void realm_grammar_state_close(realm_grammar_state *s); /* NULL-safe */
+size_t realm_grammar_state_vocab_size(const realm_grammar_state *s);
 /* Moves on by the longest allowed start of `tokens`; *n_accepted says by how many. An end token is allowed where the
  * text is complete. */
 REALM_WARN_UNUSED realm_status realm_grammar_state_accept(realm_grammar_state *s, const realm_token *tokens, size_t n,

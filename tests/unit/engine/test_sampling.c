@@ -57,8 +57,16 @@ static void define(const float *logits, size_t n, const realm_sampling *s, doubl
     free(order);
 }
 
-static realm_sample_job job_for(const float *logits, const realm_sampling *s) {
-    return (realm_sample_job){.logits = logits, .sampling = s, .target = -1};
+/* The chain of fixed fields. */
+static realm_chain *chain_for(const realm_sampling *s, size_t n_vocab) {
+    realm_chain *c;
+    assert_int_equal(realm_sampling_check(s, n_vocab, NULL), REALM_OK);
+    assert_int_equal(realm_chain_from_sampling(s, n_vocab, &c, NULL), REALM_OK);
+    return c;
+}
+
+static realm_sample_job job_for(const float *logits, realm_chain *chain) {
+    return (realm_sample_job){.logits = logits, .chain = chain, .target = -1};
 }
 
 /* Draws DRAWS tokens and holds their counts against the definition: chi-square within six standard deviations of its
@@ -68,12 +76,12 @@ static void check_distribution(const float *logits, size_t n, const realm_sampli
     assert_int_equal(realm_sampler_init(&w, n, NULL), REALM_OK);
     double *p = malloc(n * sizeof *p);
     unsigned *count = calloc(n, sizeof *count);
+    realm_chain *chain = chain_for(s, n);
     define(logits, n, s, p);
     for (unsigned i = 0; i < DRAWS; i++) {
-        realm_sample_job job = job_for(logits, s);
-        job.index = i;
+        realm_sample_job job = job_for(logits, chain);
         realm_sampler_run(&w, &job);
-        assert_false(job.failed);
+        assert_int_equal(job.status, REALM_OK);
         assert_in_range(job.id, 0, n - 1);
         if (p[job.id] == 0) fail_msg("token %d was drawn, it has probability 0", job.id);
         count[job.id]++;
@@ -98,6 +106,7 @@ static void check_distribution(const float *logits, size_t n, const realm_sampli
     if (chi > df + 6 * sqrt(2 * df) + 3) fail_msg("chi-square %.1f with %u cells", chi, cells);
     free(p);
     free(count);
+    realm_chain_close(chain);
     realm_sampler_release(&w);
 }
 
@@ -158,13 +167,14 @@ static void cut_sets(void **state) {
         size_t in_set = 0, hits = 0;
         memset(hit, 0, sizeof hit);
         for (size_t i = 0; i < V; i++) in_set += p[i] > 0;
+        realm_chain *chain = chain_for(&s, V);
         for (unsigned i = 0; i < 4000; i++) {
-            realm_sample_job job = job_for(x, &s);
-            job.index = i;
+            realm_sample_job job = job_for(x, chain);
             realm_sampler_run(&w, &job);
             if (p[job.id] == 0) fail_msg("case %zu: token %d is not in the set of %zu", c, job.id, in_set);
             hits += hit[job.id]++ == 0;
         }
+        realm_chain_close(chain);
         if (in_set <= 300) assert_int_equal(hits, in_set);
     }
     realm_sampler_release(&w);
@@ -181,15 +191,17 @@ static void greedy_and_ties(void **state) {
         realm_sampling s;
         realm_sampling_init(&s);
         s.temperature = 0;
+        realm_chain *chain = chain_for(&s, n);
         for (int round = 0; round < 50; round++) {
             size_t best = 0;
             for (size_t i = 0; i < n; i++) x[i] = (float)(int)(normal() * 3);
             for (size_t i = 1; i < n; i++)
                 if (x[i] > x[best]) best = i;
-            realm_sample_job job = job_for(x, &s);
+            realm_sample_job job = job_for(x, round % 2 ? chain : NULL);
             realm_sampler_run(&w, &job);
             assert_int_equal(job.id, best);
         }
+        realm_chain_close(chain);
         free(x);
         realm_sampler_release(&w);
     }
@@ -198,18 +210,19 @@ static void greedy_and_ties(void **state) {
 static void random_numbers(void **state) {
     (void)state;
     /* The published known answer of Philox 4x32-10 for a zero counter and key: 6627e8d5 e169c58d ... */
-    assert_true(realm_random_uniform(0, 0) == (double)(UINT64_C(0x6627e8d5e169c58d) >> 11) * 0x1p-53);
+    assert_true(realm_random_uniform(0, 0, 0) == (double)(UINT64_C(0x6627e8d5e169c58d) >> 11) * 0x1p-53);
     double sum = 0, squares = 0;
     for (uint64_t i = 0; i < 100000; i++) {
-        double u = realm_random_uniform(42, i);
+        double u = realm_random_uniform(42, i, 0);
         assert_true(u >= 0 && u < 1);
         sum += u;
         squares += u * u;
     }
     assert_true(fabs(sum / 100000 - 0.5) < 0.005);
     assert_true(fabs(squares / 100000 - 1.0 / 3) < 0.005);
-    assert_true(realm_random_uniform(1, 5) != realm_random_uniform(2, 5));
-    assert_true(realm_random_uniform(UINT64_C(1) << 40, 5) != realm_random_uniform(0, 5));
+    assert_true(realm_random_uniform(1, 5, 0) != realm_random_uniform(2, 5, 0));
+    assert_true(realm_random_uniform(1, 5, 0) != realm_random_uniform(1, 5, 1));
+    assert_true(realm_random_uniform(UINT64_C(1) << 40, 5, 0) != realm_random_uniform(0, 5, 0));
 }
 
 static void penalties_and_bias(void **state) {
@@ -248,12 +261,13 @@ static void penalties_and_bias(void **state) {
         size_t best = 0;
         for (size_t i = 1; i < V; i++)
             if (y[i] > y[best]) best = i;
-        realm_sample_job job = job_for(x, &s);
-        job.tokens = tokens;
-        job.n_prompt = PROMPT;
-        job.n_tokens = N;
+        realm_chain *chain = chain_for(&s, V);
+        assert_int_equal(realm_chain_accept(chain, tokens, PROMPT, true, NULL), REALM_OK);
+        assert_int_equal(realm_chain_accept(chain, tokens + PROMPT, N - PROMPT, false, NULL), REALM_OK);
+        realm_sample_job job = job_for(x, chain);
         job.logprob = true;
         realm_sampler_run(&w, &job);
+        realm_chain_close(chain);
         assert_int_equal(job.id, best);
         /* The log-probability is that of the logits before all this. */
         double sum = 0;
@@ -283,9 +297,7 @@ static void log_probabilities(void **state) {
         realm_sampler w;
         assert_int_equal(realm_sampler_init(&w, n, NULL), REALM_OK);
         for (uint32_t top = 0; top <= REALM_TOP_LOGPROBS_MAX; top += 5) {
-            realm_sampling s;
-            realm_sampling_init(&s);
-            realm_sample_job job = job_for(x, &s);
+            realm_sample_job job = job_for(x, NULL);
             job.target = (realm_token)(n / 2);
             job.logprob = true;
             job.n_top = top;
@@ -319,13 +331,14 @@ static void not_numbers(void **state) {
         for (int bad = 0; bad < 4; bad++) {
             for (size_t i = 0; i < V; i++) x[i] = bad == 0 ? NAN : bad == 1 ? -INFINITY : bad == 2 ? INFINITY : NAN;
             if (bad == 3) x[40] = x[60] = -2; /* all but two are not numbers: one of the two */
+            realm_chain *chain = chain_for(&s, V);
             for (unsigned i = 0; i < 20; i++) {
-                realm_sample_job job = job_for(x, &s);
-                job.index = i;
+                realm_sample_job job = job_for(x, chain);
                 realm_sampler_run(&w, &job);
-                assert_int_equal(job.failed, bad != 3);
+                assert_int_equal(job.status, bad == 3 ? REALM_OK : REALM_E_FORMAT);
                 if (bad == 3) assert_true(job.id == 40 || (job.id == 60 && t != 0 && t != 3));
             }
+            realm_chain_close(chain);
         }
     }
     realm_sampler_release(&w);
