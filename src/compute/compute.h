@@ -146,7 +146,7 @@ typedef struct realm_op_attention {
 
 typedef struct realm_op {
     realm_op_kind kind;
-    uint32_t streamed; /* the layer whose streamed weights the op reads; REALM_LAYER_NONE: all it reads is resident */
+    uint32_t streamed; /* 1 + the layer whose streamed weights the op reads; 0: all it reads is resident */
     union {
         realm_op_embed embed;
         realm_op_linear linear;

@@ -64,12 +64,20 @@ static uint32_t window_begin(uint32_t pos, uint32_t window) {
     return window > 0 && pos >= window ? pos + 1 - window : 0;
 }
 
+/* Rows of a tile are at neighbouring positions, or all at the same one (row_step 0: direct attention over everything).
+ */
+static uint32_t last_pos(const realm_plan *p, const attention_tile *t) {
+    return t->pos + (t->n_rows - 1) * p->row_step;
+}
+
 static uint32_t first_split(const attention_tile *t, uint32_t window) {
     return window_begin(t->pos, window) / REALM_SPLIT_TOKENS;
 }
 
 /* One past the last. */
-static uint32_t end_split(const attention_tile *t) { return (t->pos + t->n_rows - 1) / REALM_SPLIT_TOKENS + 1; }
+static uint32_t end_split(const realm_plan *p, const attention_tile *t) {
+    return last_pos(p, t) / REALM_SPLIT_TOKENS + 1;
+}
 
 static size_t slot_floats(const realm_plan *p, const attention_schedule *s) {
     return (size_t)s->slot_queries * (p->kv->v_dim + 2);
@@ -84,7 +92,7 @@ static void schedule(realm_plan *p, attention_schedule *s) {
         return;
     uint64_t items = 0;
     for (uint32_t i = 0; i < p->n_tiles; i++) {
-        uint32_t splits = end_split(&p->tiles[i]) - first_split(&p->tiles[i], s->window);
+        uint32_t splits = end_split(p, &p->tiles[i]) - first_split(&p->tiles[i], s->window);
         s->first_item[i] = (uint32_t)items;
         items += (uint64_t)splits * units;
         most = REALM_MAX(most, splits);
@@ -102,7 +110,7 @@ void cpu_attention_prepare(realm_plan *p) {
             p->tiles[p->n_tiles++] = (attention_tile){.seq = i,
                                                       .row = seq->first_row + r,
                                                       .n_rows = REALM_MIN(p->tile_rows, seq->n_rows - r),
-                                                      .pos = seq->n_past + r};
+                                                      .pos = seq->n_past + r * p->row_step};
     }
     for (uint32_t i = 0; i < p->n_schedules; i++) schedule(p, &p->schedules[i]);
 }
@@ -140,7 +148,7 @@ static void gather_q(const realm_plan *p, const pair *x, float *q) {
 
 /* The K of a split of a pair, for the kernel to fetch while it works on another. */
 static void look_ahead(const realm_plan *p, const pair *x, uint32_t split, realm_attend_args *a) {
-    uint32_t last = (x->tile.pos + x->tile.n_rows - 1) / REALM_KV_PAGE_TOKENS;
+    uint32_t last = last_pos(p, &x->tile) / REALM_KV_PAGE_TOKENS;
     for (uint32_t i = 0; i < REALM_SPLIT_PAGES && split * REALM_SPLIT_PAGES + i <= last; i++)
         a->next_k[i] =
             cpu_kv_k(p->kv, p->batch->seqs[x->tile.seq].pages[split * REALM_SPLIT_PAGES + i], x->op->layer, x->kv_head);
@@ -151,14 +159,16 @@ static void attend(const realm_plan *p, const pair *x, const scratch *s, uint32_
                    uint32_t next_split, float *m, float *l, float *o) {
     const realm_op_attention *op = x->op;
     const uint32_t *pages = p->batch->seqs[x->tile.seq].pages;
+    const float *mask[QUERIES];
     uint32_t base = split * REALM_SPLIT_TOKENS, low = REALM_SPLIT_TOKENS, high = 0;
     for (uint32_t r = 0; r < x->tile.n_rows; r++) {
-        uint32_t pos = x->tile.pos + r, begin = window_begin(pos, op->window);
+        uint32_t pos = x->tile.pos + r * p->row_step, begin = window_begin(pos, op->window);
         begin = begin <= base ? 0 : REALM_MIN(begin - base, REALM_SPLIT_TOKENS);
         uint32_t end = pos < base ? 0 : REALM_MIN(pos + 1 - base, REALM_SPLIT_TOKENS);
         for (uint32_t h = 0; h < x->n_heads; h++) {
             s->begin[r * x->n_heads + h] = begin;
             s->end[r * x->n_heads + h] = end;
+            if (p->mask) mask[r * x->n_heads + h] = p->mask + (x->tile.row + r) * p->mask_cols + base;
         }
         if (begin >= end) continue;
         low = REALM_MIN(low, begin);
@@ -171,6 +181,7 @@ static void attend(const realm_plan *p, const pair *x, const scratch *s, uint32_
                            .begin = s->begin,
                            .end = s->end,
                            .softcap = op->softcap,
+                           .mask = p->mask ? mask : NULL,
                            .scores = s->scores,
                            .page = s->page,
                            .m = m,
@@ -188,7 +199,7 @@ static void attend(const realm_plan *p, const pair *x, const scratch *s, uint32_
 static void write_out(const realm_plan *p, const pair *x, uint32_t query, float l, const float *o) {
     const realm_op_attention *op = x->op;
     uint32_t row = x->tile.row + query / x->n_heads, head = x->first_head + query % x->n_heads;
-    float *out = p->data[op->out] + ((size_t)row * op->n_head + head) * op->head_dim, inv = 1.0f / l;
+    float *out = p->data[op->out] + ((size_t)row * op->n_head + head) * op->head_dim, inv = l == 0 ? 0 : 1.0f / l;
     for (uint32_t d = 0; d < op->head_dim; d++) out[d] = o[d] * inv;
 }
 
@@ -196,7 +207,7 @@ static void write_out(const realm_plan *p, const pair *x, uint32_t query, float 
 static void attend_pair(const realm_plan *p, const pair *x, const pair *after, const scratch *s) {
     const realm_attention_kernels *k = &p->backend->kernels.attention;
     uint32_t v_dim = p->kv->v_dim, n = n_queries(x), first = first_split(&x->tile, x->op->window);
-    uint32_t end = end_split(&x->tile), after_split = after ? first_split(&after->tile, x->op->window) : 0;
+    uint32_t end = end_split(p, &x->tile), after_split = after ? first_split(&after->tile, x->op->window) : 0;
     gather_q(p, x, s->q);
     for (uint32_t split = first; split < end; split++) {
         const pair *next = split + 1 < end ? x : after;

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "base/alloc.h"
+#include "compute/cpu/pack.h"
 #include "compute/cpu/plan.h"
 
 #define FIRST_SCRATCH_BYTES ((size_t)256 << 10)
@@ -34,11 +35,14 @@ static realm_status open_vector(realm_weight *w, const realm_weight_desc *d, rea
 }
 
 static realm_status weight_open(realm_backend *b, const realm_weight_desc *d, realm_weight **out, realm_error *err) {
-    const unsigned all = REALM_WEIGHT_ROWS | REALM_WEIGHT_LINEAR | REALM_WEIGHT_VECTOR;
+    const unsigned all = REALM_WEIGHT_ROWS | REALM_WEIGHT_LINEAR | REALM_WEIGHT_VECTOR | REALM_WEIGHT_STREAMED;
+    const bool streamed = (d->use & REALM_WEIGHT_STREAMED) != 0;
     uint64_t row_bytes, bytes;
     *out = NULL;
     if (!d->type || !d->data || d->rows == 0 || d->cols == 0 || d->use == 0 || (d->use & ~all))
         return realm_error_set(err, REALM_E_INVALID, "a weight without type, data, rows, columns or use");
+    if (streamed && d->use != (REALM_WEIGHT_STREAMED | REALM_WEIGHT_LINEAR))
+        return realm_error_set(err, REALM_E_INVALID, "a streamed weight is for products alone, not use %u", d->use);
     if (!realm_type_row_bytes(d->type, d->cols, &row_bytes) || !realm_mul_u64(row_bytes, d->rows, &bytes) ||
         bytes > SIZE_MAX)
         return realm_error_set(err, REALM_E_INVALID, "%llu x %llu values of type %s are no whole blocks or too many",
@@ -52,9 +56,12 @@ static realm_status weight_open(realm_backend *b, const realm_weight_desc *d, re
     if (!w) return realm_error_set(err, REALM_E_NOMEM, "no memory for a weight");
     *w = (realm_weight){.type = d->type, .rows = d->rows, .cols = d->cols, .use = d->use};
     realm_status s = REALM_OK;
-    if (d->use & REALM_WEIGHT_ROWS) w->raw = d->data;
+    if (d->use & (REALM_WEIGHT_ROWS | REALM_WEIGHT_STREAMED)) w->raw = d->data;
     if (d->use & REALM_WEIGHT_VECTOR) s = open_vector(w, d, err);
-    if (s == REALM_OK && (d->use & REALM_WEIGHT_LINEAR)) s = realm_cpu_pack(cpu(b)->team, d, &w->packed, err);
+    if (s == REALM_OK && streamed)
+        s = realm_cpu_pack_shape(d, &w->packed, err);
+    else if (s == REALM_OK && (d->use & REALM_WEIGHT_LINEAR))
+        s = realm_cpu_pack(cpu(b)->team, d, &w->packed, err);
     if (s != REALM_OK) {
         weight_close(b, w);
         return s;
@@ -64,7 +71,52 @@ static realm_status weight_open(realm_backend *b, const realm_weight_desc *d, re
 }
 
 static uint64_t weight_bytes(const realm_weight *w) {
+    if (w->use & REALM_WEIGHT_STREAMED) return realm_cpu_packed_bytes(w->packed);
     return sizeof *w + (w->packed ? realm_cpu_packed_bytes(w->packed) : 0) + (w->vector ? w->cols * sizeof(float) : 0);
+}
+
+/* ---- slots of streamed weights ----------------------------------------------------------------------------------- */
+
+struct realm_slot {
+    char *map;
+    size_t bytes;
+};
+
+static realm_status slot_open(realm_backend *b, uint64_t bytes, realm_slot **out, realm_error *err) {
+    (void)b;
+    *out = NULL;
+    realm_slot *s = bytes > 0 && bytes <= SIZE_MAX ? realm_malloc(sizeof *s) : NULL;
+    char *map = s ? realm_pages_map((size_t)bytes) : NULL;
+    if (!map) {
+        realm_free(s);
+        return realm_error_set(err, REALM_E_NOMEM, "no memory for %llu bytes of streamed weights",
+                               (unsigned long long)bytes);
+    }
+    *s = (realm_slot){.map = map, .bytes = (size_t)bytes};
+    *out = s;
+    return REALM_OK;
+}
+
+static void slot_close(realm_backend *b, realm_slot *s) {
+    (void)b;
+    if (!s) return;
+    realm_pages_unmap(s->map, s->bytes);
+    realm_free(s);
+}
+
+static realm_status weight_load(realm_backend *b, realm_weight *w, realm_slot *slot, uint64_t offset, bool turn,
+                                realm_error *err) {
+    if (!(w->use & REALM_WEIGHT_STREAMED))
+        return realm_error_set(err, REALM_E_INVALID, "a weight that is not streamed");
+    if (!slot) {
+        w->packed->panels = NULL;
+        return REALM_OK;
+    }
+    if (offset % REALM_SLOT_ALIGN != 0 || offset > slot->bytes || w->packed->bytes > slot->bytes - offset)
+        return realm_error_set(err, REALM_E_INVALID, "%zu bytes of a weight do not fit at %llu of a slot of %zu",
+                               w->packed->bytes, (unsigned long long)offset, slot->bytes);
+    realm_cpu_pack_into(turn ? cpu(b)->team : NULL, w->packed, w->raw, slot->map + offset);
+    return REALM_OK;
 }
 
 /* ---- results and host work --------------------------------------------------------------------------------------- */
@@ -100,6 +152,7 @@ static void parallel(realm_backend *b, uint32_t n, void (*fn)(void *user, uint32
 
 static void backend_close(realm_backend *b) {
     realm_turn_release(&b->turn);
+    cpu_direct_release(cpu(b));
     realm_team_close(cpu(b)->team);
     realm_free(b);
 }
@@ -109,6 +162,9 @@ static const struct realm_backend_vtable vtable = {
     .weight_open = weight_open,
     .weight_close = weight_close,
     .weight_bytes = weight_bytes,
+    .slot_open = slot_open,
+    .slot_close = slot_close,
+    .weight_load = weight_load,
     .kv_open = cpu_kv_open,
     .kv_close = cpu_kv_close,
     .kv_page_bytes = cpu_kv_page_bytes,
@@ -122,6 +178,7 @@ static const struct realm_backend_vtable vtable = {
     .logits = logits,
     .value = value,
     .parallel = parallel,
+    .direct = cpu_direct,
 };
 
 static realm_status choose_level(const char *name, realm_cpu_level *level, realm_error *err) {

@@ -67,7 +67,7 @@ struct realm_weight {
     const realm_type_info *type;
     uint64_t rows, cols;
     unsigned use;
-    const void *raw;             /* the file's layout (borrowed), for ROWS */
+    const void *raw;             /* the file's layout (borrowed), for ROWS and STREAMED */
     struct realm_packed *packed; /* for LINEAR (owned), pack.h */
     float *vector;               /* for VECTOR (owned, 64-byte aligned) */
 };
@@ -94,7 +94,15 @@ size_t realm_linear_quantized_bytes(uint32_t n_rows, uint64_t cols);
 size_t realm_linear_scratch_bytes(uint64_t max_cols);
 void realm_cpu_linear(realm_worker *w, const realm_cpu_kernels *k, const realm_linear_args *a);
 
-/* Repacks for LINEAR; splits the work over the team. NULL packed and REALM_E_UNSUPPORTED for a type without kernels. */
+/* The shape of a packed weight, without panels. NULL packed and REALM_E_UNSUPPORTED for a type without kernels. */
+REALM_WARN_UNUSED realm_status realm_cpu_pack_shape(const realm_weight_desc *desc, struct realm_packed **out,
+                                                    realm_error *err);
+/* Repacks rows in the file's layout into `memory` (realm_cpu_packed_bytes, page-aligned), which becomes the weight's
+ * panels; splits the work over the team, or without one does it on the calling thread. */
+void realm_cpu_pack_into(realm_team *team, struct realm_packed *p, const void *data, void *memory);
+/* The same of a float32 shape from its transpose: data is (cols, rows). */
+void realm_cpu_pack_columns(realm_team *team, struct realm_packed *p, const float *data, void *memory);
+/* Shape and panels, in memory of the weight's own. */
 REALM_WARN_UNUSED realm_status realm_cpu_pack(realm_team *team, const realm_weight_desc *desc,
                                               struct realm_packed **out, realm_error *err);
 void realm_cpu_unpack(struct realm_packed *p);

@@ -65,16 +65,19 @@ typedef struct realm_attend_args {
     const uint16_t *v[REALM_SPLIT_PAGES];      /* halves (32 tokens, v_dim) */
     const uint16_t *next_k[REALM_SPLIT_PAGES]; /* what will probably be read next, fetched meanwhile; NULL: nothing */
     float softcap;                             /* 0: none */
-    float *scores;                             /* scratch: (n_q, REALM_SPLIT_TOKENS), 64-byte aligned */
-    float *page;                               /* scratch: 32 * v_dim, 64-byte aligned */
-    float *m;                                  /* (n_q) out: greatest score; -infinity when the query sees nothing */
-    float *l;                                  /* (n_q) out: sum of exp(score - m); 0 when it sees nothing */
-    float *o; /* (n_q, v_dim) out: sum of exp(score - m) * V[t]; 0 when it sees nothing */
+    const float *const *mask; /* NULL, or (n_q): what is added to query i's scores, at the split's first token; read
+                                 between begin and end alone. A query whose scores are all -infinity sees nothing. */
+    float *scores;            /* scratch: (n_q, REALM_SPLIT_TOKENS), 64-byte aligned */
+    float *page;              /* scratch: 32 * v_dim, 64-byte aligned */
+    float *m;                 /* (n_q) out: greatest score; -infinity when the query sees nothing */
+    float *l;                 /* (n_q) out: sum of exp(score - m); 0 when it sees nothing */
+    float *o;                 /* (n_q, v_dim) out: sum of exp(score - m) * V[t]; 0 when it sees nothing */
 } realm_attend_args;
 
 typedef struct realm_attention_kernels {
     /* Per query, in this order: score[t] = (sum over the even values of the head) + (sum over the odd ones), each in
-     * order; m; p[t] = exp(score[t] - m); l; o[d] = sum over t in order of p[t] V[t][d]. */
+     * order (+ mask[t], after the softcap); m; p[t] = exp(score[t] - m); l; o[d] = sum over t in order of p[t] V[t][d].
+     */
     void (*attend_split)(const realm_attend_args *a);
     /* Merges a later split (m2, l2, o2) of one query into (m, l, o); a split with l = 0 changes nothing. */
     void (*merge_split)(float *m, float *l, float *o, float m2, float l2, const float *o2, uint32_t v_dim);

@@ -191,10 +191,16 @@ static void pack_quant_panel(const realm_pack_layout *l, uint8_t *panel, const u
     }
 }
 
+/* The same from columns: src is (k, n) float32, whose runs of 16 are a panel's vectors already. */
+static void pack_columns_panel(uint8_t *panel, const float *src, size_t n, unsigned n_rows, uint32_t k) {
+    for (uint32_t i = 0; i < k; i++) memcpy(panel + (size_t)i * 64, src + i * n, n_rows * sizeof *src);
+}
+
 typedef struct pack_job {
     const struct realm_packed *p;
-    const uint8_t *src;
+    const void *src;
     size_t row_bytes;
+    bool columns;
 } pack_job;
 
 static void pack_panels(const pack_job *job, uint32_t begin, uint32_t end) {
@@ -203,8 +209,11 @@ static void pack_panels(const pack_job *job, uint32_t begin, uint32_t end) {
         uint64_t row = (uint64_t)i * REALM_PANEL_ROWS;
         unsigned n_rows = (unsigned)REALM_MIN(REALM_PANEL_ROWS, p->rows - row);
         uint8_t *panel = p->panels + i * p->panel_bytes;
-        const uint8_t *src = job->src + row * job->row_bytes;
-        if (realm_pack_is_float(p->layout))
+        const uint8_t *src = (const uint8_t *)job->src + row * job->row_bytes;
+        if (n_rows < REALM_PANEL_ROWS) memset(panel, 0, p->panel_bytes);
+        if (job->columns)
+            pack_columns_panel(panel, (const float *)job->src + row, (size_t)p->rows, n_rows, p->k);
+        else if (realm_pack_is_float(p->layout))
             pack_float_panel(p->layout, panel, src, job->row_bytes, n_rows, p->k);
         else
             pack_quant_panel(p->layout, panel, src, job->row_bytes, n_rows, p->k);
@@ -225,8 +234,7 @@ static size_t panel_bytes_of(const realm_pack_layout *l, uint32_t k) {
     return n_blocks * l->quant_bytes + ((n_blocks * l->scale_bytes + 63) & ~(size_t)63) + n_blocks / 8 * l->super_bytes;
 }
 
-realm_status realm_cpu_pack(realm_team *team, const realm_weight_desc *desc, struct realm_packed **out,
-                            realm_error *err) {
+realm_status realm_cpu_pack_shape(const realm_weight_desc *desc, struct realm_packed **out, realm_error *err) {
     *out = NULL;
     const realm_pack_layout *l = realm_pack_layout_of(desc->type->type);
     if (!l)
@@ -246,35 +254,61 @@ realm_status realm_cpu_pack(realm_team *team, const realm_weight_desc *desc, str
     p->k = (uint32_t)desc->cols;
     p->n_panels = (uint32_t)((desc->rows + REALM_PANEL_ROWS - 1) / REALM_PANEL_ROWS);
     p->panel_bytes = panel_bytes_of(l, p->k);
-    size_t bytes;
-    if (!realm_mul_size(p->panel_bytes, p->n_panels, &bytes)) {
+    if (!realm_mul_size(p->panel_bytes, p->n_panels, &p->bytes)) {
         realm_free(p);
         return realm_error_set(err, REALM_E_NOMEM, "a packed weight of %llu rows is too large",
                                (unsigned long long)desc->rows);
     }
-    p->map_bytes = bytes;
-    p->slab = team ? realm_team_slab(team) : NULL;
-    p->panels = p->slab ? realm_slab_take(p->slab, bytes) : realm_pages_map(bytes);
-    if (!p->panels) {
-        realm_free(p);
-        return realm_error_set(err, REALM_E_NOMEM, "out of memory for a packed weight of %zu bytes", bytes);
-    }
-    pack_job job = {p, desc->data, (size_t)row_bytes};
+    *out = p;
+    return REALM_OK;
+}
+
+static void pack_all(realm_team *team, const pack_job *job) {
     if (team)
-        realm_team_run(team, pack_worker, &job);
+        realm_team_run(team, pack_worker, (void *)(uintptr_t)job);
     else
-        pack_panels(&job, 0, p->n_panels);
+        pack_panels(job, 0, job->p->n_panels);
+}
+
+void realm_cpu_pack_columns(realm_team *team, struct realm_packed *p, const float *data, void *memory) {
+    p->panels = memory;
+    pack_all(team, &(pack_job){.p = p, .src = data, .columns = true});
+}
+
+void realm_cpu_pack_into(realm_team *team, struct realm_packed *p, const void *data, void *memory) {
+    uint64_t row_bytes = 0;
+    (void)realm_type_row_bytes(realm_type_get((uint32_t)p->layout->type), p->k,
+                               &row_bytes); /* went well for the shape */
+    p->panels = memory;
+    pack_all(team, &(pack_job){.p = p, .src = data, .row_bytes = (size_t)row_bytes});
+}
+
+realm_status realm_cpu_pack(realm_team *team, const realm_weight_desc *desc, struct realm_packed **out,
+                            realm_error *err) {
+    struct realm_packed *p;
+    *out = NULL;
+    realm_status s = realm_cpu_pack_shape(desc, &p, err);
+    if (s != REALM_OK) return s;
+    p->slab = team ? realm_team_slab(team) : NULL;
+    void *memory = p->slab ? realm_slab_take(p->slab, p->bytes) : realm_pages_map(p->bytes);
+    if (!memory) {
+        s = realm_error_set(err, REALM_E_NOMEM, "out of memory for a packed weight of %zu bytes", p->bytes);
+        realm_free(p);
+        return s;
+    }
+    p->owned = true;
+    realm_cpu_pack_into(team, p, desc->data, memory);
     *out = p;
     return REALM_OK;
 }
 
 void realm_cpu_unpack(struct realm_packed *p) {
     if (!p) return;
-    if (p->slab)
+    if (p->owned && p->slab)
         realm_slab_give(p->slab, p->panels);
-    else
-        realm_pages_unmap(p->panels, p->map_bytes);
+    else if (p->owned)
+        realm_pages_unmap(p->panels, p->bytes);
     realm_free(p);
 }
 
-uint64_t realm_cpu_packed_bytes(const struct realm_packed *p) { return p ? p->map_bytes : 0; }
+uint64_t realm_cpu_packed_bytes(const struct realm_packed *p) { return p ? p->bytes : 0; }

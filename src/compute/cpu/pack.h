@@ -40,9 +40,10 @@ struct realm_packed {
     uint64_t rows;
     uint32_t k, n_panels;
     size_t panel_bytes;
-    uint8_t *panels; /* n_panels * panel_bytes, page-aligned */
-    size_t map_bytes;
-    realm_slab *slab; /* that the panels came from; NULL: a mapping of their own */
+    size_t bytes;     /* n_panels * panel_bytes */
+    uint8_t *panels;  /* page-aligned; NULL: a streamed weight that is not loaded */
+    bool owned;       /* the panels: given back on closing */
+    realm_slab *slab; /* that owned ones came from; NULL: a mapping of their own */
 };
 
 /* NULL for a type that has no product kernels. Static storage. */

@@ -188,6 +188,15 @@ static realm_status check_attention(checker *c, const realm_op_attention *o) {
     return REALM_OK;
 }
 
+/* Streamed weights are there while their layer is needed, and only then. */
+static realm_status check_streamed(checker *c, const realm_op *op) {
+    for (uint32_t i = 0; op->kind == REALM_OP_LINEAR && i < op->u.linear.n_weights; i++) {
+        if (!(op->u.linear.w[i]->use & REALM_WEIGHT_STREAMED)) continue;
+        if (op->streamed == 0 || !c->d->residency) return bad(c, "weight %u is streamed, but nobody brings it in", i);
+    }
+    return REALM_OK;
+}
+
 static realm_status check_op(checker *c, const realm_op *op) {
     switch (op->kind) {
     case REALM_OP_EMBED: return check_embed(c, &op->u.embed);
@@ -212,7 +221,10 @@ static realm_status check_plan(const realm_plan_desc *d, realm_error *err) {
     checker c = {.d = d, .written = realm_calloc(d->n_values, sizeof(bool)), .err = err};
     if (!c.written) return realm_error_set(err, REALM_E_NOMEM, "no memory to check a plan");
     realm_status s = REALM_OK;
-    for (; c.op < d->n_ops && s == REALM_OK; c.op++) s = check_op(&c, &d->ops[c.op]);
+    for (; c.op < d->n_ops && s == REALM_OK; c.op++) {
+        s = check_op(&c, &d->ops[c.op]);
+        if (s == REALM_OK) s = check_streamed(&c, &d->ops[c.op]);
+    }
     if (s == REALM_OK &&
         (d->logits >= d->n_values || d->values[d->logits].rows != REALM_ROWS_OUT || !c.written[d->logits]))
         s = realm_error_set(err, REALM_E_INVALID, "logits are value %u, which is not one that is written per row out",
@@ -222,6 +234,13 @@ static realm_status check_plan(const realm_plan_desc *d, realm_error *err) {
 }
 
 /* ---- what ops share ---------------------------------------------------------------------------------------------- */
+
+void cpu_rope_freqs(uint32_t dims, float base, float freq_scale, const float *factors, double *freq) {
+    for (uint32_t i = 0; i < dims / 2; i++) {
+        freq[i] = pow((double)base, -2.0 * i / dims) * (double)freq_scale;
+        if (factors) freq[i] /= (double)factors[i];
+    }
+}
 
 static realm_status share_rope(realm_plan *p, plan_op *po) {
     const realm_op_rope_kv *o = &po->op.u.rope_kv;
@@ -234,12 +253,17 @@ static realm_status share_rope(realm_plan *p, plan_op *po) {
     *r = (rope_table){.dims = o->rope_dims, .base = o->base, .freq_scale = o->freq_scale, .factors = o->factors};
     r->freq = realm_calloc(o->rope_dims / 2, sizeof *r->freq);
     if (!r->freq) return REALM_E_NOMEM;
-    for (uint32_t i = 0; i < o->rope_dims / 2; i++) {
-        /* Su et al., "RoFormer" (2021), 3.2.2 */
-        r->freq[i] = pow((double)o->base, -2.0 * i / o->rope_dims) * (double)o->freq_scale;
-        if (o->factors) r->freq[i] /= (double)o->factors->vector[i];
-    }
+    cpu_rope_freqs(o->rope_dims, o->base, o->freq_scale, o->factors ? o->factors->vector : NULL, r->freq);
     return REALM_OK;
+}
+
+void cpu_attention_shape(attention_schedule *s, const realm_op_attention *o, uint32_t *tile_rows) {
+    uint32_t group = o->n_head / o->n_kv_head;
+    s->n_head = o->n_head;
+    s->window = o->window;
+    s->n_chunks = (group + REALM_ATTEND_QUERIES - 1) / REALM_ATTEND_QUERIES;
+    s->chunk_heads = (group + s->n_chunks - 1) / s->n_chunks;
+    *tile_rows = REALM_MIN(*tile_rows, REALM_ATTEND_QUERIES / s->chunk_heads);
 }
 
 static realm_status share_schedule(realm_plan *p, plan_op *po) {
@@ -247,14 +271,10 @@ static realm_status share_schedule(realm_plan *p, plan_op *po) {
     for (po->shared = 0; po->shared < p->n_schedules; po->shared++)
         if (p->schedules[po->shared].n_head == o->n_head && p->schedules[po->shared].window == o->window)
             return REALM_OK;
-    uint32_t group = o->n_head / o->n_kv_head;
     attention_schedule *s = &p->schedules[p->n_schedules++];
-    *s = (attention_schedule){.n_head = o->n_head, .window = o->window};
-    s->n_chunks = (group + REALM_ATTEND_QUERIES - 1) / REALM_ATTEND_QUERIES;
-    s->chunk_heads = (group + s->n_chunks - 1) / s->n_chunks;
-    s->first_item = realm_calloc((size_t)p->max_rows + 1, sizeof *s->first_item);
     /* All attention ops of a plan work on the same tiles: as many rows as the widest group leaves room for. */
-    p->tile_rows = REALM_MIN(p->tile_rows, REALM_ATTEND_QUERIES / s->chunk_heads);
+    cpu_attention_shape(s, o, &p->tile_rows);
+    s->first_item = realm_calloc((size_t)p->max_rows + 1, sizeof *s->first_item);
     return s->first_item ? REALM_OK : REALM_E_NOMEM;
 }
 
@@ -273,7 +293,7 @@ static bool take(size_t *at, size_t rows, size_t cols, size_t size, size_t *offs
 }
 
 /* Room for the partial results of four rows as long as the KV allows, within reason. */
-static size_t partial_floats(const realm_plan *p) {
+size_t cpu_attention_partial_floats(const realm_plan *p) {
     uint64_t most = 0, splits = p->kv ? p->kv->n_pages / REALM_SPLIT_PAGES + 1u : 0;
     if (realm_team_size(p->backend->team) == 1) return 0;
     for (uint32_t i = 0; i < p->n_schedules; i++)
@@ -295,7 +315,7 @@ static bool lay_out(realm_plan *p, size_t quantized, size_t *total) {
     }
     if (!take(&at, 1, quantized, 1, &offset)) return false;
     if (p->map) p->quantized = p->map + offset;
-    p->partial_floats = partial_floats(p);
+    p->partial_floats = cpu_attention_partial_floats(p);
     if (!take(&at, 1, p->partial_floats, sizeof(float), &offset)) return false;
     if (p->map) p->partials = (float *)(void *)(p->map + offset);
     *total = at;
@@ -363,8 +383,10 @@ realm_status cpu_plan_open(realm_backend *b, const realm_plan_desc *d, realm_pla
     p->max_out = d->max_out;
     p->logits = d->logits;
     p->kv = d->kv;
+    if (d->residency) p->residency = *d->residency;
     p->n_vocab = UINT64_MAX;
-    p->tile_rows = REALM_ATTEND_QUERIES / 2;
+    p->tile_rows = REALM_ATTEND_TILE_ROWS;
+    p->row_step = 1;
     p->values = realm_calloc(d->n_values, sizeof *p->values);
     p->data = realm_calloc(d->n_values, sizeof *p->data);
     p->ops = realm_calloc(d->n_ops, sizeof *p->ops);

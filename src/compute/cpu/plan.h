@@ -9,6 +9,10 @@ typedef struct cpu_backend {
     realm_team *team;
     realm_cpu_kernels kernels;
     char name[16]; /* "cpu/vnni" */
+    struct {       /* direct.c: one mapping, grown as needed, for what an op prepares */
+        char *map;
+        size_t bytes;
+    } direct;
 } cpu_backend;
 
 /* ---- KV, kv.c ---------------------------------------------------------------------------------------------------- */
@@ -52,6 +56,8 @@ typedef struct rope_table {
     float *cs;    /* (rows of the batch, dims): cosines, then sines */
 } rope_table;
 
+/* Most rows of one. */
+#define REALM_ATTEND_TILE_ROWS (REALM_ATTEND_QUERIES / 2)
 /* Neighbouring rows of one sequence that attention takes together. */
 typedef struct attention_tile {
     uint32_t seq, row, n_rows, pos; /* pos: of the first row */
@@ -76,6 +82,7 @@ struct realm_plan {
     uint32_t n_values, n_ops, n_ropes, n_schedules, max_rows, max_out;
     realm_value logits;
     realm_kv *kv;
+    realm_residency residency; /* need is NULL: nothing is streamed */
     realm_value_desc *values;
     float **data; /* (n_values) into `map` */
     plan_op *ops;
@@ -92,9 +99,13 @@ struct realm_plan {
 
     /* the current batch */
     const realm_batch *batch;
+    uint32_t first_op, end_op;   /* that the team walks now */
     uint32_t *row_seq, *row_pos; /* (max_rows) */
     uint32_t tile_rows, n_tiles;
     attention_tile *tiles; /* (max_rows) */
+    uint32_t row_step;     /* 1; 0 for a direct attention where every row sees everything */
+    const float *mask;     /* (rows, mask_cols) of a direct attention; NULL in plans */
+    size_t mask_cols;
 };
 
 realm_status cpu_plan_open(realm_backend *b, const realm_plan_desc *desc, realm_plan **out, realm_error *err);
@@ -104,12 +115,25 @@ void cpu_plan_close(realm_backend *b, realm_plan *p);
 
 realm_status cpu_plan_run(realm_backend *b, realm_plan *p, const realm_batch *batch, realm_error *err);
 
+/* The direct ops, direct.c. */
+realm_status cpu_direct(realm_backend *b, const realm_direct *op, realm_error *err);
+/* Memory that the direct ops keep from one to the next; a team's owner thread. */
+void cpu_direct_release(cpu_backend *b);
+
 /* [*begin, *end): worker w's even share of n items. */
 static inline void cpu_share(const realm_worker *w, uint32_t n, uint32_t *begin, uint32_t *end) {
     *begin = (uint32_t)((uint64_t)n * w->id / w->n);
     *end = (uint32_t)((uint64_t)n * (w->id + 1) / w->n);
 }
 
+/* Angles in radians per position (Su et al., "RoFormer" (2021), 3.2.2), and their cosines and sines (dims / 2 each) at
+ * one position, in double: a float position times a float frequency is off by 1e-4 of a turn at position 4,096. */
+void cpu_rope_freqs(uint32_t dims, float base, float freq_scale, const float *factors, double *freq);
+void cpu_rope_angles(uint32_t dims, const double *freq, uint32_t pos, uint32_t first, uint32_t end, float *cs);
+/* How many heads and rows attention takes together; *tile_rows is lowered where needed. */
+void cpu_attention_shape(attention_schedule *s, const realm_op_attention *op, uint32_t *tile_rows);
+/* Most partial results that are worth their memory; 0 for one thread. */
+size_t cpu_attention_partial_floats(const realm_plan *p);
 /* Private scratch of a worker that attention needs. */
 size_t cpu_attention_scratch_bytes(uint32_t head_dim);
 /* Cuts the batch into tiles and decides per schedule how to share them. The caller of the run, before it. */

@@ -3,6 +3,8 @@
  *     caller: check batch, positions, attention tiles        worker i: fill my share of the rope tables
  *             team_run(walk) --------------------------->              for each op: my share; barrier
  *
+ * A plan whose weights stream is walked in parts, one for each layer, which the caller asks for in between.
+ *
  * Every op ends with a barrier, so the next may read whatever it wrote; ops without rows are left out by all workers
  * alike. Nothing here allocates, and nothing calls the kernel unless a worker waits long.
  */
@@ -24,19 +26,25 @@ static uint32_t rows_of(const realm_plan *p, realm_value v) {
     return p->values[v].rows == REALM_ROWS_BATCH ? p->batch->n_rows : p->batch->n_out;
 }
 
-/* The cosines and sines of every rotation that the plan knows, for the positions of this batch. Angles are computed in
- * double: a float position times a float frequency is off by 1e-4 of a turn at position 4,096. */
+void cpu_rope_angles(uint32_t dims, const double *freq, uint32_t pos, uint32_t first, uint32_t end, float *cs) {
+    for (uint32_t j = first; j < end; j++) {
+        double s, c;
+        sincos(pos * freq[j], &s, &c);
+        cs[j] = (float)c;
+        cs[dims / 2 + j] = (float)s;
+    }
+}
+
+/* The cosines and sines of every rotation that the plan knows, for the positions of this batch. */
 static void fill_ropes(realm_worker *w, realm_plan *p) {
     for (uint32_t i = 0; i < p->n_ropes; i++) {
         const rope_table *r = &p->ropes[i];
         uint32_t pairs = r->dims / 2, begin, end;
         cpu_share(w, p->batch->n_rows * pairs, &begin, &end);
-        for (uint32_t at = begin; at < end; at++) {
-            uint32_t row = at / pairs, j = at % pairs;
-            double angle = p->row_pos[row] * r->freq[j], s, c;
-            sincos(angle, &s, &c);
-            r->cs[(size_t)row * r->dims + j] = (float)c;
-            r->cs[(size_t)row * r->dims + pairs + j] = (float)s;
+        for (uint32_t at = begin; at < end;) {
+            uint32_t row = at / pairs, j = at % pairs, n = REALM_MIN(pairs - j, end - at);
+            cpu_rope_angles(r->dims, r->freq, p->row_pos[row], j, j + n, r->cs + (size_t)row * r->dims);
+            at += n;
         }
     }
 }
@@ -130,9 +138,9 @@ static void run_rope_kv(realm_worker *w, realm_plan *p, const plan_op *po) {
 
 static void walk(realm_worker *w, void *user) {
     realm_plan *p = user;
-    fill_ropes(w, p);
+    if (p->first_op == 0) fill_ropes(w, p);
     /* Read after at least one op that ends with a barrier: q, k and v come out of one. */
-    for (uint32_t i = 0; i < p->n_ops; i++) {
+    for (uint32_t i = p->first_op; i < p->end_op; i++) {
         const plan_op *po = &p->ops[i];
         switch (po->op.kind) {
         case REALM_OP_EMBED: run_embed(w, p, &po->op.u.embed); break;
@@ -187,6 +195,20 @@ static realm_status check_batch(realm_plan *p, const realm_batch *b, realm_error
     return REALM_OK;
 }
 
+/* The ops from first_op on that need the same layer; without streaming that is the whole plan. */
+static realm_status run_part(realm_plan *p, realm_error *err) {
+    const realm_residency *r = &p->residency;
+    uint32_t streamed = p->ops[p->first_op].op.streamed;
+    for (p->end_op = p->first_op + 1; p->end_op < p->n_ops; p->end_op++)
+        if (r->need && p->ops[p->end_op].op.streamed != streamed) break;
+    const bool streams = r->need && streamed > 0;
+    realm_status s = streams ? r->need(r->user, streamed - 1, err) : REALM_OK;
+    if (s != REALM_OK) return s;
+    realm_team_run(p->backend->team, walk, p);
+    if (streams) r->done(r->user, streamed - 1);
+    return REALM_OK;
+}
+
 realm_status cpu_plan_run(realm_backend *b, realm_plan *p, const realm_batch *batch, realm_error *err) {
     (void)b;
     realm_status s = check_batch(p, batch, err);
@@ -200,7 +222,7 @@ realm_status cpu_plan_run(realm_backend *b, realm_plan *p, const realm_batch *ba
         }
     }
     cpu_attention_prepare(p);
-    realm_team_run(p->backend->team, walk, p);
+    for (p->first_op = 0; p->first_op < p->n_ops && s == REALM_OK; p->first_op = p->end_op) s = run_part(p, err);
     p->batch = NULL;
-    return REALM_OK;
+    return s;
 }

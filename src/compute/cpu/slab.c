@@ -7,7 +7,8 @@
  *     chunk 0  | w | w | w |  w  | w | free |      chunk 1  | one weight larger than CHUNK_BYTES / 2 |
  *
  * Nothing is reused inside a chunk; it is unmapped when the last of its weights has been given back. Models are loaded
- * and unloaded whole, so that is soon enough.
+ * and unloaded whole, so that is soon enough: what an unloaded model leaves behind is at most the chunk that it shared
+ * with the one loaded after it.
  */
 #include "base/alloc.h"
 #include "compute/cpu/cpu.h"

@@ -23,7 +23,13 @@ static void attend_split(const realm_attend_args *a) {
         for (uint32_t t = a->begin[i]; t < a->end[i]; t++) {
             s[t] = score(a->q + (size_t)i * a->head_dim, a->k[t / PAGE], t % PAGE, a->head_dim);
             if (a->softcap > 0) s[t] = a->softcap * tanhf(s[t] / a->softcap);
+            if (a->mask) s[t] += a->mask[i][t];
             m = fmaxf(m, s[t]);
+        }
+        if (a->mask && m == -INFINITY) { /* not even one */
+            a->m[i] = m;
+            a->l[i] = 0;
+            continue;
         }
         for (uint32_t t = a->begin[i]; t < a->end[i]; t++) {
             float p = expf(s[t] - m);

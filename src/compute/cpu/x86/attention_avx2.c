@@ -114,18 +114,24 @@ INLINE __m128 max128(__m128 a, __m128 b) { return _mm_max_ps(a, b); }
 INLINE __m128 add128(__m128 a, __m128 b) { return _mm_add_ps(a, b); }
 
 /* Scores of [begin, end) to exp(score - m) in place, zero in the lanes around it; begin < end. */
-static void softmax(float *s, uint32_t begin, uint32_t end, float softcap, float *m, float *l) {
+static void softmax(float *s, uint32_t begin, uint32_t end, float softcap, const float *mask, float *m, float *l) {
     const __m256 least = _mm256_set1_ps(-INFINITY);
     uint32_t first = begin & ~7u;
     __m256 top = least;
     for (uint32_t t = first; t < end; t += 8) {
         __m256 x = _mm256_load_ps(s + t);
         if (softcap > 0) x = soften(x, softcap);
+        if (mask) x = _mm256_add_ps(x, _mm256_maskload_ps(mask + t, _mm256_castps_si256(lanes_between(t, begin, end))));
         x = _mm256_blendv_ps(least, x, lanes_between(t, begin, end));
         _mm256_store_ps(s + t, x);
         top = _mm256_max_ps(top, x);
     }
     *m = _mm_cvtss_f32(halves_of(top, max128));
+    if (mask && *m == -INFINITY) { /* sees nothing */
+        for (uint32_t t = first; t < end; t += 8) _mm256_store_ps(s + t, _mm256_setzero_ps());
+        *l = 0;
+        return;
+    }
     __m256 sub = _mm256_set1_ps(*m), sum = _mm256_setzero_ps();
     for (uint32_t t = first; t < end; t += 8) {
         __m256 p = exp256(_mm256_sub_ps(_mm256_load_ps(s + t), sub));
@@ -247,7 +253,8 @@ static void attend_split(const realm_attend_args *a) {
         a->m[j] = -INFINITY;
         a->l[j] = 0;
         if (a->begin[j] < a->end[j])
-            softmax(a->scores + j * SPLIT, a->begin[j], a->end[j], a->softcap, &a->m[j], &a->l[j]);
+            softmax(a->scores + j * SPLIT, a->begin[j], a->end[j], a->softcap, a->mask ? a->mask[j] : NULL, &a->m[j],
+                    &a->l[j]);
     }
     for (uint32_t i = low / PAGE; i * PAGE < high; i++) {
         const void *v = a->v[i];

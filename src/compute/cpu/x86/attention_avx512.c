@@ -111,18 +111,24 @@ INLINE __mmask16 lanes_between(uint32_t at, uint32_t begin, uint32_t end) {
 }
 
 /* Scores of [begin, end) to exp(score - m) in place, zero in the lanes around it; begin < end. */
-static void softmax(float *s, uint32_t begin, uint32_t end, float softcap, float *m, float *l) {
+static void softmax(float *s, uint32_t begin, uint32_t end, float softcap, const float *mask, float *m, float *l) {
     const __m512 least = _mm512_set1_ps(-INFINITY);
     uint32_t first = begin & ~15u;
     __m512 top = least;
     for (uint32_t t = first; t < end; t += 16) {
         __m512 x = _mm512_load_ps(s + t);
         if (softcap > 0) x = soften(x, softcap);
+        if (mask) x = _mm512_add_ps(x, _mm512_maskz_loadu_ps(lanes_between(t, begin, end), mask + t));
         x = _mm512_mask_mov_ps(least, lanes_between(t, begin, end), x);
         _mm512_store_ps(s + t, x);
         top = _mm512_max_ps(top, x);
     }
     *m = _mm512_reduce_max_ps(top);
+    if (mask && *m == -INFINITY) { /* sees nothing */
+        for (uint32_t t = first; t < end; t += 16) _mm512_store_ps(s + t, _mm512_setzero_ps());
+        *l = 0;
+        return;
+    }
     __m512 sub = _mm512_set1_ps(*m), sum = _mm512_setzero_ps();
     for (uint32_t t = first; t < end; t += 16) {
         __m512 p = exp512(_mm512_sub_ps(_mm512_load_ps(s + t), sub));
@@ -260,7 +266,8 @@ static void attend_split(const realm_attend_args *a) {
         a->m[j] = -INFINITY;
         a->l[j] = 0;
         if (a->begin[j] < a->end[j])
-            softmax(a->scores + j * SPLIT, a->begin[j], a->end[j], a->softcap, &a->m[j], &a->l[j]);
+            softmax(a->scores + j * SPLIT, a->begin[j], a->end[j], a->softcap, a->mask ? a->mask[j] : NULL, &a->m[j],
+                    &a->l[j]);
     }
     for (uint32_t i = low / PAGE; i * PAGE < high; i++) {
         const void *v = a->v[i];
