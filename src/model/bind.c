@@ -12,19 +12,10 @@
 #include "base/str.h"
 #include "model/internal.h"
 
-realm_status realm_binder_init(realm_binder *b, realm_model *m, const realm_gguf *g, realm_model_progress progress,
-                               void *user, realm_error *err) {
-    *b = (realm_binder){.m = m, .g = g, .progress = progress, .user = user};
-    size_t n = realm_gguf_tensor_count(g);
-    b->used = realm_calloc(n, sizeof *b->used);
-    if (!b->used) return realm_error_set(err, REALM_E_NOMEM, "no memory to bind %zu tensors", n);
-    for (size_t i = 0; i < n; i++) b->total_bytes += realm_gguf_tensor_at(g, i)->n_bytes;
-    return REALM_OK;
-}
-
-void realm_binder_release(realm_binder *b) {
-    realm_free(b->used);
-    b->used = NULL;
+void realm_binder_init(realm_binder *b, realm_model *m, realm_model_progress progress, void *user) {
+    *b = (realm_binder){.m = m, .layer = REALM_LAYER_NONE, .progress = progress, .user = user};
+    size_t n = realm_gguf_tensor_count(m->g);
+    for (size_t i = 0; i < n; i++) b->total_bytes += realm_gguf_tensor_at(m->g, i)->n_bytes;
 }
 
 static realm_status keep(realm_model *m, realm_weight *w) {
@@ -43,7 +34,7 @@ realm_status realm_bind_matrix(realm_binder *b, const char *name, uint64_t rows,
                                realm_presence presence, const realm_weight **out, realm_error *err) {
     realm_model *m = b->m;
     *out = NULL;
-    const realm_gguf_tensor *t = realm_gguf_tensor_find(b->g, name);
+    const realm_gguf_tensor *t = realm_gguf_tensor_find(m->g, name);
     if (!t) {
         if (presence == REALM_OPTIONAL) return REALM_OK;
         return realm_error_set(err, REALM_E_FORMAT, "tensor %s is missing", name);
@@ -53,6 +44,10 @@ realm_status realm_bind_matrix(realm_binder *b, const char *name, uint64_t rows,
             err, REALM_E_FORMAT, "tensor %s is %llu x %llu x %llu x %llu, it must be %llu x %llu by the metadata", name,
             (unsigned long long)t->dims[0], (unsigned long long)t->dims[1], (unsigned long long)t->dims[2],
             (unsigned long long)t->dims[3], (unsigned long long)cols, (unsigned long long)rows);
+    /* Streaming in measuring stands for a shape that is not repacked. */
+    const bool streamed = (use & REALM_WEIGHT_LINEAR) &&
+                          (b->mode == BIND_MEASURE || (b->mode == BIND_STREAM && b->layer != REALM_LAYER_NONE));
+    if (streamed) use = REALM_WEIGHT_LINEAR | REALM_WEIGHT_STREAMED;
     realm_weight_desc desc = {.type = t->type, .rows = rows, .cols = cols, .data = t->data, .use = use};
     realm_weight *w = NULL;
     realm_backend_turn_begin(m->backend);
@@ -68,10 +63,13 @@ realm_status realm_bind_matrix(realm_binder *b, const char *name, uint64_t rows,
         realm_backend_turn_end(m->backend);
         return realm_error_set(err, REALM_E_NOMEM, "no memory to bind tensor %s", name);
     }
-    m->weight_bytes += m->backend->v->weight_bytes(w);
-    b->used[t - realm_gguf_tensor_at(b->g, 0)] = true;
+    if (!streamed || b->layer == REALM_LAYER_NONE) m->weight_bytes += m->backend->v->weight_bytes(w);
+    realm_model_tensor *mt = &m->tensors[t - realm_gguf_tensor_at(m->g, 0)];
+    mt->weight = w;
+    mt->use = use;
+    mt->layer = b->layer;
     b->done_bytes += t->n_bytes;
-    realm_gguf_drop_pages(b->g, t);
+    realm_gguf_drop_pages(m->g, t);
     if (b->progress) b->progress(b->user, b->done_bytes, b->total_bytes);
     *out = w;
     return REALM_OK;
@@ -97,6 +95,7 @@ static uint64_t dim_of(const realm_hparams *hp, realm_dim d) {
 realm_status realm_bind_layers(realm_binder *b, const realm_layer_row *rows, size_t n_rows, realm_error *err) {
     realm_model *m = b->m;
     for (uint32_t i = 0; i < m->hp.n_layers; i++) {
+        b->layer = i;
         for (size_t r = 0; r < n_rows; r++) {
             const realm_layer_row *row = &rows[r];
             char name[96];
@@ -109,13 +108,14 @@ realm_status realm_bind_layers(realm_binder *b, const realm_layer_row *rows, siz
             memcpy((char *)&m->layers[i] + row->offset, &w, sizeof w);
         }
     }
+    b->layer = REALM_LAYER_NONE;
     return REALM_OK;
 }
 
 realm_status realm_bind_ends(realm_binder *b, realm_error *err) {
     realm_model *m = b->m;
     const realm_hparams *hp = &m->hp;
-    m->hp.tied_output = realm_gguf_tensor_find(b->g, "output.weight") == NULL;
+    m->hp.tied_output = realm_gguf_tensor_find(m->g, "output.weight") == NULL;
     unsigned use = REALM_WEIGHT_ROWS | (hp->tied_output ? REALM_WEIGHT_LINEAR : 0u);
     realm_status s =
         realm_bind_matrix(b, "token_embd.weight", hp->n_vocab, hp->d_model, use, REALM_REQUIRED, &m->embed, err);
@@ -128,10 +128,10 @@ realm_status realm_bind_ends(realm_binder *b, realm_error *err) {
 }
 
 realm_status realm_binder_check_all_used(const realm_binder *b, realm_error *err) {
-    size_t n = realm_gguf_tensor_count(b->g);
+    size_t n = realm_gguf_tensor_count(b->m->g);
     for (size_t i = 0; i < n; i++) {
-        if (b->used[i]) continue;
-        const realm_gguf_tensor *t = realm_gguf_tensor_at(b->g, i);
+        if (b->m->tensors[i].weight) continue;
+        const realm_gguf_tensor *t = b->m->tensors[i].file;
         char name[128];
         return realm_error_set(err, REALM_E_UNSUPPORTED, "tensor %s is not known to architecture %s",
                                realm_escape(name, sizeof name, t->name.data, t->name.len), b->m->hp.arch);

@@ -79,6 +79,7 @@ static void plan(realm_planner *p, realm_value x) {
     realm_value t = realm_planner_value(p, hp->d_model, REALM_ROWS_BATCH); /* a block's output before its norm */
     for (uint32_t i = 0; i < hp->n_layers; i++) {
         const realm_layer *l = &m->layers[i];
+        p->streamed = i + 1;
         const bool local = is_local(hp, i);
         realm_planner_op(p, REALM_OP_LINEAR)->u.linear = (realm_op_linear){.x = x,
                                                                            .gain = l->attn_norm,

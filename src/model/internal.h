@@ -29,6 +29,7 @@ typedef struct realm_layer {
 } realm_layer;
 
 typedef struct realm_family realm_family;
+typedef struct realm_stream realm_stream;
 
 struct realm_model {
     realm_backend *backend;
@@ -41,15 +42,21 @@ struct realm_model {
     const realm_weight *rope_factors; /* (rope_dims / 2) or NULL */
     realm_weight **weights;           /* all that were opened, in order */
     size_t n_weights, cap_weights;
-    uint64_t weight_bytes;
+    uint64_t weight_bytes; /* resident ones; once open, all that weights take at most */
+
+    const realm_gguf *g;
+    realm_model_tensor *tensors;         /* (tensors of the file), in its order */
+    const realm_model_tensor **by_layer; /* those of layer i from first_of_layer[i] on, to first_of_layer[i + 1] */
+    size_t *first_of_layer;              /* (n_layers + 1) */
+    realm_stream *stream;
 };
 
 /* ---- bind.c ----------------------------------------------------------------------------------------------------- */
 
 typedef struct realm_binder {
     realm_model *m;
-    const realm_gguf *g;
-    bool *used; /* (tensors of the file) */
+    enum { BIND_RESIDENT, BIND_STREAM, BIND_MEASURE } mode; /* which matrices stream: none, those of layers, all */
+    uint32_t layer;                                         /* being bound; REALM_LAYER_NONE: the ends */
     realm_model_progress progress;
     void *user;
     uint64_t done_bytes, total_bytes;
@@ -57,9 +64,7 @@ typedef struct realm_binder {
 
 typedef enum realm_presence { REALM_REQUIRED, REALM_OPTIONAL } realm_presence;
 
-REALM_WARN_UNUSED realm_status realm_binder_init(realm_binder *b, realm_model *m, const realm_gguf *g,
-                                                 realm_model_progress progress, void *user, realm_error *err);
-void realm_binder_release(realm_binder *b);
+void realm_binder_init(realm_binder *b, realm_model *m, realm_model_progress progress, void *user);
 /* Opens tensor `name` as (rows, cols) for `use`; *out is NULL when it is optional and absent. REALM_E_FORMAT names the
  * tensor that is missing or has another shape; the backend refuses types that it cannot serve. */
 REALM_WARN_UNUSED realm_status realm_bind_matrix(realm_binder *b, const char *name, uint64_t rows, uint64_t cols,
@@ -90,11 +95,29 @@ REALM_WARN_UNUSED realm_status realm_bind_ends(realm_binder *b, realm_error *err
 /* REALM_E_UNSUPPORTED names the first tensor that nothing bound: computing without it would be silently wrong. */
 REALM_WARN_UNUSED realm_status realm_binder_check_all_used(const realm_binder *b, realm_error *err);
 
+/* ---- tensors.c --------------------------------------------------------------------------------------------------- */
+
+REALM_WARN_UNUSED realm_status realm_tensors_init(realm_model *m, realm_error *err); /* before binding */
+void realm_tensors_index(realm_model *m);                                            /* after it */
+void realm_tensors_release(realm_model *m);
+
+/* ---- stream.c ---------------------------------------------------------------------------------------------------- */
+
+/* Slot memory of a layer's streamed weights. */
+uint64_t realm_stream_layer_bytes(const realm_model *m, uint32_t layer);
+/* n_slots 0: everything is resident, and this only counts pins. */
+REALM_WARN_UNUSED realm_status realm_stream_open(realm_stream **out, const realm_model *m, uint32_t n_slots,
+                                                 uint64_t slot_bytes, uint64_t fixed_bytes, realm_error *err);
+void realm_stream_close(realm_stream *s); /* NULL-safe; before the weights are closed */
+/* For a plan; NULL when nothing streams. */
+const realm_residency *realm_stream_residency(const realm_stream *s);
+
 /* ---- plan.c ----------------------------------------------------------------------------------------------------- */
 
 /* Collects values and ops; sizes are fixed when it is made, so adding cannot fail but by a programming error. */
 typedef struct realm_planner {
     const realm_model *m;
+    uint32_t streamed; /* that new ops get: 1 + their layer, or 0 */
     realm_value_desc *values;
     uint32_t n_values, cap_values;
     realm_op *ops;

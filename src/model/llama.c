@@ -58,6 +58,7 @@ static void plan(realm_planner *p, realm_value x) {
     realm_value h = realm_planner_value(p, hp->d_ff, REALM_ROWS_BATCH);
     for (uint32_t i = 0; i < hp->n_layers; i++) {
         const realm_layer *l = &m->layers[i];
+        p->streamed = i + 1;
         realm_planner_op(p, REALM_OP_LINEAR)->u.linear = (realm_op_linear){.x = x,
                                                                            .gain = l->attn_norm,
                                                                            .eps = hp->norm_eps,

@@ -31,12 +31,11 @@ static realm_status missing_key(realm_error *err) {
     return REALM_E_FORMAT;
 }
 
-realm_status realm_model_open(realm_model **out, realm_backend *b, const realm_gguf *g,
-                              const realm_model_options *options, realm_error *err) {
-    static const realm_model_options defaults;
-    if (!options) options = &defaults;
+/* Everything but the stream. */
+static realm_status bind_model(realm_model **out, realm_backend *b, const realm_gguf *g, int mode,
+                               realm_model_progress progress, void *user, realm_error *err) {
     *out = NULL;
-    realm_binder binder = {0};
+    realm_binder binder;
     const realm_family *family = NULL;
     realm_status s = realm_gguf_check_metadata(g, err);
     if (s == REALM_OK) s = find_family(g, &family, err);
@@ -45,6 +44,7 @@ realm_status realm_model_open(realm_model **out, realm_backend *b, const realm_g
     realm_model *m = realm_calloc(1, sizeof *m);
     if (!m) return realm_error_set(err, REALM_E_NOMEM, "no memory for a model");
     m->backend = b;
+    m->g = g;
     m->family = family;
     snprintf(m->hp.arch, sizeof m->hp.arch, "%s", family->arch);
     s = family->hparams(&m->hp, g, err);
@@ -55,24 +55,84 @@ realm_status realm_model_open(realm_model **out, realm_backend *b, const realm_g
         s = realm_error_set(err, REALM_E_NOMEM, "no memory for %u layers", m->hp.n_layers);
         goto fail;
     }
-    if ((s = realm_binder_init(&binder, m, g, options->progress, options->user, err)) != REALM_OK) goto fail;
+    if ((s = realm_tensors_init(m, err)) != REALM_OK) goto fail;
+    realm_binder_init(&binder, m, progress, user);
+    binder.mode = mode;
     if ((s = realm_bind_ends(&binder, err)) != REALM_OK) goto fail;
     if ((s = family->bind(&binder, err)) != REALM_OK) goto fail;
     if ((s = realm_binder_check_all_used(&binder, err)) != REALM_OK) goto fail;
-    realm_binder_release(&binder);
+    realm_tensors_index(m);
     *out = m;
     return REALM_OK;
 fail:
-    realm_binder_release(&binder);
     realm_model_close(m);
     return s;
 }
 
+realm_status realm_model_measure(realm_backend *b, const realm_gguf *g, realm_model_memory *out, realm_error *err) {
+    realm_model *m;
+    *out = (realm_model_memory){0};
+    realm_status s = bind_model(&m, b, g, BIND_MEASURE, NULL, NULL, err);
+    if (s != REALM_OK) return s;
+    out->fixed_bytes = out->all_bytes = m->weight_bytes;
+    for (uint32_t i = 0; i < m->hp.n_layers; i++) {
+        uint64_t bytes = realm_stream_layer_bytes(m, i);
+        out->layer_bytes = REALM_MAX(out->layer_bytes, bytes);
+        out->all_bytes += bytes;
+    }
+    out->least_budget = out->fixed_bytes + out->layer_bytes;
+    realm_model_close(m);
+    return REALM_OK;
+}
+
+/* How many slots the budget leaves room for; 0: all layers fit. */
+static realm_status plan_slots(realm_backend *b, const realm_gguf *g, uint64_t budget, realm_model_memory *need,
+                               uint32_t *n_slots, realm_error *err) {
+    *n_slots = 0;
+    if (budget == 0) return REALM_OK;
+    realm_status s = realm_model_measure(b, g, need, err);
+    if (s != REALM_OK || budget >= need->all_bytes) return s;
+    if (budget < need->least_budget)
+        return realm_error_set(
+            err, REALM_E_LIMIT,
+            "a weight budget of %llu bytes is too small: this model needs at least %llu (%llu that are "
+            "always resident and %llu for one layer)",
+            (unsigned long long)budget, (unsigned long long)need->least_budget, (unsigned long long)need->fixed_bytes,
+            (unsigned long long)need->layer_bytes);
+    uint64_t slots = (budget - need->fixed_bytes) / need->layer_bytes;
+    *n_slots = (uint32_t)REALM_MIN(slots, REALM_MODEL_MAX_LAYERS);
+    return REALM_OK;
+}
+
+realm_status realm_model_open(realm_model **out, realm_backend *b, const realm_gguf *g,
+                              const realm_model_options *options, realm_error *err) {
+    static const realm_model_options defaults;
+    if (!options) options = &defaults;
+    *out = NULL;
+    realm_model *m;
+    realm_model_memory need = {0};
+    uint32_t n_slots;
+    realm_status s = plan_slots(b, g, options->weight_budget_bytes, &need, &n_slots, err);
+    if (s == REALM_OK)
+        s = bind_model(&m, b, g, n_slots > 0 ? BIND_STREAM : BIND_RESIDENT, options->progress, options->user, err);
+    if (s != REALM_OK) return s;
+    s = realm_stream_open(&m->stream, m, n_slots, need.layer_bytes, m->weight_bytes, err);
+    if (s != REALM_OK) {
+        realm_model_close(m);
+        return s;
+    }
+    m->weight_bytes += n_slots * need.layer_bytes;
+    *out = m;
+    return REALM_OK;
+}
+
 void realm_model_close(realm_model *m) {
     if (!m) return;
+    realm_stream_close(m->stream);
     realm_backend_turn_begin(m->backend);
     for (size_t i = m->n_weights; i-- > 0;) m->backend->v->weight_close(m->backend, m->weights[i]);
     realm_backend_turn_end(m->backend);
+    realm_tensors_release(m);
     realm_free(m->weights);
     realm_free(m->layers);
     realm_free(m);
@@ -104,6 +164,7 @@ realm_status realm_model_plan_open(const realm_model *m, realm_kv *kv, uint32_t 
     realm_value logits = realm_planner_value(&p, hp->n_vocab, REALM_ROWS_OUT);
     realm_planner_op(&p, REALM_OP_EMBED)->u.embed = (realm_op_embed){.w = m->embed, .y = x, .scale = hp->embed_scale};
     m->family->plan(&p, x);
+    p.streamed = 0;
     realm_planner_op(&p, REALM_OP_LINEAR)->u.linear = (realm_op_linear){
         .x = x, .gain = m->out_norm, .eps = hp->norm_eps, .n_weights = 1, .w = {m->output}, .y = {logits}};
     realm_plan_desc desc = {.values = p.values,
@@ -113,7 +174,8 @@ realm_status realm_model_plan_open(const realm_model *m, realm_kv *kv, uint32_t 
                             .max_rows = max_rows,
                             .max_out = max_out,
                             .logits = logits,
-                            .kv = kv};
+                            .kv = kv,
+                            .residency = realm_stream_residency(m->stream)};
     realm_backend_turn_begin(m->backend);
     s = m->backend->v->plan_open(m->backend, &desc, out, err);
     realm_backend_turn_end(m->backend);

@@ -12,6 +12,6 @@ realm_value realm_planner_value(realm_planner *p, uint32_t cols, realm_rows_of r
 realm_op *realm_planner_op(realm_planner *p, realm_op_kind kind) {
     assert(p->n_ops < p->cap_ops);
     realm_op *op = &p->ops[p->n_ops++];
-    *op = (realm_op){.kind = kind};
+    *op = (realm_op){.kind = kind, .streamed = p->streamed};
     return op;
 }
