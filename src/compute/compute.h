@@ -212,7 +212,7 @@ typedef struct realm_batch {
 typedef enum realm_direct_kind {
     REALM_DIRECT_LINEAR,    /* y(m, n) = W(n, k) x                                                        */
     REALM_DIRECT_MATMUL,    /* y(m, n) = x(m, k) B, B float32 (n, k), or (k, n) with `plain`              */
-    REALM_DIRECT_ROWS,      /* y(m, cols) = row ids[i] of a table                                         */
+    REALM_DIRECT_ROWS,      /* y(m, cols) = scale * row ids[i] of a table                                         */
     REALM_DIRECT_NORM,      /* y = x / sqrt(mean(x^2) + eps) * gain; y may be x                           */
     REALM_DIRECT_ADD,       /* y = x + z; z one row or m; y may be x or z                                 */
     REALM_DIRECT_MUL,       /* y = x * z; as ADD                                                          */
@@ -242,6 +242,7 @@ typedef struct realm_direct {
             const realm_type_info *type; /* one that can be dequantised */
             const void *data;            /* rows of cols values */
             const int32_t *ids;          /* (m); the caller has checked them */
+            float scale;                 /* that the rows are multiplied with */
         } rows;
         struct {
             const float *gain; /* (cols) or NULL */

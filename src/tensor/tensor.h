@@ -132,7 +132,8 @@ typedef enum realm_tensor_op_kind {
     REALM_TENSOR_ARGMAX,
     /* rows [row, row + n_rows) of a to rows [out_row, ...) of out, same cols: how a program keeps its own KV */
     REALM_TENSOR_COPY,
-    /* Brings the layer of a weight a in and pins it (realm_model_layer_pin). No out. */
+    /* Brings the layer of a weight a in and pins it (realm_model_layer_pin); undone unless the list ends with REALM_OK
+     * and on_done was told so. No out. */
     REALM_TENSOR_PIN
 } realm_tensor_op_kind;
 
@@ -185,10 +186,11 @@ void realm_tensor_service_close(realm_tensor_service *s); /* NULL-safe */
  * block nor release the job. */
 typedef void (*realm_tensor_done)(void *user, realm_status status, const realm_error *err);
 
-/* Checks and queues a list; lists of one budget run in the order submitted. Tensors are retained until it ends, ids
- * copied. REALM_E_INVALID, _RANGE and _UNSUPPORTED name op and operand; REALM_E_LIMIT: too many ops or ids;
- * REALM_E_BUSY: the service has too many lists; REALM_E_CLOSED. On failure nothing was queued and on_done is not
- * called. *out is the caller's to release. */
+/* Checks and queues a list; what it takes while pending is charged to the budget, too. Lists of one budget run in the
+ * order submitted. Tensors are retained until it ends, ids copied. REALM_E_INVALID, _RANGE and _UNSUPPORTED name op and
+ * operand; REALM_E_LIMIT: too many ops or ids; REALM_E_BUSY: the service has too many lists; REALM_E_INVALID also for a
+ * budget that was used with another service. On failure nothing was queued and on_done is not called. *out is the
+ * caller's to release. */
 REALM_WARN_UNUSED realm_status realm_tensor_submit(realm_tensor_service *s, realm_tensor_budget *budget,
                                                    const realm_tensor_op *ops, size_t n, realm_tensor_done on_done,
                                                    void *user, realm_tensor_job **out, realm_error *err);

@@ -274,6 +274,7 @@ static void run_row(const row_run *r, uint32_t row) {
         const realm_type_info *type = op->u.rows.type;
         size_t row_bytes = (size_t)n / type->block_len * type->block_bytes;
         type->dequantize((const char *)op->u.rows.data + (size_t)op->u.rows.ids[row] * row_bytes, y, n);
+        if (op->u.rows.scale != 1.0f) r->kernels->scale_row(y, op->u.rows.scale, n);
         break;
     }
     case REALM_DIRECT_NORM: r->kernels->rms_norm_row(x, op->u.norm.gain, op->u.norm.eps, y, n); break;
