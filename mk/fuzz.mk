@@ -37,3 +37,10 @@ $(addprefix fuzz-,$(FUZZ_NAMES)): fuzz-%: $(BUILD)/fuzz/fuzz_%
 	    -artifact_prefix=$(BUILD)/fuzz/$*- $(BUILD)/fuzz/corpus/$* $(call fuzz_seeds,$*)
 
 fuzz-sandbox: | $(WAT_WASM)
+
+# Random modules as programs of a runtime with every import; `make test` runs a few hundred.
+MODULES ?= 10000
+SEED    ?= 1
+.PHONY: fuzz-modules
+fuzz-modules: $(BUILD)/unit/tenant/test_modules
+	REALM_MODULES=$(MODULES) REALM_SEED=$(SEED) $<

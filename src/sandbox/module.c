@@ -137,7 +137,6 @@ static const char *value_name(uint8_t t) {
     case 0x7c: return "f64";
     case 0x7b: return "v128";
     case 0x70: return "funcref";
-    case 0x6f: return "externref";
     default: return NULL;
     }
 }
@@ -147,7 +146,9 @@ static realm_status get_values(reader *r, const uint8_t **out, uint32_t *n) {
     if (st) return st;
     *out = r->at;
     for (uint32_t i = 0; i < *n; i++, r->at++)
-        if (!value_name(*r->at)) return bad(r, REALM_E_UNSUPPORTED, "a value type that is not supported");
+        if (!value_name(*r->at))
+            return bad(r, REALM_E_UNSUPPORTED,
+                       "a value type that is not supported (there are i32, i64, f32, f64, v128, funcref)");
     return REALM_OK;
 }
 
@@ -299,7 +300,7 @@ static realm_status read_tables(reader *r) {
         uint8_t type = 0, flags = 0;
         uint64_t least = 0, most = 0;
         if ((st = get_byte(r, &type))) return st;
-        if (type != 0x70 && type != 0x6f) return bad(r, REALM_E_UNSUPPORTED, "a table type that is not supported");
+        if (type != 0x70) return bad(r, REALM_E_UNSUPPORTED, "a table of anything but funcref");
         if ((st = get_limits(r, &flags, &least, &most))) return st;
         if (least > REALM_MODULE_TABLE_MAX)
             return realm_error_set(r->err, REALM_E_LIMIT,

@@ -122,6 +122,68 @@ static realm_call_result t_fail(realm_call *call, const uint64_t *args, int32_t 
     return realm_call_fail(call, "asked to fail with %d", (int)args[0]);
 }
 
+static realm_call_result t_exit(realm_call *call, const uint64_t *args, int32_t *result) {
+    (void)call;
+    *result = (int32_t)args[0];
+    return REALM_CALL_EXIT;
+}
+
+static realm_call_result t_i64(realm_call *call, const uint64_t *args, int32_t *result) {
+    (void)args;
+    (void)result;
+    realm_call_return(call, UINT64_C(0x123456789abcdef0));
+    return REALM_CALL_DONE;
+}
+
+static realm_call_result t_f32(realm_call *call, const uint64_t *args, int32_t *result) {
+    (void)args;
+    (void)result;
+    realm_call_return(call, 0x3fc00000); /* 1.5 */
+    return REALM_CALL_DONE;
+}
+
+static realm_call_result t_f64(realm_call *call, const uint64_t *args, int32_t *result) {
+    (void)result;
+    realm_call_return(call, args[0]); /* what it was given */
+    return REALM_CALL_DONE;
+}
+
+static realm_call_result t_none(realm_call *call, const uint64_t *args, int32_t *result) {
+    (void)call;
+    (void)args;
+    *result = 77; /* to nobody */
+    return REALM_CALL_DONE;
+}
+
+static realm_program *again_program; /* what t_again starts another instance of */
+static atomic_int again_inner;       /* and how many of those have ended */
+static void again_done(void *user, realm_instance *instance, const realm_instance_result *result) {
+    (void)user;
+    (void)instance;
+    atomic_fetch_add(&again_inner, result->status == REALM_OK && result->value == 0);
+}
+
+/* See test_host_calls_inside_host_calls. The inner instance has no run: for it, 0. */
+static realm_call_result t_again(realm_call *call, const uint64_t *args, int32_t *result) {
+    int *runs = realm_call_state(call);
+    realm_instance *self = realm_call_instance(call), *other = NULL;
+    (void)args;
+    if (!realm_call_user(call)) return REALM_CALL_DONE;
+    for (int k = 0; k < 5; k++) realm_instance_wake(self);
+    if (*runs == 0) {
+        realm_instance_params p = {.on_done = again_done};
+        if (realm_instance_start(again_program, &p, &other, NULL)) return REALM_CALL_DONE;
+        realm_instance_release(other);
+        realm_instance_cancel(self);
+    }
+    if (++*runs < 3 || atomic_load(&again_inner) == 0) {
+        *runs = *runs > 2 ? 2 : *runs;
+        return REALM_CALL_SUSPEND;
+    }
+    *result = realm_call_cancelled(call) && realm_call_resumed(call) ? *runs : -1;
+    return REALM_CALL_DONE;
+}
+
 /* More stack than a fiber has. */
 static realm_call_result t_deep(realm_call *call, const uint64_t *args, int32_t *result) {
     volatile char big[3 << 20];
@@ -142,6 +204,17 @@ static const realm_import IMPORTS[] = {
     {"t", "fail", "i", false, 0, t_fail, 0},
     {"t", "fail_late", "i", false, REALM_IMPORT_OFF_FIBER, t_fail, 0},
     {"t", "deep", "i", false, REALM_IMPORT_OFF_FIBER, t_deep, 0},
+    {"t", "exit", "i", false, 0, t_exit, 'v'},
+    {"t", "exit_late", "i", false, REALM_IMPORT_OFF_FIBER, t_exit, 'v'},
+    {"t", "i64", "", false, 0, t_i64, 'l'},
+    {"t", "i64_late", "", false, REALM_IMPORT_OFF_FIBER, t_i64, 'l'},
+    {"t", "f32", "", false, 0, t_f32, 'f'},
+    {"t", "f32_late", "", false, REALM_IMPORT_OFF_FIBER, t_f32, 'f'},
+    {"t", "f64", "d", false, 0, t_f64, 'd'},
+    {"t", "f64_late", "d", false, REALM_IMPORT_OFF_FIBER, t_f64, 'd'},
+    {"t", "none", "i", false, 0, t_none, 'v'},
+    {"t", "none_late", "i", false, REALM_IMPORT_OFF_FIBER, t_none, 'v'},
+    {"t", "again", "i", false, REALM_IMPORT_SUSPENDS, t_again, 0},
 };
 
 /* ---- sandbox and programs ---- */

@@ -48,6 +48,11 @@ static void test_not_modules(void **state) {
     static const unsigned char head[] = {0, 'a', 's', 'm', 1, 0, 0, 0};
     /* a data section that says it has 4 GiB - 1 */
     static const unsigned char data4g[] = {0, 'a', 's', 'm', 1, 0, 0, 0, 11, 0xff, 0xff, 0xff, 0xff, 0x0f};
+    /* a data segment that says so, in a section that does not */
+    static const unsigned char segment4g[] = {0,   'a', 's', 'm',  1,   0,    0,    0,    5,    3,    1,    0,   1,
+                                              7,   23,  2,   10,   'r', 'e',  'a',  'l',  'm',  '_',  'm',  'a', 'i',
+                                              'n', 0,   0,   6,    'm', 'e',  'm',  'o',  'r',  'y',  2,    0,   11,
+                                              11,  1,   0,   0x41, 0,   0x0b, 0xff, 0xff, 0xff, 0xff, 0x0f, 0};
     static const unsigned char toolong[] = {0, 'a', 's', 'm', 1, 0, 0, 0, 11, 0xff, 0xff, 0xff, 0xff, 0x7f};
     static const unsigned char twice[] = {0, 'a', 's', 'm', 1, 0, 0, 0, 1, 1, 0, 1, 1, 0};
     static const unsigned char unknown[] = {0, 'a', 's', 'm', 1, 0, 0, 0, 77, 1, 0};
@@ -56,12 +61,15 @@ static void test_not_modules(void **state) {
     refuse(box, component, sizeof component, NULL, REALM_E_UNSUPPORTED, "components are not supported");
     refuse(box, head, sizeof head, NULL, REALM_E_UNSUPPORTED, "must export its memory");
     refuse(box, data4g, sizeof data4g, NULL, REALM_E_FORMAT, "data section: runs past the end");
+    refuse(box, segment4g, sizeof segment4g, NULL, REALM_E_FORMAT, "section");
     refuse(box, toolong, sizeof toolong, NULL, REALM_E_FORMAT, "data section: number too large");
     refuse(box, twice, sizeof twice, NULL, REALM_E_FORMAT, "type section: there twice or out of order");
     refuse(box, unknown, sizeof unknown, NULL, REALM_E_FORMAT, "a section of unknown kind");
-    char *big = realm_calloc(1, REALM_MODULE_BYTES_MAX + 1u);
+    enum { HUGE_BYTES = 100 << 20 };
+    char *big = realm_calloc(1, HUGE_BYTES);
     memcpy(big, head, sizeof head);
     refuse(box, big, REALM_MODULE_BYTES_MAX + 1u, NULL, REALM_E_LIMIT, "at most 33554432 are allowed");
+    refuse(box, big, HUGE_BYTES, NULL, REALM_E_LIMIT, "has 104857600 bytes, at most 33554432 are allowed");
     realm_free(big);
 }
 

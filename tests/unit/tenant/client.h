@@ -75,7 +75,7 @@ static char *read_file(const char *dir, const char *name, size_t *len) {
     return data;
 }
 
-static realm_tenant *tenant_with(const char *name, const char *dir, const char *program) {
+static inline realm_tenant *tenant_with(const char *name, const char *dir, const char *program) {
     realm_error err = {0};
     realm_tenant_row row;
     realm_tenant *t = NULL;
