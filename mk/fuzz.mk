@@ -9,6 +9,8 @@
 FUZZ_LINK_http := $(LINK_net)
 FUZZ_LINK_json := $(LINK_data)
 FUZZ_LIBS_template = $(DEPS_LIB)
+FUZZ_LIBS_grammar = $(DEPS_INC) $(DEPS_LIB)
+FUZZ_SEEDS_grammar := tests/data/grammar
 FUZZ_LIBS_sandbox = $(DEPS_INC) $(DEPS_LIB)
 FUZZ_SEEDS_sandbox := $(BUILD)/wasm/test
 

@@ -4,9 +4,10 @@
  * not recurse: depth and number of values in JSON (whose faults are otherwise the library's to report), the number of
  * definitions and of opening brackets in Lark, whose strings and expressions are not told apart for that.
  *
- * The library does not say where in a schema something is wrong. That is found by trying: with a member replaced by
- * `true` the library says the same again unless the fault lies in that member; then the search goes on inside it. Each
- * step costs a compilation, so their number and time are bounded; the path found until then is true, only shorter.
+ * The library does not say where in a schema something is wrong. That is found by trying: without a member the library
+ * says the same again unless the fault lies in that member; then the search goes on inside it, or inside the definition
+ * that it refers to. Each step costs a compilation, so their number and time are bounded; a path cut short by that is
+ * shorter, not wrong.
  */
 #include <stdio.h>
 #include <string.h>
@@ -16,6 +17,7 @@
 #include "grammar/internal.h"
 
 #define TRIES_MAX 200u
+#define JUMPS_MAX 8u /* references may go round */
 
 /* ---- a scan over JSON ------------------------------------------------------------------------------------------- */
 
@@ -131,20 +133,36 @@ static bool next_member(json_scan *s, bool object, size_t index, member *m) {
     return m->value_len > 0;
 }
 
-/* Whether the library says something else about the text with this member's value replaced. */
-static bool lies_in(const realm_grammar_vocab *v, const char *text, size_t len, const member *m, char *scratch,
-                    const char *refused) {
-    const size_t at = (size_t)(m->value - text), rest = len - at - m->value_len;
-    memcpy(scratch, text, at);
-    memcpy(scratch + at, "true", 4);
-    memcpy(scratch + at + 4, m->value + m->value_len, rest);
-    scratch[at + 4 + rest] = 0;
+typedef enum verdict { SAME, OTHER, NOTHING } verdict;
+
+/* What the library says of the text without this member (an element of an array is replaced by `true`). */
+static verdict without(const realm_grammar_vocab *v, const char *text, size_t len, const member *m, char *scratch,
+                       const char *refused) {
+    size_t from = (size_t)((m->key ? m->key - 1 : m->value) - text), to = (size_t)(m->value - text) + m->value_len;
+    if (m->key) { /* with the comma behind it, or the one before it */
+        json_scan s = {text + to, text + len};
+        skip_blank(&s);
+        if (s.p < s.end && *s.p == ',') {
+            to = (size_t)(s.p - text) + 1;
+        } else {
+            while (from > 0 && strchr(" \t\r\n", text[from - 1])) from--;
+            from -= from > 0 && text[from - 1] == ',';
+        }
+    }
+    size_t at = from;
+    memcpy(scratch, text, from);
+    if (!m->key) {
+        memcpy(scratch + at, "true", 4);
+        at += 4;
+    }
+    memcpy(scratch + at, text + to, len - to);
+    scratch[at + len - to] = 0;
     LlgMatcher *trial = grammar_build(v, REALM_GRAMMAR_KIND_JSON_SCHEMA, scratch);
     const char *now = llg_matcher_get_error(trial);
     if (!now && llg_matcher_compute_mask(trial) != 0) now = llg_matcher_get_error(trial);
-    const bool differs = !now || strcmp(now, refused) != 0;
+    const verdict said = !now ? NOTHING : strcmp(now, refused) != 0 ? OTHER : SAME;
     llg_free_matcher(trial);
-    return differs;
+    return said;
 }
 
 /* Appends "/key" as RFC 6901 writes it; false when there is no room. */
@@ -162,26 +180,78 @@ static bool extend_path(char *path, size_t size, const member *m) {
     return true;
 }
 
+/* The value that a reference like "#/$defs/a" names; false where it names none. */
+static bool follow(const char *text, size_t len, const char *ref, size_t ref_len, json_scan *out) {
+    json_scan s = {text, text + len};
+    size_t at = 1;
+    if (ref_len == 0 || ref[0] != '#') return false;
+    for (skip_blank(&s); at < ref_len; at++) {
+        const char *name = ref + at + 1;
+        const char *slash = memchr(name, '/', ref_len - at - 1);
+        const size_t n = slash ? (size_t)(slash - name) : ref_len - at - 1;
+        member m = {0};
+        bool found = false;
+        if (ref[at] != '/' || s.p >= s.end || *s.p != '{') return false;
+        s.p++;
+        for (size_t i = 0; !found && next_member(&s, true, i, &m); i++)
+            found = m.key_len == n && memcmp(m.key, name, n) == 0;
+        if (!found) return false;
+        s = (json_scan){m.value, m.value + m.value_len};
+        at += n;
+    }
+    *out = s;
+    return true;
+}
+
+typedef struct search {
+    const realm_grammar_vocab *v;
+    const char *text, *refused;
+    size_t len;
+    char *scratch;
+    unsigned tries;
+    uint64_t deadline_ns;
+} search;
+
+/* The member of the value at `s` that the refusal is about: one without which nothing is refused, or else the first
+ * without which something else is. */
+static bool find_member(search *f, json_scan s, member *out) {
+    const bool object = *s.p == '{';
+    bool found = false;
+    member m;
+    s.p++;
+    for (size_t i = 0; next_member(&s, object, i, &m); i++) {
+        if (++f->tries > TRIES_MAX || realm_clock_ns() + 200 * REALM_NS_PER_MS > f->deadline_ns) break;
+        verdict said = without(f->v, f->text, f->len, &m, f->scratch, f->refused);
+        if (said == SAME || (said == OTHER && found)) continue;
+        *out = m;
+        found = true;
+        if (said == NOTHING) break;
+    }
+    return found;
+}
+
 void grammar_find_path(const realm_grammar_vocab *v, const char *text, size_t len, const char *refused,
                        uint64_t deadline_ns, char *path, size_t path_size) {
-    json_scan s = {text, text + len};
-    unsigned tries = 0;
+    json_scan s = {text, text + len}, target;
+    char *same = realm_strdup(refused); /* the library's text goes with the matcher */
+    search f = {v, text, same, len, realm_malloc(len + 8), 0, deadline_ns};
+    member m;
+    unsigned jumped = 0;
     snprintf(path, path_size, "#");
-    char *scratch = realm_malloc(len + 8), *same = realm_strdup(refused);
     skip_blank(&s);
-    bool found = scratch && same && s.p < s.end;
-    while (found && (*s.p == '{' || *s.p == '[')) {
-        const bool object = *s.p == '{';
-        member m;
-        found = false;
-        s.p++;
-        for (size_t i = 0; !found && next_member(&s, object, i, &m); i++) {
-            if (++tries > TRIES_MAX || realm_clock_ns() + 200 * REALM_NS_PER_MS > deadline_ns) break;
-            found = lies_in(v, text, len, &m, scratch, same);
+    while (f.scratch && same && s.p < s.end && (*s.p == '{' || *s.p == '[') && find_member(&f, s, &m)) {
+        static const char ref[] = "$ref";
+        const bool jumps = m.key && m.key_len == sizeof ref - 1 && memcmp(m.key, ref, sizeof ref - 1) == 0 &&
+                           m.value_len > 2 && m.value_len < path_size &&
+                           follow(text, len, m.value + 1, m.value_len - 2, &target) && ++jumped <= JUMPS_MAX;
+        if (jumps) {
+            snprintf(path, path_size, "%.*s", (int)m.value_len - 2, m.value + 1);
+            s = target;
+            continue;
         }
-        if (found) found = extend_path(path, path_size, &m);
-        if (found) s = (json_scan){m.value, m.value + m.value_len};
+        if (!extend_path(path, path_size, &m)) break;
+        s = (json_scan){m.value, m.value + m.value_len};
     }
     realm_free(same);
-    realm_free(scratch);
+    realm_free(f.scratch);
 }
