@@ -19,9 +19,11 @@ typedef enum realm_lock_rank {
     REALM_RANK_REQUEST = 40, /* one request's output ring */
     REALM_RANK_SANDBOX = 50, /* handles behind one instance's host calls */
     REALM_RANK_ENGINE = 60,  /* one generation's event ring */
+    REALM_RANK_CONTEXT = 65, /* one context of the engine */
     REALM_RANK_STORE = 70,   /* the store's connection */
     REALM_RANK_NOTIFY = 75,  /* held while a consumer's on_ready runs */
     REALM_RANK_QUEUE = 80,   /* realm_queue */
+    REALM_RANK_PAGES = 85,   /* who holds which KV page */
     REALM_RANK_LEAF = 90     /* anything that calls nothing while held */
 } realm_lock_rank;
 

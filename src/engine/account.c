@@ -18,10 +18,11 @@ realm_status realm_account_open(realm_engine *e, const realm_account_limits *lim
     a->e = e;
     a->refs = 1;
     if (limits) a->limits = *limits;
-    a->has_secret = cache_secret != NULL;
-    if (cache_secret) memcpy(a->secret, cache_secret, sizeof a->secret);
+    a->owner.max = UINT32_MAX;
+    a->owner.has_secret = cache_secret != NULL;
+    if (cache_secret) memcpy(a->owner.secret, cache_secret, sizeof a->owner.secret);
     realm_mutex_lock(&e->mu);
-    a->id = ++e->next_account_id;
+    a->owner.id = ++e->next_account_id;
     e->n_accounts++;
     realm_mutex_unlock(&e->mu);
     *out = a;
@@ -38,7 +39,8 @@ void realm_account_set_limits(realm_account *a, const realm_account_limits *limi
 void realm_account_unref_locked(realm_account *a) {
     if (--a->refs > 0) return;
     a->e->n_accounts--;
-    realm_secret_wipe(a->secret, sizeof a->secret);
+    realm_pool_forget(&a->e->pool, &a->owner);
+    realm_secret_wipe(a->owner.secret, sizeof a->owner.secret);
     realm_free(a);
 }
 

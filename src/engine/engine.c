@@ -17,6 +17,7 @@
 
 #include "base/alloc.h"
 #include "base/log.h"
+#include "crypto/crypto.h"
 #include "engine/internal.h"
 
 #define MAX_GENERATIONS_DEFAULT 64u
@@ -26,6 +27,7 @@
 #define MAX_QUEUED_MOST (1u << 20)
 #define CHUNK_TOKENS_MOST 8192u
 #define PAGES_MOST (1u << 24)
+#define SPILL_DIR_BYTES_DEFAULT (UINT64_C(16) << 30)
 #define PARALLEL_MIN_LOGITS 65536u /* below this much work waking threads costs more than it saves */
 
 void realm_engine_wake(realm_engine *e) {
@@ -41,10 +43,10 @@ void realm_engine_touch(realm_engine *e, realm_generation *g) {
     e->touched[e->n_touched++] = g;
 }
 
-/* Takes a generation whose end has been decided out of everything. */
-static void retire(realm_engine *e, realm_generation *g) {
-    realm_schedule_drop_pages(e, g);
-    realm_schedule_unlink(e, g);
+/* A parked one is in no list any more. */
+void realm_engine_retire(realm_engine *e, realm_generation *g) {
+    if (g->state != REALM_GEN_PARKED) realm_schedule_unlink(e, g);
+    if (!g->context) realm_seq_keep_pages(&e->pool, g->s, 0);
     g->state = REALM_GEN_ENDED;
     g->account->n_ended++;
     e->n_ended += g->finish == REALM_FINISH_STOP || g->finish == REALM_FINISH_LENGTH;
@@ -58,7 +60,20 @@ void realm_engine_end(realm_engine *e, realm_generation *g, realm_finish finish,
                       const char *text) {
     if (g->state == REALM_GEN_ENDED) return;
     realm_generation_finish(g, finish, status, text);
-    retire(e, g);
+    realm_engine_finished(e, g);
+}
+
+void realm_engine_finished(realm_engine *e, realm_generation *g) {
+    if (realm_generation_settles(g)) {
+        realm_engine_retire(e, g);
+        return;
+    }
+    realm_schedule_unlink(e, g);
+    realm_seq_unpin(&e->pool, g->s);
+    g->state = REALM_GEN_PARKED;
+    g->next_parked = e->parked;
+    e->parked = g;
+    realm_engine_touch(e, g);
 }
 
 /* ---- a step ----------------------------------------------------------------------------------------------------- */
@@ -76,8 +91,6 @@ static bool intake(realm_engine *e) {
     e->stopping = e->shut;
     realm_generation *g = e->inbox_head;
     e->inbox_head = e->inbox_tail = NULL;
-    realm_prompt_share *dead = e->dead_shares;
-    e->dead_shares = NULL;
     for (realm_generation *next; g; g = next) {
         next = g->next;
         realm_schedule_enqueue(e, g, false);
@@ -85,14 +98,10 @@ static bool intake(realm_engine *e) {
     for (uint32_t i = 0; i < e->n_ring; i++) {
         uint64_t limit = e->ring[i]->limits.kv_tokens;
         uint64_t pages = limit / REALM_KV_PAGE_TOKENS;
-        e->ring[i]->max_pages = limit == 0 || pages > UINT32_MAX ? UINT32_MAX : (uint32_t)pages;
+        e->ring[i]->owner.max = limit == 0 || pages > UINT32_MAX ? UINT32_MAX : (uint32_t)pages;
     }
-    bool go_on = !e->stopping || e->n_ring > 0;
+    bool go_on = !e->stopping || e->n_ring > 0 || e->parked;
     realm_mutex_unlock(&e->mu);
-    for (realm_prompt_share *next; dead; dead = next) {
-        next = dead->next_dead;
-        realm_share_free(dead);
-    }
     e->progress = false;
     return go_on;
 }
@@ -102,10 +111,20 @@ typedef struct sample_work {
     uint32_t n_workers;
 } sample_work;
 
+static void copy_row(realm_sample_job *job, size_t n_vocab) {
+    memcpy(job->copy_to, job->logits, n_vocab * sizeof *job->copy_to);
+    job->status = REALM_OK;
+}
+
 static void sample_part(void *user, uint32_t worker) {
     const sample_work *w = user;
-    for (uint32_t i = worker; i < w->e->n_jobs; i += w->n_workers)
-        realm_sampler_run(&w->e->samplers[worker], &w->e->jobs[i]);
+    for (uint32_t i = worker; i < w->e->n_jobs; i += w->n_workers) {
+        realm_sample_job *job = &w->e->jobs[i];
+        if (job->copy_to)
+            copy_row(job, w->e->n_vocab);
+        else
+            realm_sampler_run(&w->e->samplers[worker], job);
+    }
 }
 
 static void sample(realm_engine *e) {
@@ -119,10 +138,31 @@ static void sample(realm_engine *e) {
     }
 }
 
+/* Hidden states are still in the plan. */
+static void keep_hidden(realm_engine *e, realm_generation *g) {
+    const size_t d = realm_model_hparams(e->model)->d_model;
+    for (uint32_t i = 0; i < g->n_jobs; i++) {
+        realm_sample_job *job = &e->jobs[g->first_job + i];
+        size_t at = (size_t)(job->copy_to - g->logits->rows) / e->n_vocab;
+        job->status = realm_model_hidden(e->model, e->plan, job->row, g->logits->hidden + at * d, &job->error);
+    }
+}
+
 static void commit(realm_engine *e, realm_generation *g) {
-    g->n_past += g->step_rows;
-    if (g->share && g->share->leader == g && g->n_past >= g->n_prompt) realm_share_fill(g->share, g);
-    if (g->n_past < g->n_tokens || g->n_jobs == 0) return;
+    realm_seq *s = g->s;
+    const uint32_t full = s->n_past / REALM_KV_PAGE_TOKENS;
+    s->n_past += g->step_rows;
+    if (g->share && g->share->leader == g && s->n_past >= g->n_prompt) realm_share_fill(g->share, g);
+    if (s->n_past / REALM_KV_PAGE_TOKENS > full) realm_prefix_note(&e->pool, &g->account->owner, s);
+    for (uint32_t i = 0; g->n_rows > 0 && i < g->n_jobs; i++) {
+        const realm_sample_job *job = &e->jobs[g->first_job + i];
+        if (job->status != REALM_OK) realm_engine_end(e, g, REALM_FINISH_ERROR, job->status, job->error.text);
+    }
+    if (g->n_rows > 0) {
+        if (s->n_past == s->n_tokens) realm_engine_end(e, g, REALM_FINISH_STOP, REALM_OK, NULL);
+        return;
+    }
+    if (s->n_past < s->n_tokens || g->n_jobs == 0) return;
     const realm_sample_job *job = &e->jobs[g->first_job + g->n_jobs - 1];
     if (job->status != REALM_OK) {
         realm_engine_end(e, g, REALM_FINISH_ERROR, job->status, job->error.text);
@@ -130,7 +170,7 @@ static void commit(realm_engine *e, realm_generation *g) {
     }
     g->account->delta.completion++;
     realm_generation_accept(g, job->id);
-    if (g->finish != REALM_FINISH_NONE) retire(e, g);
+    if (g->finish != REALM_FINISH_NONE) realm_engine_finished(e, g);
 }
 
 static void run_step(realm_engine *e) {
@@ -151,6 +191,8 @@ static void run_step(realm_engine *e) {
         return;
     }
     sample(e);
+    for (uint32_t i = 0; i < e->batch.n_seqs; i++)
+        if (e->batch_gens[i]->n_rows > 0 && e->batch_gens[i]->logits->hidden) keep_hidden(e, e->batch_gens[i]);
     realm_backend_turn_end(e->backend);
     for (uint32_t i = 0; i < e->batch.n_seqs; i++) commit(e, e->batch_gens[i]);
     e->step_ns = realm_clock_ns() - start;
@@ -164,9 +206,11 @@ static void charge(realm_engine *e, realm_account *a) {
     a->counts.prompt += a->delta.prompt;
     a->counts.cached += a->delta.cached;
     a->counts.completion += a->delta.completion;
-    e->total.prompt += a->delta.prompt;
-    e->total.cached += a->delta.cached;
-    e->total.completion += a->delta.completion;
+    if (a != e->everybody) { /* published prefixes are nobody's */
+        e->total.prompt += a->delta.prompt;
+        e->total.cached += a->delta.cached;
+        e->total.completion += a->delta.completion;
+    }
     a->delta = (realm_token_counts){0};
     a->n_generations -= a->n_ended;
     e->n_alive -= a->n_ended;
@@ -187,13 +231,16 @@ static void publish(realm_engine *e) {
     st->cancelled += e->n_cancelled;
     st->failed += e->n_failed;
     st->running = e->n_running;
-    st->kv_pages_used = e->pool.n - e->pool.n_free;
     realm_mutex_unlock(&e->mu);
     e->n_ended = e->n_cancelled = e->n_failed = e->step_ns = 0;
     uint64_t start = e->n_touched > 0 ? realm_clock_ns() : 0;
     for (uint32_t i = 0; i < e->n_touched; i++) {
         realm_generation *g = e->touched[i];
         g->touched = false;
+        if (g->state == REALM_GEN_ENDED && g->context) { /* idle before its END can be seen */
+            g->s = &g->own;
+            realm_context_end(g->context, g->context->seq.n_tokens);
+        }
         realm_generation_publish(g);
         if (g->state == REALM_GEN_ENDED) realm_generation_unref(g);
     }
@@ -281,8 +328,8 @@ static realm_status measure_pieces(realm_engine *e, realm_error *err) {
 static realm_status allocate(realm_engine *e, realm_error *err) {
     const realm_engine_config *c = &e->config;
     e->cap_ring = c->max_generations + c->max_queued;
-    e->max_rows = c->max_generations + c->chunk_tokens;
-    e->max_out = c->max_generations + REALM_MIN(REALM_PROMPT_OUT_ROWS, c->chunk_tokens);
+    e->max_rows = c->max_generations + REALM_FEW_ROWS + c->chunk_tokens;
+    e->max_out = c->max_generations + REALM_EXTRA_OUT_ROWS;
     e->n_samplers = REALM_MAX(e->backend->n_threads, 1u);
     e->ring = realm_calloc(e->cap_ring, sizeof *e->ring);
     e->touched = realm_calloc(e->cap_ring, sizeof *e->touched);
@@ -303,9 +350,35 @@ static realm_status allocate(realm_engine *e, realm_error *err) {
     return REALM_OK;
 }
 
+static realm_status open_spill(realm_engine *e, realm_error *err) {
+    realm_engine_config *c = &e->config;
+    if (c->spill_dir_bytes == 0) c->spill_dir_bytes = SPILL_DIR_BYTES_DEFAULT;
+    return realm_spill_init(&e->pool.spill, e->pool.page_bytes, c->spill_bytes, c->spill_dir, c->spill_dir_bytes, err);
+}
+
+/* The account of published prefixes, and what goes into all keys. */
+static realm_status open_everybody(realm_engine *e, realm_error *err) {
+    const realm_hparams *hp = realm_model_hparams(e->model);
+    uint8_t secret[REALM_CACHE_SECRET_BYTES];
+    snprintf(e->pool.model, sizeof e->pool.model, "%s %u %u %u", hp->arch, hp->n_layers, hp->d_model, hp->n_vocab);
+    realm_status s = realm_random_bytes(secret, sizeof secret);
+    if (s != REALM_OK) return realm_error_set(err, s, "no random bytes for the keys of published prefixes");
+    s = realm_account_open(e, NULL, secret, &e->everybody, err);
+    if (s == REALM_OK) e->everybody->owner.is_public = true;
+    return s;
+}
+
 static void engine_free(realm_engine *e) {
     if (e->plan) e->backend->v->plan_close(e->backend, e->plan);
-    if (e->pool.kv) e->backend->v->kv_close(e->backend, e->pool.kv);
+    realm_logits_free_spare(e);
+    if (e->everybody) { /* nobody else has one now */
+        realm_context *next;
+        for (realm_context *p = e->published; p; p = next) {
+            next = p->next_published;
+            realm_context_release(p);
+        }
+        realm_account_close(e->everybody);
+    }
     realm_pool_release(&e->pool);
     for (uint32_t i = 0; e->samplers && i < e->n_samplers; i++) realm_sampler_release(&e->samplers[i]);
     realm_free(e->samplers);
@@ -318,6 +391,7 @@ static void engine_free(realm_engine *e) {
     realm_free(e->touched);
     realm_free(e->ring);
     realm_cond_destroy(&e->cond);
+    realm_mutex_destroy(&e->spare_mu);
     realm_mutex_destroy(&e->mu);
     realm_free(e);
 }
@@ -328,6 +402,7 @@ realm_status realm_engine_open(realm_engine **out, realm_backend *b, const realm
     realm_engine *e = realm_calloc(1, sizeof *e);
     if (!e) return realm_error_set(err, REALM_E_NOMEM, "no memory for an engine");
     realm_mutex_init(&e->mu, REALM_RANK_ENGINE);
+    realm_mutex_init(&e->spare_mu, REALM_RANK_LEAF);
     realm_cond_init(&e->cond);
     e->backend = b;
     e->model = m;
@@ -341,9 +416,9 @@ realm_status realm_engine_open(realm_engine **out, realm_backend *b, const realm
     if (s == REALM_OK) s = allocate(e, err);
     if (s != REALM_OK) goto fail;
     if ((s = realm_model_kv_open(m, n_pages, &kv, err)) != REALM_OK) goto fail;
-    s = realm_pool_init(&e->pool, b, kv, n_pages, err);
-    e->pool.kv = kv;
-    if (s != REALM_OK) goto fail;
+    if ((s = realm_pool_init(&e->pool, b, kv, n_pages, err)) != REALM_OK) goto fail;
+    if ((s = open_spill(e, err)) != REALM_OK) goto fail;
+    if ((s = open_everybody(e, err)) != REALM_OK) goto fail;
     if ((s = realm_model_plan_open(m, kv, e->max_rows, e->max_out, &e->plan, err)) != REALM_OK) goto fail;
     e->stats.kv_pages = n_pages;
     e->stats.kv_page_bytes = e->pool.page_bytes;
@@ -364,11 +439,6 @@ void realm_engine_close(realm_engine *e) {
     realm_cond_signal(&e->cond);
     realm_mutex_unlock(&e->mu);
     (void)pthread_join(e->thread, NULL);
-    while (e->dead_shares) {
-        realm_prompt_share *s = e->dead_shares;
-        e->dead_shares = s->next_dead;
-        realm_share_free(s);
-    }
     engine_free(e);
 }
 
@@ -379,5 +449,17 @@ void realm_engine_get_stats(realm_engine *e, realm_engine_stats *out) {
     realm_mutex_lock(&e->mu);
     *out = e->stats;
     out->queued = e->n_alive > out->running ? e->n_alive - out->running : 0;
+    out->contexts = e->n_contexts;
     realm_mutex_unlock(&e->mu);
+    realm_page_pool *p = &e->pool;
+    realm_mutex_lock(&p->mu);
+    out->kv_pages_used = p->n - p->n_free;
+    out->kv_pages_cached = p->cached.n;
+    out->suspended_pages = p->n_suspended;
+    out->suspended_bytes = p->spill.memory_used;
+    out->suspended_disk = p->spill.file_used * p->page_bytes;
+    out->suspends = p->suspends;
+    out->resumes = p->resumes;
+    out->dropped = p->dropped;
+    realm_mutex_unlock(&p->mu);
 }

@@ -8,6 +8,13 @@
  * Text goes detokeniser --whole characters--> held --all but a possible start of a stop string--> events. The earliest
  * stop string found ends the generation; what stands behind its start is never shown.
  *
+ * A forward pass has none of this: its rows stand in an object of their own and its one event is END.
+ *
+ * Run ahead. The tokens after the last confirmed one can be taken back: rewind drops their events at once, under g->mu,
+ * and leaves a note; the engine's thread, before its next step, cuts the sequence, brings the text's state back to
+ * where it was (it keeps the state at the last rewind and pushes the tokens since then again) and goes on. An end that
+ * not all tokens of have been confirmed only parks the generation, so that it can go on too.
+ *
  * The consumer's callback runs on the engine's thread without any lock held, between two flags under g->mu, so that
  * release can wait for it to be over.
  */
@@ -24,8 +31,12 @@
 static realm_status check_params(const realm_engine *e, const realm_generation_params *p, realm_error *err) {
     if (!p->account || p->account->e != e || (p->share && (p->share->e != e || p->share->account != p->account)))
         return realm_error_set(err, REALM_E_INVALID, "the account or prompt share is not of this engine");
-    if (p->n_prompt == 0) return realm_error_set(err, REALM_E_RANGE, "the prompt is empty");
-    if (p->n_prompt >= e->n_ctx)
+    if (p->context && (p->context->account != p->account || p->share || p->prompt_logprobs))
+        return realm_error_set(err, REALM_E_INVALID,
+                               "a context must be its account's own, without share and "
+                               "prompt_logprobs");
+    if (p->n_prompt == 0 && !p->context) return realm_error_set(err, REALM_E_RANGE, "the prompt is empty");
+    if (p->n_prompt > e->n_ctx || (p->n_prompt == e->n_ctx && !p->forward))
         return realm_error_set(err, REALM_E_RANGE,
                                "the prompt has %zu tokens, the context of %u leaves no room for an answer", p->n_prompt,
                                e->n_ctx);
@@ -33,6 +44,17 @@ static realm_status check_params(const realm_engine *e, const realm_generation_p
         if (p->prompt[i] < 0 || (uint32_t)p->prompt[i] >= e->n_vocab)
             return realm_error_set(err, REALM_E_RANGE, "prompt token %zu is %d, the vocabulary has %u", i, p->prompt[i],
                                    e->n_vocab);
+    if (p->forward) {
+        if (p->share || p->prompt_logprobs)
+            return realm_error_set(err, REALM_E_INVALID, "a forward pass has neither share nor prompt_logprobs");
+        if (p->n_rows == 0 || p->n_rows > REALM_FORWARD_ROWS)
+            return realm_error_set(err, REALM_E_RANGE, "n_rows is %u, it must be 1 to %u", p->n_rows,
+                                   REALM_FORWARD_ROWS);
+        return REALM_OK;
+    }
+    if (p->run_ahead > REALM_RUN_AHEAD_MAX)
+        return realm_error_set(err, REALM_E_RANGE, "run_ahead is %u, at most %u are taken", p->run_ahead,
+                               REALM_RUN_AHEAD_MAX);
     if (p->n_stop > REALM_STOP_MAX)
         return realm_error_set(err, REALM_E_RANGE, "%zu stop strings, at most %u are taken", p->n_stop, REALM_STOP_MAX);
     for (size_t i = 0; i < p->n_stop; i++) {
@@ -51,9 +73,12 @@ static realm_status check_params(const realm_engine *e, const realm_generation_p
 static void generation_free(realm_generation *g) {
     realm_chain_close(g->chain);
     realm_free(g->stop_bytes);
-    realm_free(g->tokens);
-    realm_free(g->pages);
-    realm_free(g->events);
+    realm_seq_release(&g->e->pool, &g->own);
+    if (g->base) realm_buf_release(&g->base->held);
+    realm_free(g->base);
+    realm_free(g->forced);
+    realm_logits_release(g->logits);
+    if (g->events != g->small_events) realm_free(g->events);
     realm_free(g->top);
     realm_buf_release(&g->held);
     realm_buf_release(&g->text);
@@ -81,7 +106,60 @@ static realm_status copy_stops(realm_generation *g, const realm_generation_param
     return REALM_OK;
 }
 
-/* A generation with all the memory that it will ever need. */
+/* What shows text: buffers, events, stop strings. */
+static realm_status prepare_text(realm_generation *g, const realm_generation_params *p) {
+    size_t longest;
+    g->logprobs = p->logprobs;
+    g->prompt_logprobs = p->prompt_logprobs;
+    g->n_top = p->logprobs || p->prompt_logprobs ? p->top_logprobs : 0;
+    g->ignore_end = p->ignore_end;
+    g->run_ahead = p->run_ahead;
+    g->cap_events = p->prompt_logprobs ? REALM_EVENTS_PENDING_PROMPT : REALM_EVENTS_PENDING;
+    realm_detok_init(&g->detok, g->e->tokenizer, p->special_text);
+    if (copy_stops(g, p, &longest) != REALM_OK) return REALM_E_NOMEM;
+    /* Every byte of a token may become a replacement character of three; a few may have been waiting. After a rewind
+     * what was held before it may wait too. */
+    g->text_step_max = (p->run_ahead > 0 ? 2 : 1) * longest + 3 * (g->e->max_piece + 16);
+    realm_buf_init(&g->held, g->text_step_max);
+    realm_buf_init(&g->text, REALM_TEXT_PENDING + g->text_step_max);
+    if (realm_buf_reserve(&g->held, g->held.max) != REALM_OK || realm_buf_reserve(&g->text, g->text.max) != REALM_OK)
+        return REALM_E_NOMEM;
+    if (p->run_ahead > 0) {
+        g->base = realm_calloc(1, sizeof *g->base);
+        if (!g->base) return REALM_E_NOMEM;
+        g->base->detok = g->detok;
+        realm_buf_init(&g->base->held, g->held.max);
+        if (realm_buf_reserve(&g->base->held, g->held.max) != REALM_OK) return REALM_E_NOMEM;
+    }
+    g->events = realm_calloc(g->cap_events, sizeof *g->events);
+    if (!g->events) return REALM_E_NOMEM;
+    if (g->n_top > 0) {
+        g->top = realm_calloc((size_t)g->cap_events * g->n_top, sizeof *g->top);
+        if (!g->top) return REALM_E_NOMEM;
+    }
+    return REALM_OK;
+}
+
+/* Its own chain, which has seen the prompt: without one of the caller's, all tokens so far. */
+static realm_status prepare_chain(realm_generation *g, const realm_generation_params *p) {
+    realm_seq *s = g->s;
+    const size_t n_seen = p->chain ? p->n_prompt : s->n_tokens;
+    realm_status st = p->chain ? realm_chain_fork(p->chain, &g->chain, NULL)
+                               : realm_chain_from_sampling(&p->sampling, g->e->n_vocab, &g->chain, NULL);
+    if (st == REALM_OK && p->grammar) st = realm_chain_add_grammar(g->chain, p->grammar, NULL);
+    if (st == REALM_OK) st = realm_chain_reserve(g->chain, n_seen + g->max_new, NULL);
+    if (st == REALM_OK) st = realm_chain_accept(g->chain, s->tokens + s->n_tokens - n_seen, n_seen, true, NULL);
+    if (st == REALM_OK) g->chain_tail = g->chain->n_tail;
+    return st;
+}
+
+/* How many tokens it may add to n. */
+static uint32_t room_for_new(const realm_engine *e, const realm_generation_params *p, uint32_t n) {
+    if (p->forward) return 0;
+    return p->max_tokens > 0 && p->max_tokens < e->n_ctx - n ? p->max_tokens : e->n_ctx - n;
+}
+
+/* A generation with all the memory that it will ever need; a context is busy with it. */
 static realm_generation *generation_new(realm_engine *e, const realm_generation_params *p) {
     realm_generation *g = realm_calloc(1, sizeof *g);
     if (!g) return NULL;
@@ -90,45 +168,35 @@ static realm_generation *generation_new(realm_engine *e, const realm_generation_
     g->e = e;
     g->account = p->account;
     g->share = p->share;
-    g->n_prompt = (uint32_t)p->n_prompt;
-    g->max_new = e->n_ctx - g->n_prompt;
-    if (p->max_tokens > 0 && p->max_tokens < g->max_new) g->max_new = p->max_tokens;
-    g->logprobs = p->logprobs;
-    g->prompt_logprobs = p->prompt_logprobs;
-    g->n_top = p->logprobs || p->prompt_logprobs ? p->top_logprobs : 0;
-    g->ignore_end = p->ignore_end;
     g->deadline_ns = p->deadline_ns;
     g->on_ready = p->on_ready;
     g->user = p->user;
-    g->cap_events = p->prompt_logprobs ? REALM_EVENTS_PENDING_PROMPT : REALM_EVENTS_PENDING;
     g->end_id = -1;
     atomic_init(&g->cancel, false);
     atomic_init(&g->refs, 2);
-    realm_detok_init(&g->detok, e->tokenizer, p->special_text);
-
-    size_t longest;
-    if (copy_stops(g, p, &longest) != REALM_OK) goto fail;
-    /* Every byte of a token may become a replacement character of three; a few may have been waiting. */
-    g->text_step_max = longest + 3 * (e->max_piece + 16);
-    realm_buf_init(&g->held, g->text_step_max);
-    realm_buf_init(&g->text, REALM_TEXT_PENDING + g->text_step_max);
-    if (realm_buf_reserve(&g->held, g->held.max) != REALM_OK || realm_buf_reserve(&g->text, g->text.max) != REALM_OK)
-        goto fail;
-    uint32_t n_tokens = g->n_prompt + g->max_new; /* at most n_ctx */
-    g->tokens = realm_calloc(n_tokens, sizeof *g->tokens);
-    g->pages = realm_calloc(realm_pages_for(n_tokens), sizeof *g->pages);
-    g->events = realm_calloc(g->cap_events, sizeof *g->events);
-    if (!g->tokens || !g->pages || !g->events) goto fail;
-    if (g->n_top > 0) {
-        g->top = realm_calloc((size_t)g->cap_events * g->n_top, sizeof *g->top);
-        if (!g->top) goto fail;
+    if (p->context) {
+        g->context = p->context;
+        g->s = &p->context->seq;
+    } else {
+        g->s = &g->own;
+        uint32_t n = (uint32_t)p->n_prompt;
+        if (!realm_seq_reserve(&g->own, n + room_for_new(e, p, n))) goto fail; /* at most n_ctx */
+        memcpy(g->own.tokens, p->prompt, n * sizeof *g->own.tokens);
+        g->own.n_tokens = n;
     }
-    memcpy(g->tokens, p->prompt, p->n_prompt * sizeof *g->tokens);
-    g->n_tokens = g->n_prompt;
-    if (realm_chain_from_sampling(&p->sampling, e->n_vocab, &g->chain, NULL) != REALM_OK ||
-        realm_chain_reserve(g->chain, n_tokens, NULL) != REALM_OK ||
-        realm_chain_accept(g->chain, g->tokens, g->n_prompt, true, NULL) != REALM_OK)
+    g->n_prompt = g->s->n_tokens;
+    g->max_new = room_for_new(e, p, g->n_prompt);
+    g->n_rows = p->forward ? p->n_rows : 0;
+    uint32_t computed = REALM_MIN(g->s->n_past, g->n_prompt - REALM_MAX(g->n_rows, 1u));
+    g->n_charge = g->n_prompt - computed;
+    if (p->forward) {
+        g->events = g->small_events;
+        g->cap_events = REALM_ARRAY_LEN(g->small_events);
+        g->logits = realm_logits_new(e, p->n_rows, p->hidden);
+        if (!g->logits) goto fail;
+    } else if (prepare_text(g, p) != REALM_OK || prepare_chain(g, p) != REALM_OK) {
         goto fail;
+    }
     return g;
 fail:
     generation_free(g);
@@ -137,7 +205,7 @@ fail:
 
 /* Under engine->mu: the prompt of the first generation is the share's. */
 static realm_status join_share(realm_prompt_share *s, const realm_generation_params *p, realm_token **prompt,
-                               uint32_t **pages, realm_error *err) {
+                               realm_page ***pages, realm_error *err) {
     if (!s->prompt) {
         s->prompt = *prompt;
         s->pages = *pages;
@@ -160,7 +228,7 @@ static realm_status admit_to_queue(realm_engine *e, const realm_generation_param
         return realm_error_set(err, REALM_E_LIMIT, "limit generations: %u are running or queued, %u are allowed",
                                a->n_generations, a->limits.generations);
     /* The last token sampled needs no place in the KV. */
-    uint64_t held = (uint64_t)g->n_prompt + (p->max_tokens > 0 ? g->max_new - 1 : 0);
+    uint64_t held = (uint64_t)g->n_prompt + (p->max_tokens > 0 && g->max_new > 0 ? g->max_new - 1 : 0);
     uint64_t pages = realm_pages_for(held);
     if (a->limits.kv_tokens > 0 && pages > a->limits.kv_tokens / REALM_KV_PAGE_TOKENS)
         return realm_error_set(err, REALM_E_LIMIT,
@@ -173,21 +241,17 @@ static realm_status admit_to_queue(realm_engine *e, const realm_generation_param
     return REALM_OK;
 }
 
-realm_status realm_generation_submit(realm_engine *e, const realm_generation_params *p, realm_generation **out,
-                                     realm_error *err) {
-    *out = NULL;
+/* Hands it to the engine's thread. */
+static realm_status enqueue(realm_engine *e, const realm_generation_params *p, realm_generation *g, realm_error *err) {
     realm_token *share_prompt = NULL;
-    uint32_t *share_pages = NULL;
-    realm_status s = check_params(e, p, err);
-    if (s != REALM_OK) return s;
-    realm_generation *g = generation_new(e, p);
-    if (!g) return realm_error_set(err, REALM_E_NOMEM, "no memory for a generation");
+    realm_page **share_pages = NULL;
+    realm_status s;
     if (p->share) {
         share_prompt = realm_calloc(p->n_prompt, sizeof *share_prompt);
-        share_pages = realm_calloc(realm_pages_for(p->n_prompt), sizeof *share_pages);
+        share_pages = realm_calloc(realm_pages_for(p->n_prompt), sizeof(realm_page *));
         if (!share_prompt || !share_pages) {
             s = realm_error_set(err, REALM_E_NOMEM, "no memory for a prompt share");
-            goto fail;
+            goto done;
         }
         memcpy(share_prompt, p->prompt, p->n_prompt * sizeof *share_prompt);
     }
@@ -207,15 +271,30 @@ realm_status realm_generation_submit(realm_engine *e, const realm_generation_par
         realm_cond_signal(&e->cond);
     }
     realm_mutex_unlock(&e->mu);
-    if (s != REALM_OK) goto fail;
+done:
     realm_free(share_prompt);
     realm_free(share_pages);
-    *out = g;
-    return REALM_OK;
-fail:
-    realm_free(share_prompt);
-    realm_free(share_pages);
-    generation_free(g);
+    return s;
+}
+
+realm_status realm_generation_submit(realm_engine *e, const realm_generation_params *p, realm_generation **out,
+                                     realm_error *err) {
+    *out = NULL;
+    realm_context *c = p->context;
+    realm_status s = check_params(e, p, err);
+    if (s != REALM_OK) return s;
+    if (!c && p->forward && p->n_rows > p->n_prompt)
+        return realm_error_set(err, REALM_E_RANGE, "n_rows is %u, there are %zu tokens", p->n_rows, p->n_prompt);
+    if (c && (s = realm_context_begin(c, p, err)) != REALM_OK) return s;
+    realm_generation *g = generation_new(e, p);
+    s = g ? enqueue(e, p, g, err) : realm_error_set(err, REALM_E_NOMEM, "no memory for a generation");
+    if (s == REALM_OK) {
+        if (c) (void)realm_context_retain(c); /* the engine's thread cannot be done: the handle is not out yet */
+        *out = g;
+        return REALM_OK;
+    }
+    if (g) generation_free(g);
+    if (c) realm_context_end(c, c->shown.n_tokens - (uint32_t)p->n_prompt);
     return s;
 }
 
@@ -230,11 +309,11 @@ void realm_generation_unref(realm_generation *g) {
     /* acq_rel: the last holder sees all that the other wrote before it frees. */
     if (atomic_fetch_sub_explicit(&g->refs, 1, memory_order_acq_rel) != 1) return;
     realm_engine *e = g->e;
+    if (g->share) realm_share_unref(g->share);
+    realm_context_release(g->context);
     realm_mutex_lock(&e->mu);
-    if (g->share) realm_share_unref_locked(g->share);
     realm_account_unref_locked(g->account);
     realm_mutex_unlock(&e->mu);
-    if (g->share) realm_engine_wake(e);
     generation_free(g);
 }
 
@@ -243,9 +322,9 @@ void realm_generation_release(realm_generation *g) {
     realm_mutex_lock(&g->mu);
     g->released = true;
     while (g->in_callback) realm_cond_wait(&g->callback_done, &g->mu);
-    bool running = !g->end_pushed;
+    bool alive = !g->final;
     realm_mutex_unlock(&g->mu);
-    if (running) realm_generation_cancel(g);
+    if (alive) realm_generation_cancel(g);
     realm_generation_unref(g);
 }
 
@@ -309,6 +388,84 @@ size_t realm_generation_poll(realm_generation *g, realm_event_batch *b) {
     return b->n_events;
 }
 
+realm_logits *realm_generation_take_logits(realm_generation *g) {
+    realm_logits *l = NULL;
+    realm_mutex_lock(&g->mu);
+    if (g->end_pushed && g->finish == REALM_FINISH_STOP) {
+        l = g->logits;
+        g->logits = NULL;
+    }
+    realm_mutex_unlock(&g->mu);
+    return l;
+}
+
+void realm_generation_confirm(realm_generation *g, uint32_t n) {
+    realm_mutex_lock(&g->mu);
+    uint32_t most = g->rewinding ? g->n_confirmed : g->n_published;
+    if (n > most) n = most;
+    bool wake = n > g->n_confirmed && (g->paused || g->end_pushed);
+    if (n > g->n_confirmed) g->n_confirmed = n;
+    if (wake) g->paused = false;
+    realm_mutex_unlock(&g->mu);
+    if (wake) realm_engine_wake(g->e);
+}
+
+/* Under g->mu: events of dropped tokens that nobody has seen. */
+static void drop_events(realm_generation *g, uint32_t n_keep) {
+    uint32_t n = g->n_published;
+    while (g->n_events > 0) {
+        const realm_event *ev = &g->events[g->n_events - 1];
+        if (ev->kind == REALM_EVENT_PROMPT || (ev->kind == REALM_EVENT_TOKEN && n <= n_keep)) break;
+        n -= ev->kind == REALM_EVENT_TOKEN;
+        g->text.len = ev->text_at;
+        g->n_pending_top = ev->top_at;
+        g->n_events--;
+    }
+}
+
+static realm_status check_rewind(const realm_generation *g, uint32_t n_keep, const realm_token *tokens, size_t n,
+                                 realm_error *err) {
+    if (g->run_ahead == 0) return realm_error_set(err, REALM_E_INVALID, "the generation does not run ahead");
+    for (size_t i = 0; i < n; i++)
+        if (tokens[i] < 0 || (uint32_t)tokens[i] >= g->e->n_vocab)
+            return realm_error_set(err, REALM_E_RANGE, "token %zu is %d, the vocabulary has %u", i, tokens[i],
+                                   g->e->n_vocab);
+    if (n_keep > g->max_new || n > g->max_new - n_keep)
+        return realm_error_set(err, REALM_E_RANGE, "%u tokens and %zu more, at most %u are generated", n_keep, n,
+                               g->max_new);
+    return REALM_OK;
+}
+
+realm_status realm_generation_rewind(realm_generation *g, uint32_t n_keep, const realm_token *tokens, size_t n,
+                                     realm_error *err) {
+    realm_status s = check_rewind(g, n_keep, tokens, n, err);
+    if (s != REALM_OK) return s;
+    realm_mutex_lock(&g->mu);
+    if (n_keep < g->n_confirmed || n_keep > g->n_published)
+        s = realm_error_set(err, REALM_E_RANGE, "rewind to %u, between %u and %u it can be", n_keep, g->n_confirmed,
+                            g->n_published);
+    else if (g->final || atomic_load_explicit(&g->cancel, memory_order_relaxed))
+        s = realm_error_set(err, REALM_E_CLOSED, "the generation has ended");
+    realm_token *forced = g->forced;
+    if (s == REALM_OK && n > 0) {
+        forced = realm_realloc_array(g->forced, g->n_forced + n, sizeof *forced);
+        if (!forced) s = realm_error_set(err, REALM_E_NOMEM, "no memory for %zu tokens", n);
+    }
+    if (s == REALM_OK) {
+        if (n > 0) memcpy(forced + g->n_forced, tokens, n * sizeof *forced);
+        g->forced = forced;
+        drop_events(g, n_keep);
+        if (!g->rewinding) g->rewind_keep = n_keep; /* else it is where the tokens forced before end */
+        g->rewinding = true;
+        g->n_forced += (uint32_t)n;
+        g->n_published = g->n_confirmed = n_keep + (uint32_t)n;
+        g->end_pushed = g->paused = false;
+    }
+    realm_mutex_unlock(&g->mu);
+    if (s == REALM_OK) realm_engine_wake(g->e);
+    return s;
+}
+
 /* ---- the engine's side ------------------------------------------------------------------------------------------ */
 
 uint32_t realm_generation_room(realm_generation *g) {
@@ -318,6 +475,8 @@ uint32_t realm_generation_room(realm_generation *g) {
     uint32_t kept = g->prompt_logprobs && g->prompt_events == 0 ? 2 : 1;
     if (g->n_events + kept < g->cap_events && g->text.len + g->text_step_max <= g->text.max)
         room = g->cap_events - g->n_events - kept;
+    if (g->n_rows > 0) room = 1;
+    if (g->run_ahead > 0 && realm_generation_length(g) >= g->n_confirmed + g->run_ahead) room = 0;
     if (g->released) room = g->cap_events; /* nobody reads; the cancel flag is on its way */
     if (room == 0) g->paused = true;
     realm_mutex_unlock(&g->mu);
@@ -349,7 +508,25 @@ static size_t partial_stop(const realm_generation *g, const char *text, size_t l
 void realm_generation_finish(realm_generation *g, realm_finish finish, realm_status status, const char *text) {
     g->finish = finish;
     g->status = status;
-    snprintf(g->status_text, sizeof g->status_text, "%s", text ? text : "");
+    snprintf(g->status_text, sizeof g->status_text, "%.*s", (int)sizeof g->status_text - 1, text ? text : "");
+}
+
+/* Takes one token's text in and decides how much of what is held can be shown; STOP when a stop string is complete. */
+static void push_text(realm_generation *g, realm_token id) {
+    if (realm_detok_push(&g->detok, id, &g->held) != REALM_OK) {
+        realm_generation_finish(g, REALM_FINISH_ERROR, REALM_E_INTERNAL, "a token's text exceeds its bound");
+        return;
+    }
+    size_t len = g->held.len - g->carry;
+    const char *text = len > 0 ? g->held.data + g->carry : "";
+    size_t stop = g->n_stop > 0 ? find_stop(g, text, len) : len;
+    if (stop < len) {
+        g->held.len = g->shown = g->carry + stop;
+        g->detok.n_held = 0;
+        realm_generation_finish(g, REALM_FINISH_STOP, REALM_OK, NULL);
+        return;
+    }
+    g->shown = g->carry + (g->n_stop > 0 ? len - partial_stop(g, text, len) : len);
 }
 
 void realm_generation_accept(realm_generation *g, realm_token id) {
@@ -359,22 +536,110 @@ void realm_generation_accept(realm_generation *g, realm_token id) {
         realm_generation_finish(g, REALM_FINISH_STOP, REALM_OK, NULL);
         return;
     }
-    g->tokens[g->n_tokens++] = id;
+    g->s->tokens[g->s->n_tokens++] = id;
     g->token_shown = true;
-    if (realm_detok_push(&g->detok, id, &g->held) != REALM_OK) {
-        realm_generation_finish(g, REALM_FINISH_ERROR, REALM_E_INTERNAL, "a token's text exceeds its bound");
-        return;
-    }
-    size_t len = g->held.len, stop = g->n_stop > 0 ? find_stop(g, g->held.data, len) : len;
-    if (stop < len) {
-        g->held.len = g->shown = stop;
-        g->detok.n_held = 0;
+    push_text(g, id);
+    if (g->finish == REALM_FINISH_NONE && realm_chain_must_end(g->chain))
         realm_generation_finish(g, REALM_FINISH_STOP, REALM_OK, NULL);
-        return;
-    }
-    g->shown = g->n_stop > 0 ? len - partial_stop(g, g->held.data, len) : len;
-    if (g->n_new == g->max_new) realm_generation_finish(g, REALM_FINISH_LENGTH, REALM_OK, NULL);
+    if (g->finish == REALM_FINISH_NONE && realm_generation_length(g) == g->max_new)
+        realm_generation_finish(g, REALM_FINISH_LENGTH, REALM_OK, NULL);
 }
+
+/* ---- rewinding --------------------------------------------------------------------------------------------------- */
+
+static void consume_held(realm_generation *g, size_t n) {
+    realm_buf_consume(&g->held, n);
+    g->carry = g->carry > n ? g->carry - n : 0;
+    g->shown = 0;
+}
+
+/* The text's state after the first n generated tokens, which lie behind `base`. */
+static void replay_text(realm_generation *g, uint32_t n) {
+    const realm_text_mark *base = g->base;
+    g->detok = base->detok;
+    g->carry = base->carry;
+    realm_buf_reset(&g->held);
+    if (base->held.len > 0 && realm_buf_append(&g->held, base->held.data, base->held.len) != REALM_OK)
+        realm_generation_finish(g, REALM_FINISH_ERROR, REALM_E_INTERNAL, "a token's text exceeds its bound");
+    for (uint32_t i = base->n; i < n && g->finish == REALM_FINISH_NONE; i++) {
+        push_text(g, g->s->tokens[g->n_prompt + i]);
+        consume_held(g, g->shown); /* it was shown before */
+    }
+}
+
+/* A forced token has no event: of its text only what may be the start of a stop string stays. What was held before it
+ * and can no longer be one is carried to the next event; `*own` of the held bytes are such. */
+static void force_text(realm_generation *g, realm_token id, size_t *own) {
+    push_text(g, id);
+    if (*own > g->held.len) *own = g->held.len;
+    if (g->shown > *own) {
+        memmove(g->held.data + *own, g->held.data + g->shown, g->held.len - g->shown);
+        g->held.len -= g->shown - *own;
+        g->carry = *own;
+    }
+    g->shown = 0;
+}
+
+/* The tokens that were drawn since, an end token too, are forgotten, the forced ones seen. */
+static void rewind_chain(realm_generation *g, uint32_t n_keep, const realm_token *forced, uint32_t n_forced) {
+    realm_error err = {0};
+    realm_status s = realm_chain_rewind(g->chain, g->chain->n_tail - g->chain_tail - n_keep, &err);
+    if (s == REALM_OK && n_forced > 0) s = realm_chain_accept(g->chain, forced, n_forced, false, &err);
+    if (s != REALM_OK) realm_generation_finish(g, REALM_FINISH_ERROR, s, err.text);
+}
+
+static void mark_base(realm_generation *g) {
+    realm_text_mark *base = g->base;
+    base->n = realm_generation_length(g);
+    base->detok = g->detok;
+    base->carry = g->carry;
+    realm_buf_reset(&base->held);
+    if (g->held.len > 0 && realm_buf_append(&base->held, g->held.data, g->held.len) != REALM_OK)
+        realm_generation_finish(g, REALM_FINISH_ERROR, REALM_E_INTERNAL, "a token's text exceeds its bound");
+}
+
+bool realm_generation_settles(realm_generation *g) {
+    if (g->run_ahead == 0 || g->finish == REALM_FINISH_CANCELLED || g->finish == REALM_FINISH_ERROR) return true;
+    realm_mutex_lock(&g->mu);
+    bool settled = g->released || (!g->rewinding && g->n_confirmed >= realm_generation_length(g));
+    if (settled) g->final = true;
+    realm_mutex_unlock(&g->mu);
+    return settled;
+}
+
+bool realm_generation_apply_rewind(realm_generation *g) {
+    if (g->run_ahead == 0) return false;
+    realm_mutex_lock(&g->mu);
+    bool wanted = g->rewinding;
+    realm_token *forced = g->forced;
+    uint32_t n_keep = g->rewind_keep, n_forced = g->n_forced;
+    g->forced = NULL;
+    g->n_forced = 0;
+    g->rewinding = false;
+    realm_mutex_unlock(&g->mu);
+    if (!wanted) return false;
+
+    g->finish = REALM_FINISH_NONE;
+    g->end_id = -1;
+    realm_seq_truncate(&g->e->pool, g->s, g->n_prompt + n_keep);
+    replay_text(g, n_keep);
+    rewind_chain(g, n_keep, forced, n_forced);
+    size_t own = g->held.len;
+    for (uint32_t i = 0; i < n_forced; i++) {
+        g->s->tokens[g->s->n_tokens++] = forced[i];
+        if (g->finish == REALM_FINISH_NONE) force_text(g, forced[i], &own);
+    }
+    mark_base(g);
+    g->prompt_charged += n_forced;
+    g->account->delta.prompt += n_forced;
+    if (g->finish == REALM_FINISH_NONE && realm_generation_length(g) == g->max_new)
+        realm_generation_finish(g, REALM_FINISH_LENGTH, REALM_OK, NULL);
+    realm_free(forced);
+    return true;
+}
+
+/* ---- publication --------------------------------------------------------------------------------------------------
+ */
 
 /* Moves the first n held bytes to the pending text; both were made large enough at submit. */
 static void show(realm_generation *g, realm_event *ev, size_t n) {
@@ -382,7 +647,7 @@ static void show(realm_generation *g, realm_event *ev, size_t n) {
     ev->text_len = (uint32_t)n;
     if (n == 0) return;
     if (realm_buf_append(&g->text, g->held.data, n) != REALM_OK) ev->text_len = 0;
-    realm_buf_consume(&g->held, n);
+    consume_held(g, n);
 }
 
 static void add_event(realm_generation *g, const realm_event *ev, const realm_sample_job *job) {
@@ -397,7 +662,7 @@ static void add_event(realm_generation *g, const realm_event *ev, const realm_sa
 
 static void add_step_events(realm_generation *g) {
     if (g->prompt_logprobs && g->step_rows > 0 && g->prompt_events == 0) {
-        add_event(g, &(realm_event){.kind = REALM_EVENT_PROMPT, .id = g->tokens[0], .logprob = NAN}, NULL);
+        add_event(g, &(realm_event){.kind = REALM_EVENT_PROMPT, .id = g->s->tokens[0], .logprob = NAN}, NULL);
         g->prompt_events = 1;
     }
     for (uint32_t i = 0; i < g->n_jobs; i++) {
@@ -411,23 +676,30 @@ static void add_step_events(realm_generation *g) {
             if (g->logprobs) ev.logprob = job->id_logprob;
             show(g, &ev, g->shown);
             add_event(g, &ev, g->logprobs ? job : NULL);
+            g->n_published++;
         }
     }
 }
 
+/* Under g->mu. */
+static void add_end_event(realm_generation *g) {
+    realm_event ev = {.kind = REALM_EVENT_END, .finish = g->finish, .id = g->end_id};
+    if (g->n_rows == 0 && realm_detok_finish(&g->detok, &g->held) == REALM_OK) show(g, &ev, g->held.len);
+    add_event(g, &ev, NULL);
+}
+
 void realm_generation_publish(realm_generation *g) {
+    const bool ended = g->state == REALM_GEN_ENDED || g->state == REALM_GEN_PARKED;
     realm_mutex_lock(&g->mu);
     bool was_empty = g->n_events == 0;
-    if (!g->released && !g->end_pushed) {
-        add_step_events(g);
-        if (g->state == REALM_GEN_ENDED) {
-            realm_event ev = {.kind = REALM_EVENT_END, .finish = g->finish, .id = g->end_id};
-            if (realm_detok_finish(&g->detok, &g->held) == REALM_OK) show(g, &ev, g->held.len);
-            add_event(g, &ev, NULL);
-        }
+    if (!g->released && !g->end_pushed && (!g->rewinding || g->state == REALM_GEN_ENDED)) {
+        if (g->n_rows == 0 && !g->rewinding) add_step_events(g);
+        if (ended) add_end_event(g);
     }
-    if (g->state == REALM_GEN_ENDED) g->end_pushed = true;
+    if (ended && !(g->rewinding && g->state == REALM_GEN_PARKED)) g->end_pushed = true;
+    if (g->state == REALM_GEN_ENDED) g->final = true;
     g->counted_prompt = g->prompt_charged;
+    g->counted_cached = g->cached_charged;
     g->counted_new = g->n_new;
     bool call = was_empty && g->n_events > 0 && !g->released && g->on_ready;
     g->in_callback = call;

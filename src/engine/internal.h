@@ -3,15 +3,19 @@
  * Who may touch what (each struct repeats it):
  *
  *   engine->mu   the inbox, everything that other threads count or close (rank ENGINE)
+ *   context->mu  one context's tokens and pages while it is idle, and who makes it busy (rank CONTEXT)
+ *   pool.mu      who holds which page (rank PAGES; pages.h)
  *   g->mu        one generation's pending events and its callback's life (rank LEAF)
- *   the engine's thread alone: all else. Pages, queues, the batch, text that is held back.
+ *   the engine's thread alone: all else. Slots of pages, queues, the batch, text that is held back.
  *
  * A generation's life:
  *
  *      submit --> INBOX --intake--> QUEUED --admit--> RUNNING --end--> ENDED
  *                                     ^                 |  prefill: n_past + 1 < n_tokens; decode: n_past + 1 ==
  * n_tokens
- *                                     +----preempt------+  (its KV is dropped and computed again: same tokens)
+ *                                     +----preempt------+  (its KV leaves the pool, or is computed again: same tokens)
+ *                                     ^                 |
+ *                                     +-rewind- PARKED <+  (run ahead: an end that can still be taken back)
  *
  * RUNNING with `waits_share` set waits for a sibling to finish the common prompt. `end` may come in every state.
  */
@@ -23,53 +27,21 @@
 #include "base/clock.h"
 #include "base/thread.h"
 #include "engine/engine.h"
+#include "engine/pages.h"
 #include "engine/sampling.h"
 
 #define REALM_EVENTS_PENDING 64u         /* events of a generation that its consumer may lag behind */
 #define REALM_EVENTS_PENDING_PROMPT 256u /* the same with prompt_logprobs */
 #define REALM_TEXT_PENDING 4096u         /* bytes of text, besides what one token may add */
 #define REALM_PIECE_BYTES_MAX 65536u     /* longest token text that an engine serves */
-#define REALM_PROMPT_OUT_ROWS 32u        /* rows of a step whose logits only prompt_logprobs wants */
-
-/* ---- pages.c ---------------------------------------------------------------------------------------------------- */
-
-typedef struct realm_page {
-    uint32_t refs;
-    uint64_t last_owner;    /* account id that wrote to it last; 0: never used */
-    realm_account *account; /* charged while refs > 0 */
-} realm_page;
-
-typedef struct realm_page_pool { /* engine's thread */
-    realm_backend *backend;
-    realm_kv *kv;
-    uint64_t page_bytes;
-    uint32_t n, n_free;
-    uint32_t *free_list;
-    realm_page *pages;
-} realm_page_pool;
-
-typedef enum realm_page_result { REALM_PAGE_OK, REALM_PAGE_NONE_FREE, REALM_PAGE_ACCOUNT_LIMIT } realm_page_result;
-
-REALM_WARN_UNUSED realm_status realm_pool_init(realm_page_pool *p, realm_backend *b, realm_kv *kv, uint32_t n_pages,
-                                               realm_error *err);
-void realm_pool_release(realm_page_pool *p);
-/* A page for the account's own use, zeroed if another account wrote to it before. */
-realm_page_result realm_page_take(realm_page_pool *p, realm_account *a, uint32_t *page);
-void realm_page_ref(realm_page_pool *p, uint32_t page);
-void realm_page_unref(realm_page_pool *p, uint32_t page);
-/* Makes *page writable by one holder: a shared page is copied (copy on write). */
-realm_page_result realm_page_own(realm_page_pool *p, realm_account *a, uint32_t *page);
-static inline uint32_t realm_pages_for(uint64_t n_tokens) {
-    return (uint32_t)((n_tokens + REALM_KV_PAGE_TOKENS - 1) / REALM_KV_PAGE_TOKENS);
-}
+#define REALM_EXTRA_OUT_ROWS 64u         /* rows of a step whose logits are wanted beside each generation's last */
+#define REALM_FEW_ROWS 64u               /* a forward pass of so many tokens at most is served like decoding */
 
 /* ---- accounts, account.c ---------------------------------------------------------------------------------------- */
 
 struct realm_account {
     realm_engine *e;
-    uint64_t id; /* never used twice */
-    bool has_secret;
-    uint8_t secret[REALM_CACHE_SECRET_BYTES]; /* keys the prefix cache */
+    realm_page_owner owner;
     /* engine->mu */
     realm_account_limits limits;
     realm_token_counts counts;
@@ -77,7 +49,6 @@ struct realm_account {
     /* engine's thread */
     realm_generation *queue_head, *queue_tail;
     uint32_t n_queued, n_running;
-    uint32_t pages, max_pages; /* held; UINT32_MAX: no limit */
     uint32_t step_rows;
     uint32_t n_ended; /* in this iteration, still in n_generations */
     realm_token_counts delta;
@@ -96,36 +67,82 @@ struct realm_prompt_share {
     uint32_t refs;       /* handle and generations */
     realm_token *prompt; /* of the first generation submitted; then fixed */
     size_t n_prompt;
-    realm_prompt_share *next_dead;
     /* engine's thread */
-    realm_generation *leader;        /* computes the prompt now */
-    uint32_t *pages;                 /* room for the prompt's; allocated with `prompt` */
-    uint32_t n_pages;                /* > 0: the prompt's KV is here */
-    bool counted;                    /* the prompt has been charged */
-    realm_prompt_share *next, *prev; /* of those that hold pages */
+    realm_generation *leader; /* computes the prompt now */
+    realm_page **pages;       /* room for the prompt's; allocated with `prompt` */
+    uint32_t n_pages;         /* > 0: the prompt's KV is here */
+    bool counted;             /* the prompt has been charged */
 };
 
-void realm_share_unref_locked(realm_prompt_share *s);
+void realm_share_unref(realm_prompt_share *s);
 /* Keeps the leader's pages of the prompt. */
 void realm_share_fill(realm_prompt_share *s, const realm_generation *g);
 /* Gives the share's pages to a sibling that has none. */
 void realm_share_fork(realm_prompt_share *s, realm_generation *g);
-void realm_share_drop_pages(realm_prompt_share *s);
-void realm_share_free(realm_prompt_share *s); /* engine's thread, or after it ended */
+
+/* ---- contexts, context.c ----------------------------------------------------------------------------------------- */
+
+struct realm_context {
+    realm_engine *e;
+    realm_account *account;
+    atomic_uint refs;
+    realm_context *next_published; /* engine->mu */
+    realm_mutex mu;
+    /* mu */
+    bool busy;     /* `seq` is the generation's; `shown` says what was there before */
+    realm_seq seq; /* idle: nothing is pinned */
+    realm_context_info shown;
+};
+
+/* Makes the context busy and appends the prompt, with room for what is to be generated; REALM_E_BUSY, REALM_E_RANGE
+ * (nothing to compute, or no room left), REALM_E_NOMEM: it is then as before. */
+REALM_WARN_UNUSED realm_status realm_context_begin(realm_context *c, const realm_generation_params *p,
+                                                   realm_error *err);
+/* Back to idle with n_tokens at most; what is pinned is let go: engine's thread, or before it knew of it. */
+void realm_context_end(realm_context *c, uint32_t n_tokens);
+
+/* ---- logits, logits.c -------------------------------------------------------------------------------------------- */
+
+typedef struct realm_spare_sampler {
+    struct realm_spare_sampler *next;
+    realm_sampler sampler;
+} realm_spare_sampler;
+
+struct realm_logits {
+    realm_engine *e;
+    realm_logits *next;                  /* engine->spare_mu: spare ones */
+    uint32_t cap_rows, n_rows, n_hidden; /* n_hidden: rows of hidden states, 0 or n_rows */
+    float *rows;                         /* (cap_rows, n_vocab) */
+    float *hidden;                       /* (n_hidden, d_model) or NULL */
+};
+/* Rows to be filled in. */
+REALM_WARN_UNUSED realm_logits *realm_logits_new(realm_engine *e, uint32_t n_rows, bool hidden);
+void realm_logits_free_spare(realm_engine *e);
 
 /* ---- generations, generation.c ---------------------------------------------------------------------------------- */
 
-typedef enum realm_gen_state { REALM_GEN_QUEUED, REALM_GEN_RUNNING, REALM_GEN_ENDED } realm_gen_state;
+typedef enum realm_gen_state { REALM_GEN_QUEUED, REALM_GEN_RUNNING, REALM_GEN_PARKED, REALM_GEN_ENDED } realm_gen_state;
+
+typedef struct realm_text_mark { /* the text's state after n generated tokens */
+    uint32_t n;
+    realm_detok detok;
+    realm_buf held;
+    size_t carry;
+} realm_text_mark;
 
 struct realm_generation {
     /* fixed at submit */
     realm_engine *e;
     realm_account *account;
     realm_prompt_share *share;
+    realm_context *context;
     realm_gguf_str stop[REALM_STOP_MAX];
     char *stop_bytes;
     size_t n_stop;
-    uint32_t n_prompt, max_new, n_top;
+    uint32_t n_prompt, max_new,
+        n_top;       /* n_prompt: tokens before the first generated one, those of a context included */
+    uint32_t n_rows; /* forward: rows of logits wanted; 0: a generation */
+    uint32_t run_ahead;
     bool logprobs, prompt_logprobs, ignore_end;
     uint64_t deadline_ns;
     void (*on_ready)(void *user);
@@ -140,26 +157,28 @@ struct realm_generation {
     realm_gen_state state;
     realm_generation *next; /* inbox or account's queue */
     uint64_t seq;           /* order of first admission; 0: not yet */
-    realm_token *tokens;    /* (n_prompt + max_new) */
     realm_chain *chain;     /* a worker's while a step is sampled */
-    uint32_t n_tokens, n_past;
-    uint32_t *pages;
-    uint32_t n_pages;
-    uint32_t n_new; /* tokens sampled, end token included */
+    uint32_t chain_tail;    /* generated tokens in it at submit */
+    realm_seq own;          /* without a context */
+    realm_seq *s;           /* its tokens and pages: `own`, or those of the context until END is published */
+    uint32_t n_new;         /* tokens sampled, end token and those of a rewind included */
+    uint32_t n_charge;      /* prompt tokens to be charged when it is admitted first */
     uint32_t prompt_events;
     bool waits_share, stalled, touched;
     realm_page_result blocked;
     uint64_t stalled_since_ns;
     uint32_t step_rows, first_job, n_jobs;
     bool token_shown; /* this step's sampled token becomes an event */
-    uint32_t prompt_charged;
+    uint32_t prompt_charged, cached_charged;
     realm_detok detok;
     realm_buf held; /* text that may be the start of a stop string; its first `shown` bytes go out with this step */
-    size_t shown;
+    size_t shown, carry; /* carry: leading bytes of `held` that no stop string is looked for in (rewind) */
     realm_finish finish;
     realm_token end_id;
     realm_status status;
     char status_text[160];
+    realm_text_mark *base; /* run ahead: the text's state at the last rewind, or at the start */
+    realm_generation *next_parked;
 
     /* g->mu */
     realm_mutex mu;
@@ -171,8 +190,19 @@ struct realm_generation {
     realm_top_logprob *top; /* (cap_events * n_top) */
     uint32_t n_pending_top;
     bool end_pushed;
+    bool final; /* has ended for good */
     uint32_t counted_prompt, counted_cached, counted_new;
+    uint32_t n_published, n_confirmed; /* generated tokens */
+    bool rewinding;                    /* asked for, and not yet done by the engine */
+    uint32_t rewind_keep;
+    realm_token *forced;
+    uint32_t n_forced;
+    realm_logits *logits;        /* forward; filled in by the engine's thread before END, then to be taken */
+    realm_event small_events[2]; /* forward: all there will be */
 };
+
+/* Tokens generated so far that are part of the sequence. */
+static inline uint32_t realm_generation_length(const realm_generation *g) { return g->s->n_tokens - g->n_prompt; }
 
 void realm_generation_unref(realm_generation *g);
 /* Free event slots for rows of this step, 0 when the reader is too far behind (it will wake the engine). */
@@ -183,6 +213,10 @@ void realm_generation_accept(realm_generation *g, realm_token id);
 void realm_generation_finish(realm_generation *g, realm_finish finish, realm_status status, const char *text);
 /* Publishes this iteration's events and calls back. */
 void realm_generation_publish(realm_generation *g);
+/* Whether its end, just decided, can no longer be taken back. */
+bool realm_generation_settles(realm_generation *g);
+/* Does what a rewind asked for; true when there was one. It may decide an end. */
+bool realm_generation_apply_rewind(realm_generation *g);
 
 /* ---- the engine, engine.c and schedule.c ------------------------------------------------------------------------ */
 
@@ -201,10 +235,10 @@ struct realm_engine {
     /* mu */
     bool wake, shut;
     realm_generation *inbox_head, *inbox_tail;
-    realm_prompt_share *dead_shares;
     uint32_t n_alive; /* generations submitted and not ended */
     uint64_t next_account_id;
-    uint32_t n_accounts, n_shares;
+    uint32_t n_accounts, n_shares, n_contexts;
+    realm_context *published;
     realm_token_counts total;
     realm_engine_stats stats;
 
@@ -213,19 +247,20 @@ struct realm_engine {
     realm_page_pool pool;
     realm_plan *plan;
     uint32_t max_rows, max_out;
-    realm_account **ring; /* accounts with generations, in order of arrival */
+    realm_account *everybody; /* whom published prefixes belong to */
+    realm_account **ring;     /* accounts with generations, in order of arrival */
     uint32_t n_ring, cap_ring, admit_turn, prefill_turn;
     realm_generation **running; /* by seq */
     uint32_t n_running;
     realm_generation **touched; /* to be published */
     uint32_t n_touched;
-    realm_prompt_share *shares_with_pages;
+    realm_generation *parked; /* ended, but the end can be taken back */
     uint64_t next_seq;
     bool progress;                           /* this iteration changed something */
     uint64_t next_wake_ns;                   /* earliest time that needs a look; 0: none */
     double row_ns;                           /* running mean of a step's time per prompt row; 0: unknown */
     uint64_t n_ended, n_cancelled, n_failed; /* in this iteration */
-    uint64_t step_ns, notify_ns; /* of this step; since start */
+    uint64_t step_ns, notify_ns;             /* of this step; since start */
 
     /* the step */
     realm_batch batch;
@@ -238,17 +273,24 @@ struct realm_engine {
     uint32_t n_jobs;
     realm_sampler *samplers;
     uint32_t n_samplers;
+
+    realm_mutex spare_mu; /* LEAF */
+    realm_logits *spare_logits;
+    uint32_t n_spare_logits;
+    realm_spare_sampler *spare_samplers; /* for programs' draws */
 };
 
 void realm_engine_wake(realm_engine *e);
 /* Ends a generation in whatever state; publication follows at the end of the iteration. */
 void realm_engine_end(realm_engine *e, realm_generation *g, realm_finish finish, realm_status status, const char *text);
 void realm_engine_touch(realm_engine *e, realm_generation *g);
+/* Its end was decided (g->finish): out of everything, or parked while that can be taken back. */
+void realm_engine_finished(realm_engine *e, realm_generation *g);
+void realm_engine_retire(realm_engine *e, realm_generation *g);
 
 /* schedule.c */
 void realm_schedule_enqueue(realm_engine *e, realm_generation *g, bool front);
 void realm_schedule_unlink(realm_engine *e, realm_generation *g); /* from queue or running */
-void realm_schedule_drop_pages(realm_engine *e, realm_generation *g);
 void realm_schedule_sweep(realm_engine *e, uint64_t now_ns);
 void realm_schedule_admit(realm_engine *e, uint64_t now_ns);
 /* Fills e->batch and e->jobs; no rows when nothing can run now. */

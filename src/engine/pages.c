@@ -1,70 +1,422 @@
-/* engine/pages.c - who holds which page of the KV pool.
+/* engine/pages.c - who holds which page, and which page has a slot of the pool.
  *
- *      free --take--> held by one --ref (fork)--> shared --own by a writer--> copy held by one
- *        ^              |                           |
- *        +---unref------+-------------unref---------+
+ * A page is charged to its owner while somebody holds it and it is in the pool; holders of a shared page belong to the
+ * same owner (or the page is public and charged to nobody), so it is counted once. Content that moves, to make room
+ * or to come back, moves on the engine's thread with the lock free: the page is marked `moving`, no list has it
+ * meanwhile, and whoever lets go of it last leaves the rest to the mover.
  *
- * A page is charged to one account while anybody holds it; holders of a shared page belong to the same account, so it
- * is counted once. A page that another account wrote to is overwritten with zeros before it is handed out, so that
- * nothing of one tenant is ever readable by another's kernels, whatever their bugs. The free list is a stack: a page
- * tends to go back to who had it, which saves that work.
+ * A slot that another owner's content was in is overwritten with zeros before it is handed out, so that nothing of one
+ * tenant is ever readable by another's kernels, whatever their bugs. The free slots are a stack: one tends to go back
+ * to who had it, which saves that work.
+ *
+ * To make room, cached pages go first (they cost at most a computation that the request would have had to pay without
+ * the cache), then idle ones are suspended. An owner at its limit gives up its own and nobody else's.
  */
 #include <assert.h>
+#include <string.h>
 
 #include "base/alloc.h"
-#include "engine/internal.h"
+#include "base/clock.h"
+#include "engine/pages.h"
+
+#define SLAB_PAGES 256u
+
+struct realm_page_slab {
+    realm_page_slab *next;
+    realm_page pages[SLAB_PAGES];
+};
+
+/* ---- lists; all under the lock ----------------------------------------------------------------------------------- */
+
+static void list_add(realm_page_list *l, realm_page *p, int k) {
+    p->link[k].next = NULL;
+    p->link[k].prev = l->tail;
+    if (l->tail)
+        l->tail->link[k].next = p;
+    else
+        l->head = p;
+    l->tail = p;
+    l->n++;
+}
+
+static void list_remove(realm_page_list *l, realm_page *p, int k) {
+    if (p->link[k].prev)
+        p->link[k].prev->link[k].next = p->link[k].next;
+    else
+        l->head = p->link[k].next;
+    if (p->link[k].next)
+        p->link[k].next->link[k].prev = p->link[k].prev;
+    else
+        l->tail = p->link[k].prev;
+    l->n--;
+}
+
+static void set_state(realm_page_pool *p, realm_page *g, realm_page_state state) {
+    if (g->state == state) return;
+    if (g->state == REALM_PAGE_IDLE) {
+        list_remove(&p->idle, g, 0);
+        list_remove(&g->owner->idle, g, 1);
+    } else if (g->state == REALM_PAGE_CACHED) {
+        list_remove(&p->cached, g, 0);
+        list_remove(&g->owner->cached, g, 1);
+    }
+    g->state = state;
+    if (state == REALM_PAGE_IDLE) {
+        list_add(&p->idle, g, 0);
+        list_add(&g->owner->idle, g, 1);
+    } else if (state == REALM_PAGE_CACHED) {
+        list_add(&p->cached, g, 0);
+        list_add(&g->owner->cached, g, 1);
+    }
+}
+
+/* Puts a page into the list where it belongs. */
+static void relist(realm_page_pool *p, realm_page *g) {
+    realm_page_state state = REALM_PAGE_UNLISTED;
+    if (g->place == REALM_PAGE_IN_POOL && g->pins == 0 && !g->moving)
+        state = g->refs == 0 ? REALM_PAGE_CACHED : g->owner->is_public ? REALM_PAGE_UNLISTED : REALM_PAGE_IDLE;
+    set_state(p, g, state);
+}
+
+static realm_page *page_new(realm_page_pool *p) {
+    if (!p->free_pages) {
+        realm_page_slab *slab = realm_calloc(1, sizeof *slab);
+        if (!slab) return NULL;
+        slab->next = p->slabs;
+        p->slabs = slab;
+        for (uint32_t i = 0; i < SLAB_PAGES; i++) {
+            slab->pages[i].link[0].next = p->free_pages;
+            p->free_pages = &slab->pages[i];
+        }
+    }
+    realm_page *g = p->free_pages;
+    p->free_pages = g->link[0].next;
+    return g;
+}
+
+/* A page that nobody holds. */
+static void page_free(realm_page_pool *p, realm_page *g, void **garbage) {
+    assert(g->refs == 0 && g->pins == 0 && !g->moving);
+    set_state(p, g, REALM_PAGE_UNLISTED);
+    if (g->findable) realm_page_hide(p, g);
+    if (g->place == REALM_PAGE_IN_POOL)
+        p->free_slots[p->n_free++] = g->slot;
+    else
+        realm_spill_free(&p->spill, &g->spilled, garbage);
+    memset(g, 0, sizeof *g);
+    g->link[0].next = p->free_pages;
+    p->free_pages = g;
+}
+
+void realm_page_ref_locked(realm_page_pool *p, realm_page *g) {
+    if (g->refs++ > 0) return;
+    g->owner->held++; /* it was cached, so it is in the pool */
+    relist(p, g);
+}
+
+static void unref(realm_page_pool *p, realm_page *g, void **garbage) {
+    assert(g->refs > 0);
+    if (--g->refs > 0) return;
+    if (g->place == REALM_PAGE_IN_POOL) {
+        g->owner->held--;
+    } else if (g->place != REALM_PAGE_LOST) {
+        g->owner->suspended--;
+        p->n_suspended--;
+    }
+    if (g->moving) { /* the mover frees it; the owner may be gone by then */
+        if (g->findable) realm_page_hide(p, g);
+        return;
+    }
+    if (g->place == REALM_PAGE_IN_POOL && g->findable)
+        relist(p, g);
+    else
+        page_free(p, g, garbage);
+}
+
+static void unpin(realm_page_pool *p, realm_page *g) {
+    assert(g->pins > 0);
+    if (--g->pins > 0) return;
+    g->owner->pinned--;
+    relist(p, g);
+}
+
+static void pin(realm_page_pool *p, realm_page *g) {
+    if (g->pins++ > 0) return;
+    g->owner->pinned++;
+    relist(p, g);
+}
+
+/* ---- making room; the engine's thread, under the lock, which is given up while content moves ----------------------
+ */
+
+static void note_move(realm_page_pool *p, uint64_t start_ns) {
+    double took = (double)(realm_clock_ns() - start_ns);
+    p->move_ns = p->move_ns > 0 ? 0.75 * p->move_ns + 0.25 * took : took;
+}
+
+static void suspend(realm_page_pool *p, realm_page *g) {
+    realm_spilled to;
+    void *garbage = NULL;
+    g->moving = true;
+    relist(p, g);
+    realm_spill_reserve(&p->spill, &to);
+    bool stored = to.place != REALM_PAGE_LOST;
+    if (stored) {
+        realm_mutex_unlock(&p->mu);
+        uint64_t start = realm_clock_ns();
+        stored = realm_spill_store(&p->spill, &to, p->backend, p->kv, g->slot);
+        note_move(p, start);
+        realm_mutex_lock(&p->mu);
+    }
+    g->moving = false;
+    if (!stored || g->refs == 0) realm_spill_free(&p->spill, &to, &garbage);
+    if (g->refs == 0) { /* let go meanwhile */
+        page_free(p, g, &garbage);
+    } else {
+        p->free_slots[p->n_free++] = g->slot;
+        g->owner->held--;
+        g->spilled = to;
+        g->place = to.place;
+        if (g->place == REALM_PAGE_LOST) {
+            if (g->findable) realm_page_hide(p, g);
+            p->dropped++;
+        } else {
+            g->owner->suspended++;
+            p->n_suspended++;
+            p->suspends++;
+        }
+    }
+    realm_spill_collect(garbage);
+}
+
+static void evict(realm_page_pool *p, realm_page *g) {
+    void *none = NULL; /* it is in the pool */
+    if (g->refs > 0)
+        suspend(p, g);
+    else
+        page_free(p, g, &none);
+}
+
+static realm_page_result make_room(realm_page_pool *p, realm_page_owner *o) {
+    for (;;) {
+        realm_page *victim;
+        if (o->max != UINT32_MAX && o->held + o->cached.n >= o->max) {
+            victim = o->cached.head ? o->cached.head : o->idle.head;
+            if (!victim) return REALM_PAGE_OWNER_LIMIT;
+        } else if (p->n_free == 0) {
+            victim = p->cached.head ? p->cached.head : p->idle.head;
+            if (!victim) return REALM_PAGE_NONE_FREE;
+        } else {
+            return REALM_PAGE_OK;
+        }
+        evict(p, victim);
+    }
+}
+
+realm_page_result realm_page_take(realm_page_pool *p, realm_page_owner *o, realm_page **page) {
+    realm_mutex_lock(&p->mu);
+    realm_page_result r = make_room(p, o);
+    realm_page *g = r == REALM_PAGE_OK ? page_new(p) : NULL;
+    if (!g) {
+        realm_mutex_unlock(&p->mu);
+        return r == REALM_PAGE_OK ? REALM_PAGE_NONE_FREE : r;
+    }
+    uint32_t slot = p->free_slots[--p->n_free];
+    const bool foreign = p->slot_owner[slot] != 0 && p->slot_owner[slot] != o->id;
+    p->slot_owner[slot] = o->id;
+    *g = (realm_page){.refs = 1, .pins = 1, .place = REALM_PAGE_IN_POOL, .slot = slot, .owner = o};
+    o->held++;
+    o->pinned++;
+    realm_mutex_unlock(&p->mu);
+    if (foreign) p->backend->v->kv_zero_page(p->backend, p->kv, slot);
+    *page = g;
+    return REALM_PAGE_OK;
+}
+
+/* Back into the pool. The caller holds the page, so nobody frees it meanwhile. */
+static realm_page_result resume(realm_page_pool *p, realm_page *g) {
+    void *garbage = NULL;
+    realm_page_result r = make_room(p, g->owner);
+    if (r != REALM_PAGE_OK) return r;
+    uint32_t slot = p->free_slots[--p->n_free];
+    p->slot_owner[slot] = g->owner->id;
+    g->moving = true;
+    realm_mutex_unlock(&p->mu);
+    uint64_t start = realm_clock_ns();
+    bool good = realm_spill_load(&p->spill, &g->spilled, p->backend, p->kv, slot);
+    note_move(p, start);
+    realm_mutex_lock(&p->mu);
+    g->moving = false;
+    g->owner->suspended--;
+    p->n_suspended--;
+    realm_spill_free(&p->spill, &g->spilled, &garbage);
+    if (good) {
+        g->place = REALM_PAGE_IN_POOL;
+        g->slot = slot;
+        g->owner->held++;
+        p->resumes++;
+    } else {
+        p->free_slots[p->n_free++] = slot;
+        g->place = REALM_PAGE_LOST;
+        if (g->findable) realm_page_hide(p, g);
+        p->dropped++;
+        r = REALM_PAGE_IS_LOST;
+    }
+    realm_spill_collect(garbage);
+    return r;
+}
+
+realm_page_result realm_page_pin(realm_page_pool *p, realm_page *g) {
+    realm_page_result r = REALM_PAGE_OK;
+    realm_mutex_lock(&p->mu);
+    if (g->place == REALM_PAGE_LOST)
+        r = REALM_PAGE_IS_LOST;
+    else if (g->place != REALM_PAGE_IN_POOL)
+        r = resume(p, g);
+    if (r == REALM_PAGE_OK) pin(p, g);
+    realm_mutex_unlock(&p->mu);
+    return r;
+}
+
+realm_page_result realm_page_own(realm_page_pool *p, realm_page_owner *o, realm_page **page) {
+    realm_page *g = *page, *copy;
+    realm_mutex_lock(&p->mu);
+    bool alone = g->refs == 1;
+    if (alone) {
+        if (g->findable) realm_page_hide(p, g);
+        g->has_key = false;
+    }
+    realm_mutex_unlock(&p->mu);
+    if (alone) return REALM_PAGE_OK;
+    realm_page_result r = realm_page_take(p, o, &copy);
+    if (r != REALM_PAGE_OK) return r;
+    p->backend->v->kv_copy_page(p->backend, p->kv, copy->slot, g->slot);
+    void *garbage = NULL;
+    realm_mutex_lock(&p->mu);
+    unpin(p, g);
+    unref(p, g, &garbage);
+    realm_mutex_unlock(&p->mu);
+    realm_spill_collect(garbage);
+    *page = copy;
+    return REALM_PAGE_OK;
+}
+
+bool realm_page_is_shared(realm_page_pool *p, const realm_page *g) {
+    realm_mutex_lock(&p->mu);
+    bool shared = g->refs > 1 || g->has_key;
+    realm_mutex_unlock(&p->mu);
+    return shared;
+}
+
+void realm_pages_ref(realm_page_pool *p, realm_page *const *pages, uint32_t n) {
+    realm_mutex_lock(&p->mu);
+    for (uint32_t i = 0; i < n; i++) realm_page_ref_locked(p, pages[i]);
+    realm_mutex_unlock(&p->mu);
+}
+
+void realm_pages_unref(realm_page_pool *p, realm_page *const *pages, uint32_t n) {
+    void *garbage = NULL;
+    realm_mutex_lock(&p->mu);
+    for (uint32_t i = n; i-- > 0;) unref(p, pages[i], &garbage); /* a chain's end is used up first */
+    realm_mutex_unlock(&p->mu);
+    realm_spill_collect(garbage);
+}
+
+/* ---- sequences' part of it ----------------------------------------------------------------------------------------
+ */
+
+void realm_seq_unpin(realm_page_pool *p, realm_seq *s) {
+    realm_mutex_lock(&p->mu);
+    for (uint32_t i = s->n_pages; i-- > 0;) {
+        if (s->slots[i] == REALM_SLOT_NONE) continue;
+        unpin(p, s->pages[i]);
+        s->slots[i] = REALM_SLOT_NONE;
+        s->n_unpinned++;
+    }
+    realm_mutex_unlock(&p->mu);
+}
+
+void realm_seq_keep_pages(realm_page_pool *p, realm_seq *s, uint32_t n) {
+    void *garbage = NULL;
+    if (s->n_pages > n) {
+        realm_mutex_lock(&p->mu);
+        for (uint32_t i = s->n_pages; i-- > n;) {
+            if (s->slots[i] != REALM_SLOT_NONE)
+                unpin(p, s->pages[i]);
+            else
+                s->n_unpinned--;
+            unref(p, s->pages[i], &garbage);
+        }
+        realm_mutex_unlock(&p->mu);
+        s->n_pages = n;
+        realm_spill_collect(garbage);
+    }
+    if (s->n_past > (uint64_t)s->n_pages * REALM_KV_PAGE_TOKENS) s->n_past = s->n_pages * REALM_KV_PAGE_TOKENS;
+}
+
+void realm_seq_pin_present(realm_page_pool *p, realm_seq *s) {
+    realm_mutex_lock(&p->mu);
+    for (uint32_t i = 0; i < s->n_pages; i++) {
+        if (s->slots[i] != REALM_SLOT_NONE || s->pages[i]->place != REALM_PAGE_IN_POOL) continue;
+        pin(p, s->pages[i]);
+        s->slots[i] = s->pages[i]->slot;
+        s->n_unpinned--;
+    }
+    realm_mutex_unlock(&p->mu);
+}
+
+uint32_t realm_seq_pages_wanted(realm_page_pool *p, const realm_seq *s, uint64_t n_tokens) {
+    uint32_t want = realm_pages_for(n_tokens);
+    if (s->n_unpinned == 0) return want > s->n_pages ? want - s->n_pages : 0;
+    realm_mutex_lock(&p->mu);
+    uint32_t pinned = 0;
+    for (uint32_t i = 0; i < s->n_pages; i++) pinned += s->pages[i]->pins > 0;
+    realm_mutex_unlock(&p->mu);
+    return want > pinned ? want - pinned : 0;
+}
+
+/* ---- the pool ---------------------------------------------------------------------------------------------------- */
 
 realm_status realm_pool_init(realm_page_pool *p, realm_backend *b, realm_kv *kv, uint32_t n_pages, realm_error *err) {
-    *p = (realm_page_pool){.backend = b, .kv = kv, .n = n_pages, .n_free = n_pages};
+    *p = (realm_page_pool){.backend = b, .kv = kv, .n = n_pages, .n_free = n_pages, .spill = {.fd = -1}};
+    realm_mutex_init(&p->mu, REALM_RANK_PAGES);
     p->page_bytes = b->v->kv_page_bytes(kv);
-    p->free_list = realm_calloc(n_pages, sizeof *p->free_list);
-    p->pages = realm_calloc(n_pages, sizeof *p->pages);
-    if (!p->free_list || !p->pages) {
-        realm_pool_release(p);
+    p->table_mask = 63;
+    while (p->table_mask < n_pages) p->table_mask = 2 * p->table_mask + 1;
+    p->free_slots = realm_calloc(n_pages, sizeof *p->free_slots);
+    p->slot_owner = realm_calloc(n_pages, sizeof *p->slot_owner);
+    p->table = realm_calloc((size_t)p->table_mask + 1, sizeof(realm_page *));
+    if (!p->free_slots || !p->slot_owner || !p->table)
         return realm_error_set(err, REALM_E_NOMEM, "no memory for a table of %u KV pages", n_pages);
-    }
-    for (uint32_t i = 0; i < n_pages; i++) p->free_list[i] = n_pages - 1 - i; /* page 0 on top */
+    for (uint32_t i = 0; i < n_pages; i++) p->free_slots[i] = n_pages - 1 - i; /* slot 0 on top */
     return REALM_OK;
 }
 
 void realm_pool_release(realm_page_pool *p) {
-    realm_free(p->free_list);
-    realm_free(p->pages);
-    p->free_list = NULL;
-    p->pages = NULL;
+    if (!p->kv) return;
+    realm_spill_release(&p->spill);
+    for (realm_page_slab *s = p->slabs, *next; s; s = next) {
+        next = s->next;
+        realm_free(s);
+    }
+    realm_free(p->table);
+    realm_free(p->slot_owner);
+    realm_free(p->free_slots);
+    p->backend->v->kv_close(p->backend, p->kv);
+    realm_mutex_destroy(&p->mu);
+    *p = (realm_page_pool){0};
 }
 
-realm_page_result realm_page_take(realm_page_pool *p, realm_account *a, uint32_t *page) {
-    if (a->pages >= a->max_pages) return REALM_PAGE_ACCOUNT_LIMIT;
-    if (p->n_free == 0) return REALM_PAGE_NONE_FREE;
-    uint32_t id = p->free_list[--p->n_free];
-    realm_page *g = &p->pages[id];
-    assert(g->refs == 0);
-    if (g->last_owner != 0 && g->last_owner != a->id) p->backend->v->kv_zero_page(p->backend, p->kv, id);
-    *g = (realm_page){.refs = 1, .last_owner = a->id, .account = a};
-    a->pages++;
-    *page = id;
-    return REALM_PAGE_OK;
+void realm_pool_forget(realm_page_pool *p, realm_page_owner *o) {
+    void *none = NULL;
+    realm_mutex_lock(&p->mu);
+    while (o->cached.head) page_free(p, o->cached.head, &none);
+    realm_mutex_unlock(&p->mu);
 }
 
-void realm_page_ref(realm_page_pool *p, uint32_t page) { p->pages[page].refs++; }
-
-void realm_page_unref(realm_page_pool *p, uint32_t page) {
-    realm_page *g = &p->pages[page];
-    assert(g->refs > 0);
-    if (--g->refs > 0) return;
-    g->account->pages--;
-    g->account = NULL;
-    p->free_list[p->n_free++] = page;
-}
-
-realm_page_result realm_page_own(realm_page_pool *p, realm_account *a, uint32_t *page) {
-    if (p->pages[*page].refs == 1) return REALM_PAGE_OK;
-    uint32_t copy;
-    realm_page_result r = realm_page_take(p, a, &copy);
-    if (r != REALM_PAGE_OK) return r;
-    p->backend->v->kv_copy_page(p->backend, p->kv, copy, *page);
-    realm_page_unref(p, *page);
-    *page = copy;
-    return REALM_PAGE_OK;
+uint32_t realm_pool_available(realm_page_pool *p) {
+    realm_mutex_lock(&p->mu);
+    uint32_t n = p->n_free + p->cached.n + p->idle.n;
+    realm_mutex_unlock(&p->mu);
+    return n;
 }

@@ -102,6 +102,8 @@ typedef struct realm_sample_job {
     realm_token target;  /* >= 0: draw nothing, say this token's log-probability (prompt_logprobs) */
     bool logprob;
     uint32_t n_top;
+    float *copy_to; /* forward pass: draw nothing, copy the row */
+    uint32_t row;   /* of the batch */
     /* results */
     realm_status status; /* REALM_E_FORMAT: no finite logit to choose; else what a stage failed with */
     realm_error error;

@@ -10,13 +10,18 @@
  * While others decode, the prompt part is also held to about STALL_NS of work, by the measured time per row, so that a
  * long prompt does not show as a pause in everybody's text.
  *
- * Pages. A generation takes pages as its tokens need them. One that cannot have a page waits for its turn, younger ones
- * get none before it does. When nothing of the scope (the pool, or the account that is at its limit) can run, `relieve`
- * makes room: kept prompts of shares first, then the youngest holder is preempted: its pages are dropped, it goes to
- * the front of its account's queue, and when it comes back its tokens, prompt and generated, are computed again as a
- * prompt. Rows do not depend on how they are batched, so its text goes on as if nothing had happened, and nothing is
- * charged twice. A generation that alone fills its account's kv_tokens ends there with LENGTH. The oldest always
- * finishes, so there is progress.
+ *              tokens of small forward passes count as decoding: a program in the loop waits for each
+ *
+ * Pages. A generation takes pages as its tokens need them; those of a context, a share or the prefix cache are pinned,
+ * and brought back into the pool where they had left it, before it runs (`settle`); where one is lost it computes from
+ * there again. Taking makes room by itself as long as there are pages on which nobody runs (pages.c). One that cannot
+ * have a page waits for its turn, younger ones get none before it does. When nothing of the scope (the pool, or the
+ * account that is at its limit) can run, `relieve` makes room: the youngest holder is preempted and goes to the front
+ * of its account's queue. Its pages become idle, so that they are suspended if the room is needed, or are let go,
+ * whichever costs less by what was measured; then its tokens, prompt and generated, are computed again as a prompt.
+ * Rows do not depend on how they are batched, so its text goes on as if nothing had happened, and nothing is charged
+ * twice. A generation that alone fills its account's kv_tokens ends there with LENGTH. The oldest always finishes, so
+ * there is progress.
  *
  * Slow readers. A generation without room for events is stalled: it keeps its place, but when others wait for places or
  * pages and it has been stalled for STALL_GRACE_NS, it is preempted too and not admitted before it has been read.
@@ -28,6 +33,7 @@
 #define STALL_NS (50 * REALM_NS_PER_MS)
 #define STALL_MIN_ROWS 32u
 #define STALL_GRACE_NS (250 * REALM_NS_PER_MS)
+#define RESUME_NS (10 * REALM_NS_PER_MS) /* pages are brought back for about so long before the others' next step */
 
 /* ---- lists ------------------------------------------------------------------------------------------------------ */
 
@@ -99,14 +105,17 @@ void realm_schedule_unlink(realm_engine *e, realm_generation *g) {
     ring_remove_if_idle(e, g->account);
 }
 
-void realm_schedule_drop_pages(realm_engine *e, realm_generation *g) {
-    for (uint32_t i = 0; i < g->n_pages; i++) realm_page_unref(&e->pool, g->pages[i]);
-    g->n_pages = 0;
-    g->n_past = 0;
+/* Whether moving its pages out and in again costs less than computing its tokens again. */
+static bool worth_moving(const realm_engine *e, const realm_generation *g) {
+    if (e->config.spill_bytes == 0 && !e->config.spill_dir) return false;
+    return e->pool.move_ns == 0 || e->row_ns == 0 || 2 * e->pool.move_ns * g->s->n_pages < e->row_ns * g->s->n_past;
 }
 
 static void preempt(realm_engine *e, realm_generation *g) {
-    realm_schedule_drop_pages(e, g);
+    if (worth_moving(e, g))
+        realm_seq_unpin(&e->pool, g->s);
+    else
+        realm_seq_keep_pages(&e->pool, g->s, 0);
     unlink_running(e, g);
     realm_schedule_enqueue(e, g, true);
     e->progress = true;
@@ -133,15 +142,50 @@ static bool sweep_one(realm_engine *e, realm_generation *g, uint64_t now) {
     return false;
 }
 
+/* Where its reader has rewound it; true when that ended it again. */
+static bool rewind_one(realm_engine *e, realm_generation *g) {
+    if (!realm_generation_apply_rewind(g)) return false;
+    realm_engine_touch(e, g);
+    e->progress = true;
+    if (g->finish == REALM_FINISH_NONE) return false;
+    realm_engine_finished(e, g);
+    return true;
+}
+
+/* Ends that could be taken back: they are, or they become final. */
+static void sweep_parked(realm_engine *e, uint64_t now) {
+    for (realm_generation **link = &e->parked, *g; (g = *link);) {
+        const bool late = g->deadline_ns != 0 && now >= g->deadline_ns;
+        const bool cancelled = e->stopping || atomic_load_explicit(&g->cancel, memory_order_relaxed) || late;
+        if (!cancelled && g->deadline_ns != 0) wake_at(e, g->deadline_ns);
+        if (!cancelled && realm_generation_apply_rewind(g)) {
+            realm_engine_touch(e, g);
+            e->progress = true;
+            if (g->finish == REALM_FINISH_NONE) {
+                *link = g->next_parked;
+                realm_schedule_enqueue(e, g, true);
+                continue;
+            }
+        }
+        if (!cancelled && !realm_generation_settles(g)) {
+            link = &g->next_parked;
+            continue;
+        }
+        *link = g->next_parked;
+        realm_engine_retire(e, g);
+    }
+}
+
 void realm_schedule_sweep(realm_engine *e, uint64_t now) {
     e->next_wake_ns = 0;
+    sweep_parked(e, now);
     for (uint32_t i = 0; i < e->n_running;)
-        if (!sweep_one(e, e->running[i], now)) i++;
+        if (!sweep_one(e, e->running[i], now) && !rewind_one(e, e->running[i])) i++;
     for (uint32_t i = 0; i < e->n_ring;) {
         realm_account *a = e->ring[i];
         for (realm_generation *g = a->queue_head, *next; g; g = next) {
             next = g->next;
-            (void)sweep_one(e, g, now);
+            if (!sweep_one(e, g, now)) (void)rewind_one(e, g);
         }
         if (i < e->n_ring && e->ring[i] == a) i++;
     }
@@ -149,10 +193,11 @@ void realm_schedule_sweep(realm_engine *e, uint64_t now) {
 
 /* ---- admission -------------------------------------------------------------------------------------------------- */
 
-/* Pages that it still needs to hold its tokens and the next one. A fork writes to one page of the share's. */
+/* Pages on which nobody runs now and that it needs to hold its tokens and the next one. A fork writes to one page of
+ * the share's. */
 static uint32_t pages_wanted(const realm_generation *g) {
-    uint32_t want = realm_pages_for((uint64_t)g->n_tokens + 1), have = g->n_pages;
-    if (have == 0 && g->share && !g->prompt_logprobs && (g->share->n_pages > 0 || g->share->leader))
+    uint32_t want = realm_seq_pages_wanted(&g->e->pool, g->s, (uint64_t)g->s->n_tokens + (g->n_rows == 0)), have = 0;
+    if (g->s->n_pages == 0 && g->share && !g->prompt_logprobs && (g->share->n_pages > 0 || g->share->leader))
         have = realm_pages_for(g->n_prompt) - 1;
     return want > have ? want - have : 0;
 }
@@ -163,15 +208,6 @@ static uint32_t pages_reserved(const realm_engine *e, const realm_account *a) {
     for (uint32_t i = 0; i < e->n_running; i++)
         if (!a || e->running[i]->account == a) sum += pages_wanted(e->running[i]);
     return sum < UINT32_MAX ? (uint32_t)sum : UINT32_MAX;
-}
-
-static bool drop_one_share(realm_engine *e, const realm_account *a) {
-    for (realm_prompt_share *s = e->shares_with_pages; s; s = s->next) {
-        if (a && s->account != a) continue;
-        realm_share_drop_pages(s);
-        return true;
-    }
-    return false;
 }
 
 /* The first that could start: one that was preempted for its slow reader waits until it has been read. */
@@ -215,25 +251,39 @@ static realm_account *next_account(realm_engine *e, realm_generation **g, uint32
     return best;
 }
 
+/* Continues what is computed with what the prefix cache has; the wanted rows stay to be computed. */
+static void use_cache(realm_engine *e, realm_generation *g, bool charge) {
+    realm_seq *s = g->s;
+    const uint32_t most = s->n_tokens - REALM_MAX(g->n_rows, 1u);
+    if (s->n_past > most) s->n_past = most;
+    if (g->prompt_logprobs || g->waits_share) return;
+    uint32_t n = realm_prefix_take(&e->pool, &g->account->owner, &e->everybody->owner, s, most);
+    if (!charge || g->prompt_charged == 0) return;
+    g->cached_charged = n;
+    g->account->delta.cached += n;
+}
+
 static void start(realm_engine *e, realm_generation *g) {
     realm_account *a = g->account;
+    const bool first = g->seq == 0;
     unlink_queued(g);
-    if (g->seq == 0) {
+    g->waits_share = g->share && !g->prompt_logprobs;
+    if (first) {
         g->seq = ++e->next_seq;
         if (!g->share || !g->share->counted) {
-            g->prompt_charged = g->n_prompt;
-            a->delta.prompt += g->n_prompt;
+            g->prompt_charged = g->n_charge;
+            a->delta.prompt += g->n_charge;
             if (g->share) g->share->counted = true;
         }
         realm_engine_touch(e, g);
     }
+    use_cache(e, g, first);
     uint32_t at = e->n_running++;
     for (; at > 0 && e->running[at - 1]->seq > g->seq; at--) e->running[at] = e->running[at - 1];
     e->running[at] = g;
     a->n_running++;
     g->state = REALM_GEN_RUNNING;
     g->stalled = false;
-    g->waits_share = g->share && !g->prompt_logprobs;
     e->progress = true;
 }
 
@@ -242,20 +292,18 @@ typedef enum fit { FITS, WAITS_FOR_POOL, WAITS_FOR_ACCOUNT, ENDED } fit;
 static fit pages_allow(realm_engine *e, realm_generation *g) {
     realm_account *a = g->account;
     uint32_t want = pages_wanted(g);
-    if (a->max_pages != UINT32_MAX) {
-        while (a->n_running == 0 && a->pages + want > a->max_pages && drop_one_share(e, a)) want = pages_wanted(g);
-        uint64_t used = (uint64_t)a->pages + pages_reserved(e, a);
-        if (a->n_running > 0 && used + want > a->max_pages) return WAITS_FOR_ACCOUNT;
-        if (a->n_running == 0 && realm_pages_for(g->n_prompt) > a->max_pages) { /* the limit was lowered */
+    if (a->owner.max != UINT32_MAX) {
+        uint64_t used = (uint64_t)a->owner.pinned + pages_reserved(e, a);
+        if (a->n_running > 0 && used + want > a->owner.max) return WAITS_FOR_ACCOUNT;
+        if (a->n_running == 0 && realm_pages_for(g->n_prompt) > a->owner.max) { /* the limit was lowered */
             realm_engine_end(e, g, REALM_FINISH_ERROR, REALM_E_LIMIT, "limit kv_tokens: the prompt is longer");
             return ENDED;
         }
     }
-    while (e->n_running == 0 && want > e->pool.n_free && drop_one_share(e, NULL)) want = pages_wanted(g);
     if (e->n_running == 0) return FITS; /* alone it fits, or it would not have been taken */
     uint64_t promised = pages_reserved(e, NULL);
     if (g->seq != 0) promised += e->n_running; /* it was preempted: do not come back to be thrown out again */
-    return (uint64_t)want + promised <= e->pool.n_free ? FITS : WAITS_FOR_POOL;
+    return (uint64_t)want + promised <= realm_pool_available(&e->pool) ? FITS : WAITS_FOR_POOL;
 }
 
 void realm_schedule_admit(realm_engine *e, uint64_t now) {
@@ -287,32 +335,78 @@ void realm_schedule_admit(realm_engine *e, uint64_t now) {
 
 typedef struct builder {
     realm_engine *e;
-    uint32_t n_rows, n_extra_out;
+    uint32_t n_rows, n_extra_out, n_short_extra;
     uint64_t starved_seq; /* oldest generation that the pool refused a page; younger ones get none */
+    uint64_t resume_until_ns;
 } builder;
+
+static realm_page_result refused(builder *b, realm_generation *g, realm_page_result r) {
+    g->blocked = r;
+    if (r == REALM_PAGE_NONE_FREE && g->seq < b->starved_seq) b->starved_seq = g->seq;
+    return r;
+}
+
+/* Pins what it holds and brings back what is outside the pool; true when all of it is there. Where a page is lost, its
+ * tokens and those after it are computed again. */
+static bool settle(builder *b, realm_generation *g) {
+    realm_page_pool *pool = &b->e->pool;
+    realm_seq *s = g->s;
+    if (s->n_unpinned == 0) return true;
+    realm_seq_pin_present(pool, s);
+    for (uint32_t i = 0; i < s->n_pages && s->n_unpinned > 0; i++) {
+        if (s->slots[i] != REALM_SLOT_NONE) continue;
+        if (b->n_rows > 0 && realm_clock_ns() > b->resume_until_ns) { /* the others first; goes on after the step */
+            b->e->progress = true;
+            return false;
+        }
+        realm_page_result r = g->seq <= b->starved_seq ? realm_page_pin(pool, s->pages[i]) : REALM_PAGE_NONE_FREE;
+        if (r == REALM_PAGE_IS_LOST) {
+            realm_seq_keep_pages(pool, s, i);
+            break;
+        }
+        if (r != REALM_PAGE_OK) {
+            (void)refused(b, g, r);
+            return false;
+        }
+        s->slots[i] = s->pages[i]->slot;
+        s->n_unpinned--;
+    }
+    return true;
+}
+
+/* Makes the pages of rows [n_past, n_past + want) its own; how many rows it may write. */
+static uint32_t own_written(builder *b, realm_generation *g, uint32_t want) {
+    realm_seq *s = g->s;
+    for (uint32_t at = s->n_past / REALM_KV_PAGE_TOKENS;
+         at < s->n_pages && (uint64_t)at * REALM_KV_PAGE_TOKENS < (uint64_t)s->n_past + want; at++) {
+        if (!realm_page_is_shared(&b->e->pool, s->pages[at])) continue;
+        realm_page_result r = g->seq <= b->starved_seq ? realm_page_own(&b->e->pool, &g->account->owner, &s->pages[at])
+                                                       : REALM_PAGE_NONE_FREE;
+        if (r != REALM_PAGE_OK) {
+            (void)refused(b, g, r);
+            uint32_t start = at * REALM_KV_PAGE_TOKENS;
+            return start > s->n_past ? start - s->n_past : 0;
+        }
+        s->slots[at] = s->pages[at]->slot;
+    }
+    return want;
+}
 
 /* How many of `want` rows its pages can take after taking new ones. */
 static uint32_t cover(builder *b, realm_generation *g, uint32_t want) {
-    realm_engine *e = b->e;
-    realm_account *a = g->account;
-    const bool may_take = g->seq <= b->starved_seq;
-    realm_page_result r = REALM_PAGE_OK;
-    uint32_t at = g->n_past / REALM_KV_PAGE_TOKENS;
-    if (at < g->n_pages && e->pool.pages[g->pages[at]].refs > 1) {
-        r = may_take ? realm_page_own(&e->pool, a, &g->pages[at]) : REALM_PAGE_NONE_FREE;
-        if (r != REALM_PAGE_OK) want = 0;
+    realm_seq *s = g->s;
+    want = own_written(b, g, want);
+    while (g->blocked == REALM_PAGE_OK && (uint64_t)s->n_pages * REALM_KV_PAGE_TOKENS < (uint64_t)s->n_past + want) {
+        realm_page *page;
+        realm_page_result r =
+            g->seq <= b->starved_seq ? realm_page_take(&b->e->pool, &g->account->owner, &page) : REALM_PAGE_NONE_FREE;
+        if (r == REALM_PAGE_OK)
+            realm_seq_add_page(s, page, true);
+        else
+            (void)refused(b, g, r);
     }
-    while (r == REALM_PAGE_OK && (uint64_t)g->n_pages * REALM_KV_PAGE_TOKENS < (uint64_t)g->n_past + want) {
-        r = may_take ? realm_page_take(&e->pool, a, &g->pages[g->n_pages]) : REALM_PAGE_NONE_FREE;
-        if (r == REALM_PAGE_OK) g->n_pages++;
-    }
-    if (r != REALM_PAGE_OK) {
-        g->blocked = r;
-        if (r == REALM_PAGE_NONE_FREE && g->seq < b->starved_seq) b->starved_seq = g->seq;
-        uint32_t room = g->n_pages * REALM_KV_PAGE_TOKENS - g->n_past;
-        if (want > room) want = room;
-    }
-    return want;
+    uint32_t room = s->n_pages * REALM_KV_PAGE_TOKENS - s->n_past;
+    return REALM_MIN(want, room);
 }
 
 static void give_rows(builder *b, realm_generation *g, uint32_t n) {
@@ -323,17 +417,17 @@ static void give_rows(builder *b, realm_generation *g, uint32_t n) {
 
 /* A sibling of a share: forks the common prompt when it is there, computes it when nobody does. True: goes on waiting.
  */
-static bool waits_for_share(realm_generation *g) {
+static bool waits_for_share(realm_engine *e, realm_generation *g) {
     realm_prompt_share *s = g->share;
     if (!g->waits_share) return false;
-    if (s->n_pages > 0) {
-        realm_share_fork(s, g);
-    } else if (!s->leader) {
-        s->leader = g;
-    } else {
-        return true;
-    }
+    if (s->n_pages == 0 && s->leader) return true;
     g->waits_share = false;
+    if (s->n_pages > 0 && g->s->n_pages == 0) {
+        realm_share_fork(s, g);
+    } else if (s->n_pages == 0) {
+        s->leader = g;
+        use_cache(e, g, g->cached_charged == 0 && g->n_new == 0);
+    }
     return false;
 }
 
@@ -348,24 +442,50 @@ static bool can_run(realm_engine *e, realm_generation *g, uint64_t now) {
     return false;
 }
 
-static void give_decode_rows(builder *b, uint64_t now) {
+static uint32_t rows_left(const realm_generation *g) { return g->s->n_tokens - g->s->n_past; }
+
+/* Decoding, or a forward pass of few tokens: not held up by prompts. */
+static bool is_short(const realm_generation *g) {
+    return rows_left(g) == 1 || (g->n_rows > 0 && rows_left(g) <= REALM_FEW_ROWS);
+}
+
+/* How many of its next n rows can be computed in view of the rows wanted out of them, which a step has room for. */
+static uint32_t limit_out(builder *b, realm_generation *g, uint32_t n) {
+    const uint32_t left = REALM_EXTRA_OUT_ROWS - b->n_extra_out, from = g->s->n_past + g->step_rows;
+    if (g->n_rows > 0) {
+        const uint32_t first_out = g->s->n_tokens - g->n_rows, end = from + n;
+        uint32_t out = end > first_out ? end - REALM_MAX(first_out, from) : 0;
+        if (out > left) {
+            n -= out - left;
+            out = left;
+        }
+        b->n_extra_out += out;
+    } else if (g->prompt_logprobs && g->s->n_past < g->n_prompt) {
+        uint32_t room = realm_generation_room(g);
+        room = room > g->step_rows ? room - g->step_rows : 0;
+        n = REALM_MIN(n, REALM_MIN(room, left));
+        b->n_extra_out += n;
+    }
+    return n;
+}
+
+static void give_short_rows(builder *b, uint64_t now) {
     for (uint32_t i = 0; i < b->e->n_running; i++) {
         realm_generation *g = b->e->running[i];
-        if (waits_for_share(g) || !can_run(b->e, g, now) || g->n_past + 1 != g->n_tokens) continue;
-        if (cover(b, g, 1) == 1) give_rows(b, g, 1);
+        if (waits_for_share(b->e, g) || !can_run(b->e, g, now) || !settle(b, g) || !is_short(g)) continue;
+        uint32_t n = rows_left(g);
+        if (n > 1 && b->n_short_extra + n > REALM_FEW_ROWS) continue; /* next time; the oldest comes first */
+        if (g->n_rows > 0) n = limit_out(b, g, n);
+        if (n > 0) n = cover(b, g, n);
+        if (n > 1) b->n_short_extra += n;
+        give_rows(b, g, n);
     }
 }
 
 /* Gives up to `most` more prompt rows to one generation. */
 static uint32_t extend_prefill(builder *b, realm_generation *g, uint32_t most) {
-    uint32_t left = g->n_tokens - g->n_past - g->step_rows;
-    uint32_t n = REALM_MIN(left, most);
-    if (g->prompt_logprobs && g->n_past < g->n_prompt) {
-        uint32_t room = realm_generation_room(g), out = b->e->max_out - b->e->config.max_generations - b->n_extra_out;
-        room = room > g->step_rows ? room - g->step_rows : 0;
-        n = REALM_MIN(n, REALM_MIN(room, out));
-        b->n_extra_out += n;
-    }
+    uint32_t left = rows_left(g) - g->step_rows;
+    uint32_t n = limit_out(b, g, REALM_MIN(left, most));
     if (n == 0) return 0;
     uint32_t covered = cover(b, g, g->step_rows + n);
     n = covered > g->step_rows ? covered - g->step_rows : 0;
@@ -374,7 +494,7 @@ static uint32_t extend_prefill(builder *b, realm_generation *g, uint32_t most) {
 }
 
 static bool prefills(const realm_generation *g) {
-    return !g->waits_share && !g->stalled && g->n_past + 1 < g->n_tokens && g->blocked == REALM_PAGE_OK;
+    return !g->waits_share && !g->stalled && g->s->n_unpinned == 0 && !is_short(g) && g->blocked == REALM_PAGE_OK;
 }
 
 static uint32_t account_prefill(builder *b, const realm_account *a, uint32_t most) {
@@ -421,10 +541,9 @@ static bool relieve(realm_engine *e, realm_account *a, realm_page_result why) {
         if (g->blocked == why && !needy) needy = g;
     }
     if (!needy) return false;
-    if (drop_one_share(e, a)) return true;
     for (uint32_t i = 0; i < e->n_running; i++) { /* the youngest, one with a slow reader before others */
         realm_generation *g = e->running[i];
-        if ((a && g->account != a) || g == needy || g->n_pages == 0) continue;
+        if ((a && g->account != a) || g == needy || g->s->n_pages == g->s->n_unpinned) continue;
         if (!victim || g->stalled || !victim->stalled) victim = g;
     }
     if (victim) {
@@ -433,8 +552,8 @@ static bool relieve(realm_engine *e, realm_account *a, realm_page_result why) {
         realm_engine_end(e, needy, REALM_FINISH_LENGTH, REALM_OK, NULL);
     } else {
         realm_engine_end(e, needy, REALM_FINISH_ERROR, REALM_E_LIMIT,
-                         why == REALM_PAGE_ACCOUNT_LIMIT ? "limit kv_tokens: the prompt does not fit"
-                                                         : "the prompt does not fit into the KV memory");
+                         why == REALM_PAGE_OWNER_LIMIT ? "limit kv_tokens: the prompt does not fit"
+                                                       : "the prompt does not fit into the KV memory");
     }
     return true;
 }
@@ -444,7 +563,7 @@ static bool relieve_all(builder *b) {
     if (b->n_rows == 0 && relieve(e, NULL, REALM_PAGE_NONE_FREE)) return true;
     for (uint32_t i = 0; i < e->n_ring; i++) {
         realm_account *a = e->ring[i];
-        if (a->step_rows == 0 && relieve(e, a, REALM_PAGE_ACCOUNT_LIMIT)) return true;
+        if (a->step_rows == 0 && relieve(e, a, REALM_PAGE_OWNER_LIMIT)) return true;
     }
     return false;
 }
@@ -452,21 +571,26 @@ static bool relieve_all(builder *b) {
 /* Writes one generation's rows into the batch and its wanted rows into the jobs. */
 static void lay_out(realm_engine *e, realm_generation *g) {
     realm_batch *batch = &e->batch;
+    const realm_seq *s = g->s;
     e->batch_gens[batch->n_seqs] = g;
-    e->batch_seqs[batch->n_seqs++] =
-        (realm_batch_seq){.first_row = batch->n_rows, .n_rows = g->step_rows, .n_past = g->n_past, .pages = g->pages};
+    e->batch_seqs[batch->n_seqs++] = (realm_batch_seq){
+        .first_row = batch->n_rows, .n_rows = g->step_rows, .n_past = g->s->n_past, .pages = g->s->slots};
     g->first_job = e->n_jobs;
     for (uint32_t r = 0; r < g->step_rows; r++) {
-        uint32_t pos = g->n_past + r, row = batch->n_rows++;
-        e->batch_tokens[row] = g->tokens[pos];
+        uint32_t pos = s->n_past + r, row = batch->n_rows++;
+        e->batch_tokens[row] = s->tokens[pos];
         realm_token target = -1;
-        if (pos + 1 < g->n_tokens) {
+        if (g->n_rows > 0) {
+            if (pos + g->n_rows < s->n_tokens) continue;
+        } else if (pos + 1 < s->n_tokens) {
             if (!g->prompt_logprobs || pos + 1 >= g->n_prompt || pos + 1 < g->prompt_events) continue;
-            target = g->tokens[pos + 1];
+            target = s->tokens[pos + 1];
         }
         assert(e->n_jobs < e->max_out);
         e->batch_out[batch->n_out++] = row;
         realm_sample_job *job = &e->jobs[e->n_jobs++];
+        job->row = row;
+        job->copy_to = g->n_rows > 0 ? realm_logits_row(g->logits, pos + g->n_rows - s->n_tokens) : NULL;
         job->chain = g->chain;
         job->target = target;
         job->logprob = target >= 0 || g->logprobs;
@@ -479,13 +603,13 @@ static void lay_out(realm_engine *e, realm_generation *g) {
 void realm_schedule_build(realm_engine *e, uint64_t now) {
     builder b;
     do {
-        b = (builder){.e = e, .starved_seq = UINT64_MAX};
+        b = (builder){.e = e, .starved_seq = UINT64_MAX, .resume_until_ns = now + RESUME_NS};
         for (uint32_t i = 0; i < e->n_ring; i++) e->ring[i]->step_rows = 0;
         for (uint32_t i = 0; i < e->n_running; i++) {
             e->running[i]->step_rows = 0;
             e->running[i]->blocked = REALM_PAGE_OK;
         }
-        give_decode_rows(&b, now);
+        give_short_rows(&b, now);
         const uint32_t n_decode = b.n_rows;
         give_prefill_rows(&b);
         e->n_prefill_rows = b.n_rows - n_decode;
@@ -494,9 +618,7 @@ void realm_schedule_build(realm_engine *e, uint64_t now) {
     e->batch = (realm_batch){.tokens = e->batch_tokens, .seqs = e->batch_seqs, .out_rows = e->batch_out};
     e->n_jobs = 0;
     for (uint32_t i = 0; i < e->n_running; i++)
-        if (e->running[i]->step_rows == 1 && e->running[i]->n_past + 1 == e->running[i]->n_tokens)
-            lay_out(e, e->running[i]);
+        if (e->running[i]->step_rows > 0 && is_short(e->running[i])) lay_out(e, e->running[i]);
     for (uint32_t i = 0; i < e->n_running; i++)
-        if (e->running[i]->step_rows > 0 && e->running[i]->n_past + 1 != e->running[i]->n_tokens)
-            lay_out(e, e->running[i]);
+        if (e->running[i]->step_rows > 0 && !is_short(e->running[i])) lay_out(e, e->running[i]);
 }

@@ -1,14 +1,15 @@
 /* engine/share.c - a prompt computed once for siblings (n choices of one request).
  *
  *      empty --first sibling admitted--> led (the others wait) --prompt done: fill--> full --fork--> each sibling
- *        ^                                 |                                            |
- *        +------------leader ended---------+-------- pages needed elsewhere: drop ------+
+ *        ^                                 |
+ *        +------------leader ended---------+
  *
  * A sibling forks all pages of the prompt and computes the prompt's last token again: that gives it the logits that its
  * first token is drawn from, for the price of one row, and no logits need to be kept. It writes into the last page, so
  * it gets a copy of that one. The prompt is charged to the account once, whatever happens to the leader.
  *
- * A share dies when its handle and all its generations are gone; its pages go back on the engine's thread.
+ * Its pages are idle ones while no sibling runs: when the room is needed they are suspended, and if there is no room
+ * for that either, siblings find them lost and compute for themselves.
  */
 #include <string.h>
 
@@ -30,55 +31,13 @@ realm_status realm_prompt_share_open(realm_engine *e, realm_account *a, realm_pr
     return REALM_OK;
 }
 
-void realm_share_unref_locked(realm_prompt_share *s) {
-    if (--s->refs > 0) return;
-    s->next_dead = s->e->dead_shares;
-    s->e->dead_shares = s;
-}
-
-void realm_prompt_share_close(realm_prompt_share *s) {
-    if (!s) return;
+void realm_share_unref(realm_prompt_share *s) {
     realm_engine *e = s->e;
     realm_mutex_lock(&e->mu);
-    realm_share_unref_locked(s);
+    bool last = --s->refs == 0;
     realm_mutex_unlock(&e->mu);
-    realm_engine_wake(e);
-}
-
-void realm_share_fill(realm_prompt_share *s, const realm_generation *g) {
-    uint32_t n = realm_pages_for(g->n_prompt);
-    s->leader = NULL;
-    memcpy(s->pages, g->pages, n * sizeof *s->pages);
-    for (uint32_t i = 0; i < n; i++) realm_page_ref(&s->e->pool, s->pages[i]);
-    s->n_pages = n;
-    s->prev = NULL;
-    s->next = s->e->shares_with_pages;
-    if (s->next) s->next->prev = s;
-    s->e->shares_with_pages = s;
-}
-
-void realm_share_fork(realm_prompt_share *s, realm_generation *g) {
-    memcpy(g->pages, s->pages, s->n_pages * sizeof *s->pages);
-    for (uint32_t i = 0; i < s->n_pages; i++) realm_page_ref(&s->e->pool, s->pages[i]);
-    g->n_pages = s->n_pages;
-    g->n_past = g->n_prompt - 1;
-}
-
-void realm_share_drop_pages(realm_prompt_share *s) {
-    if (s->n_pages == 0) return;
-    for (uint32_t i = 0; i < s->n_pages; i++) realm_page_unref(&s->e->pool, s->pages[i]);
-    s->n_pages = 0;
-    if (s->prev)
-        s->prev->next = s->next;
-    else
-        s->e->shares_with_pages = s->next;
-    if (s->next) s->next->prev = s->prev;
-    s->next = s->prev = NULL;
-}
-
-void realm_share_free(realm_prompt_share *s) {
-    realm_share_drop_pages(s);
-    realm_engine *e = s->e;
+    if (!last) return;
+    realm_pages_unref(&e->pool, s->pages, s->n_pages);
     realm_mutex_lock(&e->mu);
     realm_account_unref_locked(s->account);
     e->n_shares--;
@@ -86,4 +45,23 @@ void realm_share_free(realm_prompt_share *s) {
     realm_free(s->pages);
     realm_free(s->prompt);
     realm_free(s);
+    realm_engine_wake(e); /* something may fit now */
+}
+
+void realm_prompt_share_close(realm_prompt_share *s) {
+    if (s) realm_share_unref(s);
+}
+
+void realm_share_fill(realm_prompt_share *s, const realm_generation *g) {
+    uint32_t n = realm_pages_for(g->n_prompt);
+    s->leader = NULL;
+    memcpy(s->pages, g->s->pages, n * sizeof(realm_page *));
+    realm_pages_ref(&s->e->pool, s->pages, n);
+    s->n_pages = n;
+}
+
+void realm_share_fork(realm_prompt_share *s, realm_generation *g) {
+    realm_pages_ref(&s->e->pool, s->pages, s->n_pages);
+    for (uint32_t i = 0; i < s->n_pages; i++) realm_seq_add_page(g->s, s->pages[i], false);
+    g->s->n_past = g->n_prompt - 1;
 }

@@ -39,6 +39,7 @@ struct realm_model {
     const realm_weight *embed;        /* (n_vocab, d_model), rows */
     const realm_weight *output;       /* (n_vocab, d_model); `embed` itself when tied */
     const realm_weight *out_norm;     /* (d_model) */
+    float *out_gain;                  /* (d_model) the same in host memory */
     const realm_weight *rope_factors; /* (rope_dims / 2) or NULL */
     realm_weight **weights;           /* all that were opened, in order */
     size_t n_weights, cap_weights;

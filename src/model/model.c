@@ -9,6 +9,8 @@
 #include "base/str.h"
 #include "model/internal.h"
 
+#define X_VALUE 0 /* the first value of every plan: the residual stream */
+
 static const realm_family *const families[] = {&realm_family_llama, &realm_family_gemma3};
 
 static realm_status find_family(const realm_gguf *g, const realm_family **out, realm_error *err) {
@@ -104,6 +106,13 @@ static realm_status plan_slots(realm_backend *b, const realm_gguf *g, uint64_t b
     return REALM_OK;
 }
 
+static realm_status keep_gain(realm_model *m, realm_error *err) {
+    static const char name[] = "output_norm.weight";
+    m->out_gain = realm_malloc(m->hp.d_model * sizeof *m->out_gain);
+    if (!m->out_gain) return realm_error_set(err, REALM_E_NOMEM, "no memory for %u gains", m->hp.d_model);
+    return realm_model_tensor_rows(realm_model_tensor_find(m, name, sizeof name - 1), 0, 1, m->out_gain, err);
+}
+
 realm_status realm_model_open(realm_model **out, realm_backend *b, const realm_gguf *g,
                               const realm_model_options *options, realm_error *err) {
     static const realm_model_options defaults;
@@ -116,7 +125,8 @@ realm_status realm_model_open(realm_model **out, realm_backend *b, const realm_g
     if (s == REALM_OK)
         s = bind_model(&m, b, g, n_slots > 0 ? BIND_STREAM : BIND_RESIDENT, options->progress, options->user, err);
     if (s != REALM_OK) return s;
-    s = realm_stream_open(&m->stream, m, n_slots, need.layer_bytes, m->weight_bytes, err);
+    s = keep_gain(m, err);
+    if (s == REALM_OK) s = realm_stream_open(&m->stream, m, n_slots, need.layer_bytes, m->weight_bytes, err);
     if (s != REALM_OK) {
         realm_model_close(m);
         return s;
@@ -133,6 +143,7 @@ void realm_model_close(realm_model *m) {
     for (size_t i = m->n_weights; i-- > 0;) m->backend->v->weight_close(m->backend, m->weights[i]);
     realm_backend_turn_end(m->backend);
     realm_tensors_release(m);
+    realm_free(m->out_gain);
     realm_free(m->weights);
     realm_free(m->layers);
     realm_free(m);
@@ -160,7 +171,7 @@ realm_status realm_model_plan_open(const realm_model *m, realm_kv *kv, uint32_t 
         s = realm_error_set(err, REALM_E_NOMEM, "no memory for a plan of %u ops", p.cap_ops);
         goto done;
     }
-    realm_value x = realm_planner_value(&p, hp->d_model, REALM_ROWS_BATCH);
+    realm_value x = realm_planner_value(&p, hp->d_model, REALM_ROWS_BATCH); /* X_VALUE */
     realm_value logits = realm_planner_value(&p, hp->n_vocab, REALM_ROWS_OUT);
     realm_planner_op(&p, REALM_OP_EMBED)->u.embed = (realm_op_embed){.w = m->embed, .y = x, .scale = hp->embed_scale};
     m->family->plan(&p, x);
@@ -183,4 +194,16 @@ done:
     realm_free(p.values);
     realm_free(p.ops);
     return s;
+}
+
+realm_status realm_model_hidden(const realm_model *m, realm_plan *plan, uint32_t row, float *out, realm_error *err) {
+    const float *x = m->backend->v->value(plan, X_VALUE); /* the residual stream after the last block */
+    if (!x) return realm_error_set(err, REALM_E_UNSUPPORTED, "%s does not hand out hidden states", m->backend->name);
+    const realm_direct op = {.kind = REALM_DIRECT_NORM,
+                             .m = 1,
+                             .cols = m->hp.d_model,
+                             .x = x + (size_t)row * m->hp.d_model,
+                             .y = out,
+                             .u.norm = {.gain = m->out_gain, .eps = m->hp.norm_eps}};
+    return m->backend->v->direct(m->backend, &op, err);
 }
