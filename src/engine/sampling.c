@@ -442,14 +442,12 @@ static void mirostat(row *r, const realm_stage *stage) {
     if (!weigh(r)) return;
     const float mu = realm_chain_mu(chain);
     const double cut = r->mass * exp2(-(double)mu);
-    if (!r->listed) {
-        double unused;
-        list(r, realm_gather_above(r->s->weight, r->n, REALM_MAX((float)cut, FLT_MIN), c, &unused));
-    }
-    size_t kept = 0;
-    for (size_t i = 0; i < r->n_cand; i++)
+    size_t n_cand = r->n_cand, kept = 0;
+    double unused;
+    if (!r->listed) n_cand = realm_gather_above(r->s->weight, r->n, REALM_MAX((float)cut, FLT_MIN), c, &unused);
+    for (size_t i = 0; i < n_cand; i++)
         if ((double)c[i].x >= cut) c[kept++] = c[i];
-    if (kept == 0) {
+    if (kept == 0) { /* nothing was moved */
         greedy(r);
         chain->next_mu = mu + stage->u.mirostat.eta * stage->u.mirostat.tau; /* the only one left: no surprise */
         return;
