@@ -32,7 +32,7 @@ $(BUILD)/gen/gen/abi_layouts.h: $(ABI_GEN)
 	$(Q)$(ABI_GEN) --layouts > $@
 
 # --- programs -------------------------------------------------------------------------------------------------------
-GUEST_HEADERS  := guest/c/realm_guest.h guest/c/realm_calls.h include/realm/abi.h include/realm/status.h
+GUEST_HEADERS  := guest/c/realm_guest.h guest/c/realm_calls.h guest/c/realm_text.h include/realm/abi.h include/realm/status.h
 GUEST_EXAMPLES := $(foreach f,$(sort $(wildcard guest/examples/*/*.c)),$(BUILD)/guest/$(basename $(notdir $(f))).wasm)
 GUEST_DEFAULT  := $(BUILD)/guest/default.wasm
 DEFAULT_BYTES_MAX := 16384

@@ -797,7 +797,7 @@ static const struct file {
     {"guest/c/realm_calls.h", put_c},
     {"guest/go/abi/abi.go", put_go},
     {"guest/rust/src/abi.rs", put_rust},
-    {"guest/assemblyscript/assembly/abi.ts", put_as},
+    {"guest/assemblyscript/abi.ts", put_as},
     {"docs/abi.md", put_doc},
 };
 

@@ -1,0 +1,272 @@
+// For programs in AssemblyScript: what a tenant's program calls on its host.
+//
+// A program exports `realm_main(): i32`; it reads the request with input(), starts generations from a Prompt, hands text
+// out with emit() or lets tokens go straight to the client (abi.MODE_PIPE). AssemblyScript cannot catch what is thrown,
+// so a call that fails ends the program with the host's own words, which the client and the server's log get; where a
+// failure is an answer (a field that is absent), null says so. Handles are given back with close(), or when the program
+// ends. `abi` is the whole interface as it is, with result codes, for what has no wrapper.
+import * as abi from "./abi";
+
+export { abi };
+
+// The host's words for the last call that failed.
+export function lastError(): string {
+  const buffer = new ArrayBuffer(512);
+  const n = abi.last_error(changetype<usize>(buffer), 512);
+  return String.UTF8.decodeUnsafe(changetype<usize>(buffer), min<i32>(max<i32>(n, 0), 512));
+}
+
+// The result of a call of `abi`; one that failed ends the program.
+export function check(result: i32): i32 {
+  if (result < 0) throw new Error(abi.codeText(result) + ": " + lastError());
+  return result;
+}
+
+// ---- input and output ----
+
+// A top-level field of the request, or with "" all of it: a string as its text, anything else as JSON; null when there
+// is no such field.
+export function input(name: string): string | null {
+  const key = String.UTF8.encode(name);
+  const keyAt = changetype<usize>(key);
+  const n = abi.input(keyAt, key.byteLength, 0, 0);
+  if (n == abi.E_NOT_FOUND) return null;
+  const buffer = new ArrayBuffer(check(n));
+  check(abi.input(keyAt, key.byteLength, changetype<usize>(buffer), buffer.byteLength));
+  return String.UTF8.decode(buffer);
+}
+
+// Hands text to the client; waits while the client is slow.
+export function emit(text: string): void {
+  const bytes = String.UTF8.encode(text);
+  check(abi.emit(changetype<usize>(bytes), bytes.byteLength));
+}
+
+// How the answer ends (abi.END_STOP, abi.END_LENGTH), where that is not how the last generation did.
+export function finish(reason: u32): void {
+  check(abi.finish(reason));
+}
+
+// A line in the server's log; level 0 (debug) to 3 (error).
+export function log(level: i32, text: string): void {
+  const bytes = String.UTF8.encode(text);
+  check(abi.log(level, changetype<usize>(bytes), bytes.byteLength));
+}
+
+// What this instance may use.
+export function limits(): abi.GuestLimits {
+  const out = new abi.GuestLimits();
+  check(abi.limits_get(changetype<usize>(out), offsetof<abi.GuestLimits>()));
+  return out;
+}
+
+// Milliseconds of abi.CLOCK_MONOTONIC or abi.CLOCK_WALL.
+export function clockMs(clock: u32): i64 {
+  const out = new StaticArray<i64>(1);
+  check(abi.clock_ms(clock, changetype<usize>(out)));
+  return out[0];
+}
+
+// ---- text ----
+
+// Token ids of a text; flags abi.TEXT_*.
+export function encode(text: string, flags: u32 = 0): StaticArray<i32> {
+  const bytes = String.UTF8.encode(text);
+  const from = changetype<usize>(bytes);
+  const out = new StaticArray<i32>(check(abi.encode(from, bytes.byteLength, flags, 0, 0)));
+  check(abi.encode(from, bytes.byteLength, flags, changetype<usize>(out), out.length));
+  return out;
+}
+
+// Text of tokens; flag abi.TEXT_SPECIAL shows control tokens.
+export function decode(tokens: StaticArray<i32>, flags: u32 = 0): string {
+  const from = changetype<usize>(tokens);
+  const buffer = new ArrayBuffer(check(abi.decode(from, tokens.length, flags, 0, 0)));
+  check(abi.decode(from, tokens.length, flags, changetype<usize>(buffer), buffer.byteLength));
+  return String.UTF8.decode(buffer);
+}
+
+// ---- prompts ----
+
+// Tokens for a generation to start from.
+export class Prompt {
+  private constructor(public readonly handle: i32) {}
+
+  // The request's own.
+  static own(): Prompt {
+    return new Prompt(check(abi.prompt_own()));
+  }
+
+  // The model's chat template over JSON messages and tools (or ""); flags abi.CHAT_*.
+  static chat(messages: string, tools: string = "", flags: u32 = abi.CHAT_ANSWER): Prompt {
+    const m = String.UTF8.encode(messages);
+    const t = String.UTF8.encode(tools);
+    return new Prompt(
+      check(abi.prompt_chat(changetype<usize>(m), m.byteLength, changetype<usize>(t), t.byteLength, flags))
+    );
+  }
+
+  // From text; flags abi.TEXT_*.
+  static text(text: string, flags: u32 = 0): Prompt {
+    const bytes = String.UTF8.encode(text);
+    return new Prompt(check(abi.prompt_text(changetype<usize>(bytes), bytes.byteLength, flags)));
+  }
+
+  static tokens(tokens: StaticArray<i32>): Prompt {
+    return new Prompt(check(abi.prompt_tokens(changetype<usize>(tokens), tokens.length)));
+  }
+
+  // How many tokens it has.
+  get length(): i32 {
+    return check(abi.prompt_get_tokens(this.handle, 0, 0));
+  }
+
+  getTokens(): StaticArray<i32> {
+    const out = new StaticArray<i32>(this.length);
+    check(abi.prompt_get_tokens(this.handle, changetype<usize>(out), out.length));
+    return out;
+  }
+
+  // Starts a generation, with the request's own parameters where `options` is null.
+  generate(options: Options | null = null, mode: u32 = abi.MODE_EVENTS): Generation {
+    return new Generation(
+      check(abi.generate(this.handle, options ? changetype<usize>(options.finished()) : 0, mode))
+    );
+  }
+
+  close(): void {
+    check(abi.close(this.handle));
+  }
+}
+
+// What differs from the request's own parameters.
+export class Options {
+  private raw: abi.GenerateOptions = new abi.GenerateOptions();
+  private texts: ArrayBuffer[] = [];
+  private stops: StaticArray<u64> = new StaticArray<u64>(0);
+
+  maxTokens(n: u32): Options {
+    this.raw.max_tokens = n;
+    this.raw.set |= abi.SET_MAX_TOKENS;
+    return this;
+  }
+
+  // 0: the most likely token each time.
+  temperature(t: f32): Options {
+    this.raw.temperature = t;
+    this.raw.set |= abi.SET_TEMPERATURE;
+    return this;
+  }
+
+  topK(k: u32): Options {
+    this.raw.top_k = k;
+    this.raw.set |= abi.SET_TOP_K;
+    return this;
+  }
+
+  topP(p: f32): Options {
+    this.raw.top_p = p;
+    this.raw.set |= abi.SET_TOP_P;
+    return this;
+  }
+
+  seed(seed: u64): Options {
+    this.raw.seed = seed;
+    this.raw.set |= abi.SET_SEED;
+    return this;
+  }
+
+  // Ends the answer in front of this string; up to 16 of them.
+  stop(text: string): Options {
+    this.texts.push(String.UTF8.encode(text));
+    this.raw.set |= abi.SET_STOP;
+    return this;
+  }
+
+  // abi.GENERATE_*
+  flags(flags: u32): Options {
+    this.raw.flags = flags;
+    this.raw.set |= abi.SET_FLAGS;
+    return this;
+  }
+
+  // For the host: valid as long as this object.
+  finished(): abi.GenerateOptions {
+    this.stops = new StaticArray<u64>(2 * this.texts.length);
+    for (let i = 0; i < this.texts.length; i++) {
+      this.stops[2 * i] = changetype<usize>(this.texts[i]);
+      this.stops[2 * i + 1] = this.texts[i].byteLength;
+    }
+    this.raw.size = offsetof<abi.GenerateOptions>();
+    this.raw.stop = changetype<usize>(this.stops);
+    this.raw.n_stop = this.texts.length;
+    return this.raw;
+  }
+}
+
+// ---- generations ----
+
+const EVENTS_MAX: i32 = 64;
+const TEXT_MAX: i32 = 16384;
+
+// What has come since the last wait.
+export class Batch {
+  tokens: i32[] = [];
+  text: string = "";
+  // How the generation ended (abi.END_*), or 0 while it goes on.
+  ended: u32 = 0;
+}
+
+// A running decode.
+export class Generation {
+  private events: ArrayBuffer = new ArrayBuffer(EVENTS_MAX * offsetof<abi.GuestEvent>());
+  private room: ArrayBuffer = new ArrayBuffer(TEXT_MAX);
+
+  constructor(public readonly handle: i32) {}
+
+  // Waits for events and takes all that have come; one that failed ends the program.
+  wait(): Batch {
+    const at = changetype<usize>(this.events);
+    const n = check(abi.wait(this.handle, at, EVENTS_MAX, changetype<usize>(this.room), TEXT_MAX, -1));
+    const batch = new Batch();
+    let length: u32 = 0;
+    for (let i = 0; i < n; i++) {
+      const e = changetype<abi.GuestEvent>(at + i * offsetof<abi.GuestEvent>());
+      length = e.text_at + e.text_len;
+      if (e.kind == abi.EVENT_KIND_TOKEN) {
+        batch.tokens.push(e.token);
+      } else {
+        check(e.status);
+        batch.ended = e.finish;
+      }
+    }
+    batch.text = String.UTF8.decodeUnsafe(changetype<usize>(this.room), length);
+    return batch;
+  }
+
+  // Waits for the end; the whole text.
+  text(): string {
+    let all = "";
+    for (;;) {
+      const batch = this.wait();
+      all += batch.text;
+      if (batch.ended) return all;
+    }
+  }
+
+  // Tokens charged so far.
+  usage(): abi.GuestUsage {
+    const out = new abi.GuestUsage();
+    check(abi.usage(this.handle, changetype<usize>(out)));
+    return out;
+  }
+
+  // Ends it; its end comes as an event.
+  cancel(): void {
+    check(abi.cancel(this.handle));
+  }
+
+  close(): void {
+    check(abi.close(this.handle));
+  }
+}
