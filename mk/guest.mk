@@ -44,6 +44,54 @@ guests: $(GUEST_DEFAULT) $(GUEST_EXAMPLES)
 $(BUILD)/guest/%.wasm: guest/examples/$$*/$$*.c $(GUEST_HEADERS) mk/guest.mk
 	$(call build_guest)
 
+# --- the same program by every SDK: compilers that only tests need (tools/setup --test) ----------------------------
+SDK_SRC     := guest/examples/stream
+SDK_GUESTS  := $(addprefix $(BUILD)/guest/stream,.wasm 64.wasm _wasi.wasm _rust.wasm _go.wasm _go_reactor.wasm _as.wasm)
+RUSTC_WASM   = $(shell tools/find-rust-wasm)
+RUST_FLAGS  := --edition 2021 -C opt-level=z -C panic=abort -D warnings
+RUST_LINK   := -C lto -C strip=symbols -C link-self-contained=no -C linker=$(WASM_LD) -C linker-flavor=wasm-ld \
+               -C link-arg=--no-fatal-warnings
+GO_BUILD     = GOOS=wasip1 GOARCH=wasm GOFLAGS=-buildvcs=false $(shell tools/find-go) build -C $(<D) -trimpath -ldflags '-s -w'
+ASC          = $(shell tools/test-env --dir)/node_modules/.bin/asc
+
+.PHONY: guests-all
+guests-all: guests $(SDK_GUESTS)
+
+$(BUILD)/guest/stream64.wasm: $(SDK_SRC)/stream.c $(GUEST_HEADERS) mk/guest.mk
+	$(call build_guest,--target=wasm64,-mwasm64)
+
+$(BUILD)/guest/stream_wasi.wasm: $(SDK_SRC)/stream.c $(GUEST_HEADERS) mk/guest.mk
+	@mkdir -p $(@D)
+	$(call say,WASM $@)
+	$(Q)$(CLANG) --target=wasm32-wasi -mexec-model=reactor -fuse-ld=$(shell command -v $(WASM_LD)) -O2 -s \
+	    -Iguest/c -Iinclude -o $@ $<
+
+$(BUILD)/guest/librealm_guest.rlib: guest/rust/src/lib.rs guest/rust/src/abi.rs mk/guest.mk
+	@mkdir -p $(@D)
+	$(call say,RUST $@)
+	$(Q)$(RUSTC_WASM) $(RUST_FLAGS) --crate-type rlib --crate-name realm_guest -o $@ $<
+
+$(BUILD)/guest/stream_rust.wasm: $(SDK_SRC)/stream.rs $(BUILD)/guest/librealm_guest.rlib
+	$(call say,RUST $@)
+	$(Q)$(RUSTC_WASM) $(RUST_FLAGS) $(RUST_LINK) --crate-type cdylib --extern realm_guest=$(BUILD)/guest/librealm_guest.rlib -o $@ $<
+
+GO_SRCS := $(wildcard guest/go/*.go guest/go/*/*.go $(SDK_SRC)/*.go) $(SDK_SRC)/go.mod
+$(BUILD)/guest/stream_go.wasm: $(SDK_SRC)/stream.go $(GO_SRCS) mk/guest.mk
+	@mkdir -p $(@D)
+	$(call say,GO   $@)
+	$(Q)$(GO_BUILD) -o $(abspath $@) .
+
+$(BUILD)/guest/stream_go_reactor.wasm: $(SDK_SRC)/stream.go $(GO_SRCS) mk/guest.mk
+	@mkdir -p $(@D)
+	$(call say,GO   $@)
+	$(Q)$(GO_BUILD) -tags reactor -buildmode=c-shared -o $(abspath $@) .
+
+$(BUILD)/guest/stream_as.wasm: $(SDK_SRC)/stream.ts $(wildcard guest/assemblyscript/*.ts) mk/guest.mk
+	@mkdir -p $(@D)/node_modules
+	@ln -sfn $(abspath guest/assemblyscript) $(@D)/node_modules/realm-guest
+	$(call say,ASC  $@)
+	$(Q)$(ASC) $< -o $@ -Osize --runtime stub --path $(@D)/node_modules
+
 $(GUEST_DEFAULT): guest/default/default.c $(GUEST_HEADERS) mk/guest.mk
 	$(call build_guest)
 	@test $$(wc -c < $@) -le $(DEFAULT_BYTES_MAX) || { echo "$@ is larger than $(DEFAULT_BYTES_MAX) bytes" >&2; rm -f $@; exit 1; }
