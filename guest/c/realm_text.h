@@ -296,4 +296,27 @@ REALM_TEXT_FN void realm_text_json_value(realm_text *t, realm_json v) {
     }
 }
 
+/* ---- the request ---- */
+
+/* Adds what the client asks: the content of the last message, or the prompt of a completion. `room` holds the request
+ * meanwhile. Returns 0, or a negative code: REALM_E_NOT_FOUND when there is neither. */
+REALM_TEXT_FN int32_t realm_text_question(realm_text *t, char *room, size_t room_len) {
+    realm_text request = {.at = room, .max = room_len};
+    int32_t n = realm_text_input(&request, "messages");
+    if (n == REALM_E_NOT_FOUND) n = realm_text_input(t, "prompt");
+    if (n < 0 || !request.len) return n < 0 ? n : 0;
+    realm_json all, last = {0}, part, content;
+    if (!realm_json_parse(room, request.len, &all)) return REALM_E_FORMAT;
+    for (uint32_t i = 0; realm_json_at(all, i, NULL, &part); i++) last = part;
+    if (!last.at || !realm_json_get(last, "content", &content)) return REALM_E_NOT_FOUND;
+    if (*content.at == '[') /* parts: the texts among them */
+        for (uint32_t i = 0; realm_json_at(content, i, NULL, &part); i++) {
+            realm_json text;
+            if (realm_json_get(part, "text", &text)) realm_text_json_value(t, text);
+        }
+    else
+        realm_text_json_value(t, content);
+    return t->cut ? REALM_E_RANGE : 0;
+}
+
 #endif
