@@ -18,7 +18,7 @@ $(BUILD)/unit/%: tests/unit/%.c $$(foreach f,$$(LINK_$$(*D)),$$(call objs_of,$$f
 ASAN_FLAGS := -O1 -g -DREALM_DEBUG -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all
 TSAN_FLAGS := -O1 -g -fno-omit-frame-pointer -fsanitize=thread
 
-.PHONY: setup-test unit check test asan tsan e2e examples-test
+.PHONY: setup-test unit check test asan tsan e2e examples-test programs-test
 setup-test:
 	@tools/setup --test
 	@tools/fetch-models all >/dev/null
@@ -47,10 +47,16 @@ e2e: all setup-test
 examples-test: examples guests setup-test
 	@tests/examples.sh $(BUILD)
 
+# Guest programs by every toolchain, and the pages that show what they do: each command in them is run.
+CONSOLE_DOCS := $(sort $(wildcard guest/examples/*/README.md))
+programs-test: all guests-all setup-test
+	@python3 tests/console.py $(BUILD) "$$(tools/fetch-models smollm2)" $(CONSOLE_DOCS)
+
 test: check
 	@$(MAKE) $(JOBS) --no-print-directory all
 	@$(MAKE) --no-print-directory e2e
 	@$(MAKE) --no-print-directory examples-test
+	@$(MAKE) --no-print-directory programs-test
 	@$(MAKE) --no-print-directory asan
 
 # Tests that run guest programs.

@@ -34,35 +34,35 @@ static void skip_space(void) {
     while (at < end && *at == ' ') at++;
 }
 
-static bool number(int64_t *out) {
+static bool number(int32_t *out) {
     skip_space();
     bool minus = at < end && *at == '-';
     if (minus) at++;
     if (at >= end || *at < '0' || *at > '9') return false;
-    int64_t n = 0;
+    int32_t n = 0;
     for (; at < end && *at >= '0' && *at <= '9'; at++)
         if (__builtin_mul_overflow(n, 10, &n) || __builtin_add_overflow(n, *at - '0', &n)) return false;
     *out = minus ? -n : n;
     return true;
 }
 
-static bool product(int64_t *out) {
+static bool product(int32_t *out) {
     if (!number(out)) return false;
     for (skip_space(); at < end && (*at == '*' || *at == '/'); skip_space()) {
         char op = *at++;
-        int64_t b;
+        int32_t b;
         if (!number(&b)) return false;
-        if (op == '*' ? __builtin_mul_overflow(*out, b, out) : b == 0 || (*out == INT64_MIN && b == -1)) return false;
+        if (op == '*' ? __builtin_mul_overflow(*out, b, out) : b == 0 || (*out == INT32_MIN && b == -1)) return false;
         if (op == '/') *out /= b;
     }
     return true;
 }
 
-static bool sum(int64_t *out) {
+static bool sum(int32_t *out) {
     if (!product(out)) return false;
     for (skip_space(); at < end && (*at == '+' || *at == '-'); skip_space()) {
         char op = *at++;
-        int64_t b;
+        int32_t b;
         if (!product(&b)) return false;
         if (op == '+' ? __builtin_add_overflow(*out, b, out) : __builtin_sub_overflow(*out, b, out)) return false;
     }
@@ -76,7 +76,7 @@ static void run_action(const realm_text *action, realm_text *result) {
     end = action->at + action->len;
     size_t i = 0;
     while (CALC[i] && at < end && *at == CALC[i]) i++, at++;
-    int64_t value;
+    int32_t value;
     if (CALC[i])
         realm_text_puts(result, "there is no such tool");
     else if (!sum(&value) || at >= end || *at != ')')

@@ -34,6 +34,6 @@ REALM_EXPORT(realm_main) int32_t realm_main(void) {
     realm_text_int(&sign, realm_prompt_get_tokens(prompt, NULL, 0));
     realm_text_puts(&sign, " tokens in, ");
     realm_text_int(&sign, tokens);
-    realm_text_puts(&sign, " out\n");
+    realm_text_puts(&sign, " out");
     return realm_text_emit(&sign);
 }

@@ -41,7 +41,7 @@ func stream() error {
 	if err != nil {
 		return err
 	}
-	_, err = fmt.Fprintf(realm.Client, "\n\n-- %s: %d tokens in, %d out\n", model, len(ids), tokens)
+	_, err = fmt.Fprintf(realm.Client, "\n\n-- %s: %d tokens in, %d out", model, len(ids), tokens)
 	return err
 }
 

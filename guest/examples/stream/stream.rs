@@ -23,6 +23,6 @@ fn main() -> Result<()> {
             break;
         }
     }
-    write!(Client, "\n\n-- {}: {} tokens in, {} out\n", model, prompt.len()?, tokens)
+    write!(Client, "\n\n-- {}: {} tokens in, {} out", model, prompt.len()?, tokens)
         .map_err(|_| Error::new(abi::E_IO))
 }

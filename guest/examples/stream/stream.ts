@@ -12,6 +12,6 @@ export function realm_main(): i32 {
     emit(batch.text);
     ended = batch.ended;
   }
-  emit(`\n\n-- ${model ? model : "a model"}: ${prompt.length} tokens in, ${tokens} out\n`);
+  emit(`\n\n-- ${model ? model : "a model"}: ${prompt.length} tokens in, ${tokens} out`);
   return 0;
 }
