@@ -647,6 +647,43 @@ export declare function realm_stream_token(token: i32, text: usize, len: usize):
 @external("realm", "finish")
 export declare function finish(reason: u32): i32;
 
+// ---- Models ----
+
+// The id of a model that the server offers under this name, or that the tenant stored under this number. Id 0 is always
+// the request's own model.
+// @ts-ignore: decorator
+@external("realm", "model_find")
+export declare function model_find(name: usize, len: usize): i32;
+
+// The model that text, prompts, grammars and new contexts belong to from now on; waits while it is loaded. Returns the
+// id that was used before.
+// @ts-ignore: decorator
+@external("realm", "model_use")
+export declare function model_use(model: i32): i32;
+
+// Stores a GGUF image for this tenant alone, under the given id, or with 0 under one derived from its hash. The same
+// image under two ids is stored once; an id that names another image is refused. Counts against storage_bytes. Returns
+// the id.
+// @ts-ignore: decorator
+@external("realm", "realm_store_model")
+export declare function realm_store_model(image: usize, len: usize, model: i32): i32;
+
+// JSON: architecture, shapes, types, context, tokenizer, whether there is a template.
+// @ts-ignore: decorator
+@external("realm", "realm_get_model_info")
+export declare function realm_get_model_info(model: i32, out: usize, max: usize): i32;
+
+// A tensor's values as float32, `max` in bytes; E_RANGE with the size needed in last_error when that is too small.
+// Needs read_weights for models that are not the tenant's own.
+// @ts-ignore: decorator
+@external("realm", "realm_get_tensor")
+export declare function realm_get_tensor(model: i32, name: usize, name_len: usize, out: usize, max: usize): i32;
+
+// Drops this tenant's reference to a stored model.
+// @ts-ignore: decorator
+@external("realm", "realm_remove_model")
+export declare function realm_remove_model(model: i32): i32;
+
 // ---- Text ----
 
 // Token ids of a text. Flags TEXT_ADD_SPECIAL, _PARSE_SPECIAL, _CONTINUES.

@@ -38,6 +38,32 @@ int32_t realm_stream_token(int32_t token, const char *text, size_t len) REALM_IM
 /* How the answer ends (REALM_END_STOP, REALM_END_LENGTH), where that is not how the last generation did. */
 int32_t realm_finish(uint32_t reason) REALM_IMPORT(finish);
 
+/* ---- Models ---- */
+
+/* The id of a model that the server offers under this name, or that the tenant stored under this number. Id 0 is always
+ * the request's own model. */
+int32_t realm_model_find(const char *name, size_t len) REALM_IMPORT(model_find);
+
+/* The model that text, prompts, grammars and new contexts belong to from now on; waits while it is loaded. Returns the
+ * id that was used before. */
+int32_t realm_model_use(int32_t model) REALM_IMPORT(model_use);
+
+/* Stores a GGUF image for this tenant alone, under the given id, or with 0 under one derived from its hash. The same
+ * image under two ids is stored once; an id that names another image is refused. Counts against storage_bytes. Returns
+ * the id. */
+int32_t realm_store_model(const void *image, size_t len, int32_t model) REALM_IMPORT(realm_store_model);
+
+/* JSON: architecture, shapes, types, context, tokenizer, whether there is a template. */
+int32_t realm_get_model_info(int32_t model, char *out, size_t max) REALM_IMPORT(realm_get_model_info);
+
+/* A tensor's values as float32, `max` in bytes; REALM_E_RANGE with the size needed in last_error when that is too
+ * small. Needs read_weights for models that are not the tenant's own. */
+int32_t realm_get_tensor(int32_t model, const char *name, size_t name_len, float *out,
+                         size_t max) REALM_IMPORT(realm_get_tensor);
+
+/* Drops this tenant's reference to a stored model. */
+int32_t realm_remove_model(int32_t model) REALM_IMPORT(realm_remove_model);
+
 /* ---- Text ---- */
 
 /* Token ids of a text. Flags REALM_TEXT_ADD_SPECIAL, _PARSE_SPECIAL, _CONTINUES. */

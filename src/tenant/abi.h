@@ -287,6 +287,7 @@
 #define REALM_ABI_CALLS(X) \
     REALM_ABI_ABOUT(X)     \
     REALM_ABI_IO(X)        \
+    REALM_ABI_MODELS(X)    \
     REALM_ABI_TEXT(X)      \
     REALM_ABI_PROMPTS(X)   \
     REALM_ABI_GENERATE(X)  \

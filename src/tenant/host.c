@@ -43,6 +43,10 @@ realm_status realm_host_open(realm_host **out, realm_run *run, realm_error *err)
     if (!h) return realm_error_set(err, REALM_E_NOMEM, "no memory for a program's host calls");
     realm_mutex_init(&h->mu, REALM_RANK_SANDBOX);
     h->run = run;
+    const realm_request *r = realm_run_request(run);
+    h->models[0] = (host_model){.id = 0, .m = r->model, .account = r->account};
+    h->n_models = 1;
+    h->model = &h->models[0];
     h->opened_ns = realm_clock_ns();
     h->log_credit_ns = HOST_LOG_BURST * (REALM_NS_PER_S / HOST_LOG_PER_S);
     h->log_at_ns = h->opened_ns;
@@ -62,6 +66,7 @@ void realm_host_close(realm_host *h) {
     realm_free(h->slots);
     host_job_end(h);
     host_prompt_release(h, &h->own);
+    host_models_close(h);
     host_wasi_close(h);
     realm_json_doc_close(h->input);
     realm_mutex_destroy(&h->mu);
@@ -177,6 +182,14 @@ tenant_job *host_job_done(realm_call *call, realm_call_result *state, int32_t *r
     return NULL;
 }
 
+realm_call_result host_job_again(realm_call *call, int32_t *result) {
+    realm_host *h = host_of(call);
+    atomic_store_explicit(&h->job->done, false, memory_order_relaxed); /* the queue's lock publishes it */
+    if (!jobs_submit(realm_run_runtime(h->run)->jobs, h->job, &h->error)) return REALM_CALL_SUSPEND;
+    host_job_end(h);
+    return host_failed(h, result);
+}
+
 void host_job_end(realm_host *h) {
     job_release(h->job);
     h->job = NULL;
@@ -285,11 +298,10 @@ realm_call_result host_abi_version(realm_call *call, const uint64_t *args, int32
 realm_call_result host_limits_get(realm_call *call, const uint64_t *args, int32_t *result) {
     realm_host *h = host_of(call);
     const realm_limits *l = realm_run_limits(h->run);
-    realm_engine *e = realm_request_engine(realm_run_request(h->run));
     realm_guest_limits out = {.size = sizeof out,
                               .abi_major = REALM_ABI_MAJOR,
                               .abi_minor = REALM_ABI_MINOR,
-                              .context_tokens = realm_engine_context_length(e),
+                              .context_tokens = (uint32_t)host_context_length(h->model),
                               .memory_bytes = l->memory_bytes,
                               .cpu_ms_per_wake = l->cpu_ms_per_wake,
                               .generations = (uint32_t)REALM_MIN(l->generations, UINT32_MAX),
@@ -300,7 +312,7 @@ realm_call_result host_limits_get(realm_call *call, const uint64_t *args, int32_
                               .storage_bytes = l->storage_bytes,
                               .kv_tokens = l->kv_tokens,
                               .wall_ms = l->wall_ms,
-                              .vocabulary = (uint32_t)realm_tokenizer_vocab_size(host_tokenizer(h))};
+                              .vocabulary = (uint32_t)realm_tokenizer_vocab_size(host_tokenizer(h->model))};
     uint64_t n = REALM_MIN(args[1], sizeof out); /* a program that knows fewer fields gets those */
     void *to = host_range(call, args[0], n, "limits_get", result);
     if (!to) return REALM_CALL_DONE;
@@ -460,7 +472,7 @@ realm_call_result host_emit(realm_call *call, const uint64_t *args, int32_t *res
 realm_call_result host_realm_stream_token(realm_call *call, const uint64_t *args, int32_t *result) {
     realm_host *h = host_of(call);
     int32_t id = (int32_t)(uint32_t)args[0];
-    if (id < -1 || (id >= 0 && (size_t)id >= realm_tokenizer_vocab_size(host_tokenizer(h))))
+    if (id < -1 || (id >= 0 && (size_t)id >= realm_tokenizer_vocab_size(host_tokenizer(h->model))))
         return host_fail(h, result, REALM_E_RANGE, "realm_stream_token: there is no token %d", id);
     const char *text = host_range(call, args[1], args[2], "realm_stream_token", result);
     if (!text) return REALM_CALL_DONE;

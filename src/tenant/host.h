@@ -23,6 +23,7 @@
 #define HOST_TAG_MAX ((1u << (31 - HOST_SLOT_BITS)) - 1)
 #define HOST_TEXT_BYTES_MAX (4u << 20)    /* text of one encode, decode or prompt */
 #define HOST_PROMPT_BYTES_MAX (64u << 20) /* text and tokens of all prompts of an instance */
+#define HOST_MODELS_MAX 16u               /* that an instance uses */
 #define HOST_EVENTS_MAX 4096u             /* of one wait */
 #define HOST_RANDOM_MAX (64u << 10)       /* bytes of one random */
 #define HOST_NAME_MAX 256u                /* bytes of a field's name */
@@ -30,7 +31,15 @@
 #define HOST_LOG_BURST 100u               /* lines at once, and then */
 #define HOST_LOG_PER_S 10u                /* a second; more are dropped and counted */
 
+/* A model that the instance uses. It stays so until the instance ends: what belongs to it just points at it. */
+typedef struct host_model {
+    int32_t id; /* as the program named it; 0: the request's own, always the first */
+    tenant_model *m;
+    realm_account *account;
+} host_model;
+
 typedef struct host_prompt {
+    const host_model *model;
     realm_tokens tokens;
     char *text; /* NULL: made from the tokens when asked for */
     size_t text_len;
@@ -78,6 +87,9 @@ struct realm_host {
     realm_mutex mu;
     _Atomic(realm_instance *) instance;
     atomic_bool cancelled;
+    host_model models[HOST_MODELS_MAX];
+    uint32_t n_models;
+    const host_model *model;      /* in use: see model_use */
     host_slot *slots;             /* grows up to the limit `handles`; changed by the worker alone, under mu */
     uint32_t n_slots, first_free; /* no slot before first_free is free */
     uint32_t next_tag;
@@ -116,6 +128,8 @@ realm_call_result host_job_start(realm_call *call, tenant_job *job, int32_t *res
  * return. A job that failed is a failed call. */
 tenant_job *host_job_done(realm_call *call, realm_call_result *state, int32_t *result);
 void host_job_end(realm_host *h);
+/* Submits the finished job again, for work that comes in pieces. */
+realm_call_result host_job_again(realm_call *call, int32_t *result);
 /* A free slot; REALM_E_LIMIT when as many are open as the tenant may. */
 realm_status host_slot_take(realm_host *h, host_kind kind, void *object, int32_t *handle);
 /* NULL when the handle is not open or of another kind. */
@@ -145,13 +159,25 @@ void host_prompt_release(realm_host *h, host_prompt *p); /* what is in it */
 realm_status host_own_prompt(realm_host *h);
 /* A prompt from text that a program hands over as a whole: the request's own prompt inside it keeps its control
  * tokens, everything else is plain. */
-realm_status host_prompt_from_program(realm_host *h, const char *text, size_t len, bool as_chat, host_prompt *out);
-const realm_tokenizer *host_tokenizer(const realm_host *h);
+realm_status host_prompt_from_program(realm_host *h, const host_model *model, const char *text, size_t len,
+                                      bool as_chat, host_prompt *out);
+/* The program's token ids, checked against the model's vocabulary; a copy, because its memory may not be aligned. */
+realm_status host_take_tokens(realm_call *call, const char *name, const host_model *model, uint64_t ptr, uint64_t n,
+                              realm_tokens *out);
+
+/* host_model.c */
+/* The model of an id. DONE with *out; DONE with NULL and *result set; SUSPEND while it is got: ask again when the call
+ * is resumed. */
+realm_call_result host_model_get(realm_call *call, uint64_t id, const host_model **out, int32_t *result);
+void host_models_close(realm_host *h);
+const realm_tokenizer *host_tokenizer(const host_model *model);
+/* Longest sequence of the model's engine. */
+size_t host_context_length(const host_model *model);
 
 /* host_generate.c */
 /* Submits in events mode, for the calls that hide handles from the program; h->error says why not. */
-realm_status host_generation_start(realm_host *h, const realm_generation_params *p, const realm_tokens *prompt,
-                                   host_generation **out);
+realm_status host_generation_start(realm_host *h, const host_model *model, const realm_generation_params *p,
+                                   const realm_tokens *prompt, host_generation **out);
 /* The next event, END last, or NULL when there is none yet; valid until the next call. The instance is woken when there
  * is one. What an END says is passed on to the run. */
 const realm_event *host_generation_next(realm_host *h, host_generation *g);

@@ -133,19 +133,20 @@ static bool has_pipe(const realm_host *h) {
 }
 
 /* Submits; on success the generation has a handle and, for a pipe, is the run's. */
-static realm_status start(realm_host *h, options *o, const realm_tokens *prompt, bool pipe, host_generation **out) {
-    realm_engine *e = realm_request_engine(realm_run_request(h->run));
+static realm_status start(realm_host *h, const host_model *model, options *o, const realm_tokens *prompt, bool pipe,
+                          host_generation **out) {
     host_generation *g = realm_calloc(1, sizeof *g);
     if (!g) return realm_error_set(&h->error, REALM_E_NOMEM, "out of memory");
     g->host = h;
     g->pipe = pipe;
     realm_event_batch_init(&g->batch);
+    o->params.account = model->account;
     o->params.prompt = prompt->ids;
     o->params.n_prompt = prompt->len;
     o->params.on_ready = pipe ? pipe_ready : events_ready;
     o->params.user = g;
     /* Siblings of a request share its own prompt's pages; any other prompt has nothing to share. */
-    if (!h->own_made || prompt->len != h->own.tokens.len ||
+    if (!h->own_made || model->m != h->own.model->m || prompt->len != h->own.tokens.len ||
         memcmp(prompt->ids, h->own.tokens.ids, prompt->len * sizeof *prompt->ids) != 0)
         o->params.share = NULL;
     realm_status st = host_slot_take(h, HOST_GENERATION, g, &g->handle);
@@ -155,7 +156,7 @@ static realm_status start(realm_host *h, options *o, const realm_tokens *prompt,
         return st;
     }
     realm_generation *made = NULL;
-    st = realm_generation_submit(e, &o->params, &made, &h->error);
+    st = realm_generation_submit(model->m->engine, &o->params, &made, &h->error);
     realm_mutex_lock(&h->mu);
     g->g = made;
     /* A cancel that came before the generation was in the list did not see it. */
@@ -185,7 +186,7 @@ realm_call_result host_generate(realm_call *call, const uint64_t *args, int32_t 
         return host_fail(h, result, REALM_E_BUSY, "generate: another generation is piped to the client");
     realm_status st = read_options(call, args[1], &o);
     if (!pipe) o.params.prompt_logprobs = false; /* wait() has no event for them */
-    if (!st) st = start(h, &o, &p->tokens, pipe, &g);
+    if (!st) st = start(h, p->model, &o, &p->tokens, pipe, &g);
     options_release(&o);
     if (st) return host_failed(h, result);
     *result = g->handle;
@@ -400,10 +401,10 @@ realm_call_result host_cancel(realm_call *call, const uint64_t *args, int32_t *r
 
 /* ---- for calls that hide the generation from the program ---- */
 
-realm_status host_generation_start(realm_host *h, const realm_generation_params *p, const realm_tokens *prompt,
-                                   host_generation **out) {
+realm_status host_generation_start(realm_host *h, const host_model *model, const realm_generation_params *p,
+                                   const realm_tokens *prompt, host_generation **out) {
     options o = {.params = *p};
-    return start(h, &o, prompt, false, out);
+    return start(h, model, &o, prompt, false, out);
 }
 
 const realm_event *host_generation_next(realm_host *h, host_generation *g) {
@@ -423,14 +424,11 @@ typedef struct whole { /* between the runs of realm_host_generate's callback */
     uint64_t len;
 } whole;
 
-static realm_status begin_whole(realm_call *call, const uint64_t *args, whole *w) {
+static realm_status begin_whole(realm_call *call, const host_model *model, const uint64_t *args, whole *w) {
     realm_host *h = host_of(call);
     host_prompt prompt = {0};
     host_generation *g;
     options o = {0};
-    if (args[0] != 0)
-        return realm_error_set(&h->error, REALM_E_NOT_FOUND,
-                               "realm_host_generate: model %u is not open (0 is the request's)", (unsigned)args[0]);
     if (args[2] > HOST_TEXT_BYTES_MAX)
         return realm_error_set(&h->error, REALM_E_LIMIT, "realm_host_generate: at most %u bytes of prompt",
                                HOST_TEXT_BYTES_MAX);
@@ -440,8 +438,8 @@ static realm_status begin_whole(realm_call *call, const uint64_t *args, whole *w
                                text ? "the output" : "the prompt");
     realm_status st = read_options(call, args[3], &o);
     o.params.prompt_logprobs = false;
-    if (!st) st = host_prompt_from_program(h, text, (size_t)args[2], o.chat, &prompt);
-    if (!st) st = start(h, &o, &prompt.tokens, false, &g);
+    if (!st) st = host_prompt_from_program(h, model, text, (size_t)args[2], o.chat, &prompt);
+    if (!st) st = start(h, model, &o, &prompt.tokens, false, &g);
     if (!st) w->handle = g->handle;
     options_release(&o);
     host_prompt_release(h, &prompt);
@@ -461,7 +459,12 @@ static void append_whole(whole *w, char *out, uint64_t max, const char *text, si
 realm_call_result host_realm_host_generate(realm_call *call, const uint64_t *args, int32_t *result) {
     realm_host *h = host_of(call);
     whole *w = realm_call_state(call);
-    if (!realm_call_resumed(call) && begin_whole(call, args, w)) return host_failed(h, result);
+    if (!w->handle) { /* not begun: the model may have to be got first */
+        const host_model *model;
+        realm_call_result state = host_model_get(call, args[0], &model, result);
+        if (!model) return state;
+        if (begin_whole(call, model, args, w)) return host_failed(h, result);
+    }
     host_generation *g = host_get(h, (uint64_t)(uint32_t)w->handle, HOST_GENERATION);
     char *out = realm_call_memory(call, args[4], args[5]);
     uint64_t max = REALM_MIN(args[5], (uint64_t)INT32_MAX);

@@ -367,15 +367,16 @@ realm_call_result nn_unload(realm_call *call, const uint64_t *args, int32_t *res
 /* ---- input ---- */
 
 static int32_t set_prompt(realm_host *h, nn_context *c, const char *text, size_t len) {
-    size_t max = realm_engine_context_length(realm_request_engine(realm_run_request(h->run)));
+    size_t max = host_context_length(&h->models[0]);
     stop_generation(h, c);
     c->input_set = false;
     c->input.len = 0;
     c->n_output = 0;
     realm_buf_reset(&c->out);
     realm_buf_reset(&c->single);
-    realm_status st = realm_tokenizer_encode(
-        host_tokenizer(h), text, len, REALM_ENCODE_ADD_SPECIAL | REALM_ENCODE_PARSE_SPECIAL, max, &c->input, &h->error);
+    realm_status st =
+        realm_tokenizer_encode(host_tokenizer(&h->models[0]), text, len,
+                               REALM_ENCODE_ADD_SPECIAL | REALM_ENCODE_PARSE_SPECIAL, max, &c->input, &h->error);
     if (st == REALM_E_LIMIT || (!st && c->input.len >= max)) {
         realm_error_set(&h->error, REALM_E_RANGE, "wasi-nn: the prompt is longer than the context of %zu tokens", max);
         return failed(h, NN_PROMPT_TOO_LONG);
@@ -426,7 +427,7 @@ static int32_t begin(realm_host *h, nn_context *c, bool single) {
     }
     c->max_tokens = p.max_tokens;
     host_generation *g;
-    realm_status st = host_generation_start(h, &p, &c->input, &g);
+    realm_status st = host_generation_start(h, &h->models[0], &p, &c->input, &g);
     if (st) return code_of(h, st);
     c->handle = g->handle;
     return NN_OK;

@@ -8,11 +8,8 @@
 
 #include "tenant/host.h"
 
-const realm_tokenizer *host_tokenizer(const realm_host *h) { return h->run->request->model->tokenizer; }
-
-static size_t max_tokens(const realm_host *h) {
-    return (size_t)realm_engine_context_length(h->run->request->model->engine) + 1;
-}
+/* One more than fits, so that too long a prompt is told apart from one that just fits. */
+static size_t max_tokens(const host_model *model) { return host_context_length(model) + 1; }
 
 /* ---- encode, decode ---- */
 
@@ -42,7 +39,7 @@ realm_call_result host_encode(realm_call *call, const uint64_t *args, int32_t *r
     if (!flags_ok(h, "encode", args[2], 7, result)) return REALM_CALL_DONE;
     const char *text = take_text(call, "encode", args[0], args[1], result);
     if (!text) return REALM_CALL_DONE;
-    if (realm_tokenizer_encode(host_tokenizer(h), text, (size_t)args[1], encode_flags(args[2]),
+    if (realm_tokenizer_encode(host_tokenizer(h->model), text, (size_t)args[1], encode_flags(args[2]),
                                HOST_TEXT_BYTES_MAX + 16ul, &t, &h->error))
         host_failed(h, result);
     else
@@ -51,10 +48,10 @@ realm_call_result host_encode(realm_call *call, const uint64_t *args, int32_t *r
     return REALM_CALL_DONE;
 }
 
-/* The program's token ids, checked: a copy, because its memory may not be aligned. */
-static realm_status take_tokens(realm_call *call, const char *name, uint64_t ptr, uint64_t n, realm_tokens *out) {
+realm_status host_take_tokens(realm_call *call, const char *name, const host_model *model, uint64_t ptr, uint64_t n,
+                              realm_tokens *out) {
     realm_host *h = host_of(call);
-    size_t vocab = realm_tokenizer_vocab_size(host_tokenizer(h));
+    size_t vocab = realm_tokenizer_vocab_size(host_tokenizer(model));
     if (n > HOST_TEXT_BYTES_MAX / sizeof(realm_token))
         return realm_error_set(&h->error, REALM_E_LIMIT, "%s: at most %zu tokens", name,
                                HOST_TEXT_BYTES_MAX / sizeof(realm_token));
@@ -80,8 +77,8 @@ realm_call_result host_decode(realm_call *call, const uint64_t *args, int32_t *r
     realm_buf b;
     if (!flags_ok(h, "decode", args[2], REALM_TEXT_SPECIAL, result)) return REALM_CALL_DONE;
     realm_buf_init(&b, HOST_PROMPT_BYTES_MAX);
-    if (take_tokens(call, "decode", args[0], args[1], &t) ||
-        realm_tokenizer_decode(host_tokenizer(h), t.ids, t.len, args[2] & REALM_TEXT_SPECIAL, &b, &h->error))
+    if (host_take_tokens(call, "decode", h->model, args[0], args[1], &t) ||
+        realm_tokenizer_decode(host_tokenizer(h->model), t.ids, t.len, args[2] & REALM_TEXT_SPECIAL, &b, &h->error))
         host_failed(h, result);
     else
         host_give(call, args[3], args[4], b.data, b.len, 1, result);
@@ -96,7 +93,7 @@ realm_call_result host_token_piece(realm_call *call, const uint64_t *args, int32
     size_t n = 0;
     if (!flags_ok(h, "token_piece", args[1], REALM_TEXT_SPECIAL, result)) return REALM_CALL_DONE;
     if (args[0] > INT32_MAX ||
-        realm_tokenizer_piece(host_tokenizer(h), (realm_token)args[0], args[1] & REALM_TEXT_SPECIAL, &bytes, &n))
+        realm_tokenizer_piece(host_tokenizer(h->model), (realm_token)args[0], args[1] & REALM_TEXT_SPECIAL, &bytes, &n))
         return host_fail(h, result, REALM_E_RANGE, "token_piece: there is no token %u", (unsigned)args[0]);
     return host_give(call, args[2], args[3], bytes, n, 1, result);
 }
@@ -117,16 +114,16 @@ void host_prompt_free(realm_host *h, void *object) {
     realm_free(object);
 }
 
-static realm_status too_long(realm_host *h) {
+static realm_status too_long(realm_host *h, const host_model *model) {
     return realm_error_set(&h->error, REALM_E_RANGE, "the prompt is longer than the context of %zu tokens",
-                           max_tokens(h) - 1);
+                           host_context_length(model));
 }
 
 /* Text with marked spans to tokens. A template writes the begin token itself where its model wants one; where it leaves
  * that to the tokenizer, it is put in front. */
-static realm_status encode_rendered(realm_host *h, const char *text, size_t len, const realm_text_span *spans,
-                                    size_t n_spans, realm_tokens *out) {
-    const realm_tokenizer *t = host_tokenizer(h);
+static realm_status encode_rendered(realm_host *h, const host_model *model, const char *text, size_t len,
+                                    const realm_text_span *spans, size_t n_spans, realm_tokens *out) {
+    const realm_tokenizer *t = host_tokenizer(model);
     realm_token bos = realm_tokenizer_bos(t);
     realm_status st = REALM_OK;
     bool add = realm_tokenizer_adds_bos(t) && bos >= 0;
@@ -137,32 +134,31 @@ static realm_status encode_rendered(realm_host *h, const char *text, size_t len,
     }
     if (add) st = realm_tokens_push(out, bos);
     if (st) return realm_error_set(&h->error, st, "out of memory");
-    st = realm_tokenizer_encode_spans(t, text, len, spans, n_spans, 0, max_tokens(h), out, &h->error);
-    return st == REALM_E_LIMIT ? too_long(h) : st;
+    st = realm_tokenizer_encode_spans(t, text, len, spans, n_spans, 0, max_tokens(model), out, &h->error);
+    return st == REALM_E_LIMIT ? too_long(h, model) : st;
 }
 
 static realm_status apply_template(realm_host *h, const char *messages, size_t messages_len, const char *tools,
                                    size_t tools_len, bool answer, host_prompt *out) {
     realm_buf b;
     realm_buf_init(&b, HOST_PROMPT_BYTES_MAX);
-    realm_status st =
-        realm_runtime_apply_template(realm_run_runtime(h->run), realm_run_model_id(h->run), messages, messages_len,
-                                     tools, tools_len, answer, &b, &out->spans, &out->n_spans, &h->error);
+    realm_status st = template_apply(out->model->m, messages, messages_len, tools, tools_len, answer, &b, &out->spans,
+                                     &out->n_spans, &h->error);
     if (!st) out->text = realm_buf_take(&b, &out->text_len);
     realm_buf_release(&b);
     if (!st && !out->text) st = realm_error_set(&h->error, REALM_E_NOMEM, "out of memory");
     /* The request asked for control tokens in its messages' own text. */
     if (!st && realm_run_get_params(h->run)->parse_special)
         for (size_t i = 0; i < out->n_spans; i++) out->spans[i].special = true;
-    return st ? st : encode_rendered(h, out->text, out->text_len, out->spans, out->n_spans, &out->tokens);
+    return st ? st : encode_rendered(h, out->model, out->text, out->text_len, out->spans, out->n_spans, &out->tokens);
 }
 
 static realm_status text_prompt(realm_host *h, const char *text, size_t len, unsigned flags, host_prompt *out) {
     if (!(out->text = realm_strndup(text, len))) return realm_error_set(&h->error, REALM_E_NOMEM, "out of memory");
     out->text_len = len;
-    realm_status st =
-        realm_tokenizer_encode(host_tokenizer(h), text, len, flags, max_tokens(h), &out->tokens, &h->error);
-    return st == REALM_E_LIMIT ? too_long(h) : st;
+    realm_status st = realm_tokenizer_encode(host_tokenizer(out->model), text, len, flags, max_tokens(out->model),
+                                             &out->tokens, &h->error);
+    return st == REALM_E_LIMIT ? too_long(h, out->model) : st;
 }
 
 /* Counts a prompt's memory; the last step of making one. */
@@ -181,6 +177,7 @@ realm_status host_own_prompt(realm_host *h) {
     const realm_run_params *p = realm_run_get_params(h->run);
     host_prompt *o = &h->own;
     realm_status st = REALM_OK;
+    o->model = &h->models[0];
     switch (p->kind) {
     case REALM_PROMPT_MESSAGES:
         st = apply_template(h, p->prompt, p->prompt_len, p->tools, p->tools_len, true, o);
@@ -190,7 +187,7 @@ realm_status host_own_prompt(realm_host *h) {
                          REALM_ENCODE_ADD_SPECIAL | (p->parse_special ? REALM_ENCODE_PARSE_SPECIAL : 0u), o);
         break;
     case REALM_PROMPT_TOKENS:
-        if (p->n_tokens >= max_tokens(h)) st = too_long(h);
+        if (p->n_tokens >= max_tokens(o->model)) st = too_long(h, o->model);
         for (size_t i = 0; !st && i < p->n_tokens; i++)
             if ((st = realm_tokens_push(&o->tokens, p->tokens[i]))) realm_error_set(&h->error, st, "out of memory");
         break;
@@ -208,7 +205,8 @@ static realm_status need_text(realm_host *h, host_prompt *p) {
     if (p->text) return REALM_OK;
     realm_buf b;
     realm_buf_init(&b, HOST_PROMPT_BYTES_MAX);
-    realm_status st = realm_tokenizer_decode(host_tokenizer(h), p->tokens.ids, p->tokens.len, true, &b, &h->error);
+    realm_status st =
+        realm_tokenizer_decode(host_tokenizer(p->model), p->tokens.ids, p->tokens.len, true, &b, &h->error);
     if (!st && !(p->text = realm_buf_take(&b, &p->text_len)))
         st = realm_error_set(&h->error, REALM_E_NOMEM, "out of memory");
     realm_buf_release(&b);
@@ -238,7 +236,7 @@ realm_call_result host_prompt_own(realm_call *call, const uint64_t *args, int32_
 
 realm_call_result host_prompt_chat(realm_call *call, const uint64_t *args, int32_t *result) {
     realm_host *h = host_of(call);
-    host_prompt made = {0};
+    host_prompt made = {.model = h->model};
     if (!flags_ok(h, "prompt_chat", args[4], REALM_CHAT_ANSWER, result)) return REALM_CALL_DONE;
     const char *messages = take_text(call, "prompt_chat", args[0], args[1], result);
     if (!messages) return REALM_CALL_DONE;
@@ -251,7 +249,7 @@ realm_call_result host_prompt_chat(realm_call *call, const uint64_t *args, int32
 
 realm_call_result host_prompt_text(realm_call *call, const uint64_t *args, int32_t *result) {
     realm_host *h = host_of(call);
-    host_prompt made = {0};
+    host_prompt made = {.model = h->model};
     if (!flags_ok(h, "prompt_text", args[2], 7, result)) return REALM_CALL_DONE;
     const char *text = take_text(call, "prompt_text", args[0], args[1], result);
     if (!text) return REALM_CALL_DONE;
@@ -261,9 +259,9 @@ realm_call_result host_prompt_text(realm_call *call, const uint64_t *args, int32
 
 realm_call_result host_prompt_tokens(realm_call *call, const uint64_t *args, int32_t *result) {
     realm_host *h = host_of(call);
-    host_prompt made = {0};
-    realm_status st = take_tokens(call, "prompt_tokens", args[0], args[1], &made.tokens);
-    if (!st && made.tokens.len >= max_tokens(h)) st = too_long(h);
+    host_prompt made = {.model = h->model};
+    realm_status st = host_take_tokens(call, "prompt_tokens", h->model, args[0], args[1], &made.tokens);
+    if (!st && made.tokens.len >= max_tokens(h->model)) st = too_long(h, h->model);
     return give_prompt(h, &made, st, result);
 }
 
@@ -319,13 +317,22 @@ static realm_status around_own(realm_host *h, const char *text, size_t len, size
         spans[n++] = (realm_text_span){at + o->spans[i].start, o->spans[i].len, o->spans[i].special};
     if (!o->n_spans && o->text_len) spans[n++] = (realm_text_span){at, o->text_len, parse};
     if (end < len) spans[n++] = (realm_text_span){end, len - end, false};
-    realm_status st = encode_rendered(h, text, len, spans, n, &out->tokens);
+    realm_status st = encode_rendered(h, out->model, text, len, spans, n, &out->tokens);
     realm_free(spans);
     return st;
 }
 
-realm_status host_prompt_from_program(realm_host *h, const char *text, size_t len, bool as_chat, host_prompt *out) {
+static realm_status plain_prompt(realm_host *h, const char *text, size_t len, host_prompt *out) {
+    realm_status st = realm_tokenizer_encode(host_tokenizer(out->model), text, len, REALM_ENCODE_ADD_SPECIAL,
+                                             max_tokens(out->model), &out->tokens, &h->error);
+    return st == REALM_E_LIMIT ? too_long(h, out->model) : st;
+}
+
+realm_status host_prompt_from_program(realm_host *h, const host_model *model, const char *text, size_t len,
+                                      bool as_chat, host_prompt *out) {
+    out->model = model;
     if (as_chat) return one_message(h, text, len, out);
+    if (model->m != h->models[0].m) return plain_prompt(h, text, len, out);
     realm_status st = host_own_prompt(h);
     if (!st) st = need_text(h, &h->own);
     if (st) return st;
@@ -339,7 +346,5 @@ realm_status host_prompt_from_program(realm_host *h, const char *text, size_t le
         return REALM_OK;
     }
     if (found && !from_tokens) return around_own(h, text, len, (size_t)(found - text), out);
-    st = realm_tokenizer_encode(host_tokenizer(h), text, len, REALM_ENCODE_ADD_SPECIAL, max_tokens(h), &out->tokens,
-                                &h->error);
-    return st == REALM_E_LIMIT ? too_long(h) : st;
+    return plain_prompt(h, text, len, out);
 }

@@ -20,8 +20,15 @@
 #include "tenant/tenant.h"
 
 #define RUNTIME_MODELS_MAX 16u
+#define STORED_LOADED_MAX 16u           /* models that tenants stored, loaded at once */
+#define STORED_LOADED_PER_TENANT 4u     /* of these, of one tenant */
+#define MODEL_ID_SERVER 0x40000000      /* bit of the ids of the server's models: no tenant can choose it */
+#define MODEL_ID_CHOSEN_MAX 0x3fffffffu /* ids of stored models are 1 to this */
 
-typedef struct tenant_model {
+typedef struct tenant_model tenant_model;
+typedef enum model_state { MODEL_READY, MODEL_LOADING, MODEL_UNLOADING } model_state;
+
+struct tenant_model {
     char id[REALM_MODEL_ID_MAX + 1];
     char *path;
     int64_t created_s;
@@ -30,8 +37,18 @@ typedef struct tenant_model {
     realm_tokenizer *tokenizer;
     realm_engine *engine;
     realm_template *template;   /* NULL: the file has none */
-    realm_token_counts flushed; /* engine totals that are in the ledger; maintenance thread only */
-} tenant_model;
+    realm_token_counts flushed; /* engine totals that are in the ledger; flush_mu */
+
+    /* Of a model that a tenant stored; its engine has that tenant's account alone. */
+    char sha256[65];
+    realm_account *account;
+    tenant_model *next; /* of its tenant's list; runtime.mu, like the following */
+    model_state state;
+    uint32_t users;              /* instances that hold it */
+    uint64_t used_ns;            /* when the last one let go */
+    bool removed;                /* no id names it any more: goes when nobody holds it */
+    realm_token_counts snapshot; /* flush_mu */
+};
 
 /* ---- jobs.c: what blocks, off the sandbox's workers
  * --------------------------------------------------------------------
@@ -70,7 +87,12 @@ struct realm_tenant {
     char name[REALM_TENANT_NAME_MAX + 1];
     atomic_uint refs;    /* acquired under runtime.mu, so 0 under runtime.mu stays 0 */
     bool gone;           /* runtime.mu: deleted from the store */
+    bool forgotten;      /* runtime.mu: and its models and files are gone too */
     atomic_uint jobs[2]; /* quick and heavy ones, queued or running */
+
+    tenant_model *stored;       /* runtime.mu: those loaded, or about to be */
+    realm_token_counts carried; /* flush_mu: of stored models that were unloaded, not yet in the ledger */
+    realm_mutex files_mu;       /* what the store lists and what is in the tenant's folder agree outside of it */
 
     realm_mutex mu;
     realm_limits limits;       /* mu */
@@ -101,6 +123,7 @@ struct realm_runtime {
     realm_backend *backend; /* of all models and the tensor service, in turns */
     realm_program *default_program;
     tenant_jobs *jobs;
+    char *models_dir; /* NULL without a state folder */
 
     realm_mutex mu;
     tenant_model *models[RUNTIME_MODELS_MAX]; /* written under mu, before n_models; read freely below n_models */
@@ -110,7 +133,7 @@ struct realm_runtime {
     realm_run *waiting; /* runs whose END waits for the ledger */
     uint64_t reload_wanted, reload_done;
     bool stop;
-    realm_cond work, reloaded;
+    realm_cond work, reloaded, model_loaded;
     pthread_t maintenance;
     bool maintenance_started;
 
@@ -123,6 +146,7 @@ struct realm_runtime {
 struct realm_request {
     realm_tenant *tenant;
     tenant_model *model;
+    size_t model_index; /* of the runtime's list */
     realm_account *account;
     realm_prompt_share *share;
     atomic_uint refs; /* the caller's and one per run */
@@ -170,14 +194,45 @@ struct realm_run {
     void *on_ready_user;
 };
 
+/* models.c */
+/* Opens a file with everything that serving it takes. `err` is not NULL. */
+REALM_WARN_UNUSED realm_status model_load(realm_backend *b, const char *id, const char *path,
+                                          const realm_model_config *config, realm_model_progress progress, void *user,
+                                          tenant_model **out, realm_error *err);
+void model_free(tenant_model *m); /* NULL-safe */
+/* The rest is about models that tenants stored, and blocks: for threads of the pool. */
+/* Finds the tenant's model by id, loads it if need be and holds it. REALM_E_NOT_FOUND, REALM_E_BUSY (all that may be
+ * loaded are in use), or why it cannot be loaded. */
+REALM_WARN_UNUSED realm_status model_hold(realm_tenant *t, uint32_t id, tenant_model **out, realm_error *err);
+void model_let_go(realm_tenant *t, tenant_model *m); /* any thread, does not block */
+/* Unloads models of the tenant that nobody holds: all, or those that were removed. */
+void models_unload_idle(realm_tenant *t, bool removed_only);
+/* The path of a stored file; NULL when memory is out. */
+char *model_path(const realm_tenant *t, const char *sha256);
+/* Moves a written and synced file into place and lists it under `id`, or under one derived from its hash when that is
+ * 0. The file at `path` is gone afterwards, also on failure. */
+REALM_WARN_UNUSED realm_status model_store(realm_tenant *t, const char *path, uint32_t id, uint64_t quota_bytes,
+                                           uint32_t *made, realm_error *err);
+REALM_WARN_UNUSED realm_status model_remove(realm_tenant *t, uint32_t id, realm_error *err);
+/* Of a tenant that was deleted and that nobody uses: its loaded models and its files. */
+void models_forget(realm_tenant *t);
+/* Removes files that no tenant's list names: of deleted tenants, and of a process that ended in the middle. */
+void models_sweep(realm_runtime *rt);
+
 /* runtime.c */
 tenant_model *runtime_model(const realm_runtime *rt, const char *id, size_t *index);
 
-/* prompt.c: compiles a chat template with the control tokens of a vocabulary */
+/* prompt.c: a model's template over a conversation, as realm_runtime_apply_template */
+REALM_WARN_UNUSED realm_status template_apply(const tenant_model *m, const char *messages, size_t messages_len,
+                                              const char *tools, size_t tools_len, bool answer, realm_buf *text,
+                                              realm_text_span **spans, size_t *n_spans, realm_error *err);
+/* Compiles a chat template with the control tokens of a vocabulary. */
 realm_status template_open_for(const realm_tokenizer *tok, const char *source, size_t len, realm_template **out,
                                realm_error *err);
 
 /* tenants.c; the maintenance thread's part */
+realm_account_limits tenant_account_limits(const realm_limits *l);
+/* The tenant's account with a server model's engine; may wait for a flush of the ledger when it is new. */
 realm_status tenant_account(realm_tenant *t, size_t model_index, realm_account **out, realm_error *err);
 realm_program *tenant_program(realm_tenant *t, realm_error *err); /* retained; NULL with err */
 void tenants_refresh(realm_runtime *rt);                          /* after the store's version changed */

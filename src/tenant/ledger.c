@@ -49,6 +49,30 @@ static void snapshot_release(snapshot *p) {
     realm_free(p->aborted);
 }
 
+/* Tokens of the models that a tenant stored: of those loaded since the last flush, and what unloaded ones left. Their
+ * engines have this tenant's account alone, so its counts are the engine's. flush_mu is held: none is unloaded. */
+static realm_token_counts snapshot_stored(realm_runtime *rt, realm_tenant *t) {
+    realm_token_counts sum = t->carried;
+    realm_mutex_lock(&rt->mu);
+    for (tenant_model *m = t->stored; m; m = m->next) {
+        if (!m->account) continue; /* being loaded */
+        realm_account_counts(m->account, &m->snapshot);
+        realm_token_counts d = minus(m->snapshot, m->flushed);
+        sum.prompt += d.prompt;
+        sum.cached += d.cached;
+        sum.completion += d.completion;
+    }
+    realm_mutex_unlock(&rt->mu);
+    return sum;
+}
+
+static void stored_flushed(realm_runtime *rt, realm_tenant *t) {
+    t->carried = (realm_token_counts){0};
+    realm_mutex_lock(&rt->mu);
+    for (tenant_model *m = t->stored; m; m = m->next) m->flushed = m->snapshot;
+    realm_mutex_unlock(&rt->mu);
+}
+
 static bool snapshot_tenants(realm_runtime *rt, snapshot *p) {
     realm_mutex_lock(&rt->mu);
     size_t n = 0, i = 0;
@@ -94,6 +118,9 @@ static realm_status flush(realm_runtime *rt, realm_error *err) {
         realm_tenant *t = p.tenants[i];
         realm_usage_entry e = {.tenant_id = t->id};
         for (size_t m = 0; m < n_models; m++) add(&e.delta, minus(p.counts[i * RUNTIME_MODELS_MAX + m], t->flushed[m]));
+        realm_token_counts stored = snapshot_stored(rt, t);
+        add(&e.delta, stored);
+        add(&engine, stored);
         p.requests[i] = atomic_load(&t->requests);
         p.aborted[i] = atomic_load(&t->aborted);
         e.delta.requests = p.requests[i] - t->requests_flushed;
@@ -107,6 +134,7 @@ static realm_status flush(realm_runtime *rt, realm_error *err) {
         for (size_t i = 0, k = 0; i < p.n; i++) {
             realm_tenant *t = p.tenants[i];
             memcpy(t->flushed, &p.counts[i * RUNTIME_MODELS_MAX], sizeof t->flushed);
+            stored_flushed(rt, t);
             t->requests_flushed = p.requests[i];
             t->aborted_flushed = p.aborted[i];
             if (k < n_entries && p.entries[k].tenant_id == t->id) {

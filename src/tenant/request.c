@@ -20,6 +20,7 @@ realm_status realm_request_open(realm_tenant *t, const char *model_id, realm_rat
     }
     r->tenant = t;
     r->model = m;
+    r->model_index = index;
     atomic_init(&r->refs, 1);
     /* relaxed: the caller holds a reference already */
     atomic_fetch_add_explicit(&t->refs, 1, memory_order_relaxed);

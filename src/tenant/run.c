@@ -210,6 +210,7 @@ realm_status realm_run_start(realm_request *r, const realm_run_params *p, realm_
                                 .memory_bytes = run->limits.memory_bytes,
                                 .cpu_ms_per_wake = run->limits.cpu_ms_per_wake,
                                 .wall_ms = run->limits.wall_ms,
+                                .model_id = MODEL_ID_SERVER | (int32_t)r->model_index,
                                 .on_answer = on_answer,
                                 .on_done = run_instance_done};
     realm_buf rendered;

@@ -1,6 +1,5 @@
 /* tenant/runtime.c - opening and closing everything one process serves; models and their templates. */
 #include <string.h>
-#include <sys/stat.h>
 
 #include "base/alloc.h"
 #include "base/file.h"
@@ -11,6 +10,7 @@
 
 #define MAX_INSTANCES_DEFAULT 1024u
 #define PROGRAM_CACHE "programs" /* below the state folder */
+#define MODELS_DIR "tenants"     /* likewise: a folder per tenant with the models it stored */
 
 realm_status realm_runtime_open(realm_runtime **out, const realm_runtime_config *config, realm_error *err) {
     realm_runtime *rt = realm_calloc(1, sizeof *rt);
@@ -21,6 +21,11 @@ realm_status realm_runtime_open(realm_runtime **out, const realm_runtime_config 
     realm_mutex_init(&rt->flush_mu, REALM_RANK_API);
     realm_cond_init(&rt->work);
     realm_cond_init(&rt->reloaded);
+    realm_cond_init(&rt->model_loaded);
+    if (config->state_dir && !(rt->models_dir = realm_path_join(config->state_dir, MODELS_DIR))) {
+        s = realm_error_set(err, REALM_E_NOMEM, "runtime: out of memory");
+        goto fail;
+    }
     if ((s = realm_store_open(&rt->store, config->state_dir, err)) != REALM_OK) goto fail;
     if (config->state_dir && !(cache = realm_path_join(config->state_dir, PROGRAM_CACHE))) {
         s = realm_error_set(err, REALM_E_NOMEM, "runtime: out of memory");
@@ -43,6 +48,7 @@ realm_status realm_runtime_open(realm_runtime **out, const realm_runtime_config 
         goto fail;
     }
     if ((s = jobs_open(&rt->jobs, err)) != REALM_OK) goto fail;
+    models_sweep(rt);
     if ((s = realm_store_version(rt->store, &rt->store_version, err)) != REALM_OK) goto fail;
     if ((s = realm_thread_start(&rt->maintenance, "realm-ledger", ledger_thread, rt, err)) != REALM_OK) goto fail;
     rt->maintenance_started = true;
@@ -53,17 +59,6 @@ fail:
     realm_free(cache);
     realm_runtime_close(rt);
     return s;
-}
-
-static void model_free(tenant_model *m) {
-    if (!m) return;
-    realm_engine_close(m->engine);
-    realm_template_close(m->template);
-    realm_tokenizer_close(m->tokenizer);
-    realm_model_close(m->model);
-    realm_gguf_close(m->gguf);
-    realm_free(m->path);
-    realm_free(m);
 }
 
 void realm_runtime_close(realm_runtime *rt) {
@@ -93,6 +88,8 @@ void realm_runtime_close(realm_runtime *rt) {
     realm_store_close(rt->store);
     realm_cond_destroy(&rt->work);
     realm_cond_destroy(&rt->reloaded);
+    realm_cond_destroy(&rt->model_loaded);
+    realm_free(rt->models_dir);
     realm_mutex_destroy(&rt->flush_mu);
     realm_mutex_destroy(&rt->mu);
     realm_free(rt);
@@ -124,61 +121,15 @@ realm_status realm_runtime_check_program(const char *state_dir, const char *comp
 /* ---- models --------------------------------------------------------------------------------------------------------
  */
 
-/* Reads the file's template, or the operator's. */
-static realm_status open_template(tenant_model *m, const char *override, realm_error *err) {
-    realm_gguf_str source = {0};
-    if (override) {
-        source = (realm_gguf_str){override, strlen(override)};
-    } else {
-        realm_status s = realm_gguf_get_str(m->gguf, "tokenizer.chat_template", false, &source, err);
-        if (s != REALM_OK) return s;
-    }
-    if (source.len == 0) return REALM_OK;
-    realm_status s = template_open_for(m->tokenizer, source.data, source.len, &m->template, err);
-    if (s != REALM_OK && !override) {
-        /* The model still completes text; the chat endpoint says that there is no template. */
-        realm_log_warn("model", "%s: chat template not usable: %s", m->id, err ? err->text : "");
-        realm_error_clear(err);
-        return REALM_OK;
-    }
-    if (s != REALM_OK) realm_error_prefix(err, "chat template");
-    return s;
-}
-
 realm_status realm_runtime_add_model(realm_runtime *rt, const char *id, const char *path,
                                      const realm_model_config *config, realm_model_progress progress, void *user,
                                      realm_error *err) {
     static const realm_model_config defaults;
     realm_error local = {0};
     if (!err) err = &local;
-    if (!config) config = &defaults;
-    size_t id_len = strlen(id);
-    if (id_len == 0 || id_len > REALM_MODEL_ID_MAX)
-        return realm_error_set(err, REALM_E_INVALID, "model id: 1 to %u bytes", REALM_MODEL_ID_MAX);
-    tenant_model *m = realm_calloc(1, sizeof *m);
-    if (!m) return realm_error_set(err, REALM_E_NOMEM, "%s: out of memory", id);
-    memcpy(m->id, id, id_len + 1);
-    struct stat st;
-    if (stat(path, &st) == 0) m->created_s = st.st_mtime;
-    realm_status s = REALM_OK;
-    if (!(m->path = realm_strdup(path))) {
-        s = realm_error_set(err, REALM_E_NOMEM, "%s: out of memory", id);
-        goto fail;
-    }
-    const realm_model_options mo = {
-        .weight_budget_bytes = config->weight_budget_bytes, .progress = progress, .user = user};
-    if ((s = realm_gguf_open(&m->gguf, path, err)) != REALM_OK) goto fail;
-    if ((s = realm_tokenizer_open(&m->tokenizer, m->gguf, err)) != REALM_OK) goto prefix;
-    if ((s = open_template(m, config->chat_template, err)) != REALM_OK) goto prefix;
-    if ((s = realm_model_open(&m->model, rt->backend, m->gguf, &mo, err)) != REALM_OK) goto prefix;
-    if (realm_tokenizer_vocab_size(m->tokenizer) > realm_model_hparams(m->model)->n_vocab) {
-        s = realm_error_set(err, REALM_E_FORMAT, "the tokenizer has %zu tokens, the embedding %u rows",
-                            realm_tokenizer_vocab_size(m->tokenizer), realm_model_hparams(m->model)->n_vocab);
-        goto prefix;
-    }
-    s = realm_engine_open(&m->engine, rt->backend, m->model, m->tokenizer, &config->engine, err);
-    if (s != REALM_OK) goto prefix;
-
+    tenant_model *m = NULL;
+    realm_status s = model_load(rt->backend, id, path, config ? config : &defaults, progress, user, &m, err);
+    if (s != REALM_OK) return s;
     realm_mutex_lock(&rt->mu);
     size_t n = atomic_load_explicit(&rt->n_models, memory_order_relaxed);
     if (runtime_model(rt, id, NULL)) {
@@ -191,12 +142,7 @@ realm_status realm_runtime_add_model(realm_runtime *rt, const char *id, const ch
         atomic_store_explicit(&rt->n_models, n + 1, memory_order_release);
     }
     realm_mutex_unlock(&rt->mu);
-    if (s == REALM_OK) return s;
-    goto fail;
-prefix:
-    realm_error_prefix(err, "%s", path);
-fail:
-    model_free(m);
+    if (s != REALM_OK) model_free(m);
     return s;
 }
 

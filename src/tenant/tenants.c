@@ -18,11 +18,17 @@
 
 static void tenant_free(realm_tenant *t) {
     if (!t) return;
+    while (t->stored) {
+        tenant_model *m = t->stored;
+        t->stored = m->next;
+        model_free(m);
+    }
     for (size_t i = 0; i < RUNTIME_MODELS_MAX; i++)
         if (t->accounts[i]) realm_account_close(t->accounts[i]);
     realm_program_release(t->program);
     realm_free(t->args);
     realm_free(t->env);
+    realm_mutex_destroy(&t->files_mu);
     realm_mutex_destroy(&t->mu);
     realm_free(t);
 }
@@ -40,7 +46,7 @@ static bool keep_strings(realm_strings **to, const realm_strings *from) {
     return true;
 }
 
-static realm_account_limits account_limits(const realm_limits *l) {
+realm_account_limits tenant_account_limits(const realm_limits *l) {
     return (realm_account_limits){.generations = (uint32_t)l->generations,
                                   .kv_tokens = l->kv_tokens,
                                   .weight = (uint32_t)l->weight,
@@ -59,10 +65,17 @@ static void apply_row(realm_tenant *t, const realm_tenant_row *row) {
         t->program = NULL;
         realm_error_clear(&t->program_error);
     }
-    realm_account_limits al = account_limits(&t->limits);
+    realm_account_limits al = tenant_account_limits(&t->limits);
     for (size_t i = 0; i < RUNTIME_MODELS_MAX; i++)
         if (t->accounts[i]) realm_account_set_limits(t->accounts[i], &al);
     realm_mutex_unlock(&t->mu);
+}
+
+/* And for the models that it stored; rt->mu is held. */
+static void apply_to_stored(realm_tenant *t, const realm_limits *l) {
+    realm_account_limits al = tenant_account_limits(l);
+    for (tenant_model *m = t->stored; m; m = m->next)
+        if (m->account) realm_account_set_limits(m->account, &al);
 }
 
 /* Finds or makes the tenant of a row, with a reference. */
@@ -80,6 +93,7 @@ static realm_status hold(realm_runtime *rt, const realm_tenant_row *row, realm_t
         t->id = row->id;
         memcpy(t->name, row->name, sizeof t->name);
         realm_mutex_init(&t->mu, REALM_RANK_TENANT);
+        realm_mutex_init(&t->files_mu, REALM_RANK_TENANT);
         t->request_credit = t->token_credit = INFINITY; /* full; clamped to the limit at first use */
         apply_row(t, row);
         t->next = rt->tenants;
@@ -130,10 +144,8 @@ void realm_tenant_release(realm_tenant *t) {
 
 const char *realm_tenant_name(const realm_tenant *t) { return t->name; }
 
-void tenants_refresh(realm_runtime *rt) {
-    uint64_t version;
-    if (realm_store_version(rt->store, &version, NULL) != REALM_OK || version == rt->store_version) return;
-    rt->store_version = version;
+/* Reads all rows again. */
+static void reread(realm_runtime *rt) {
     realm_mutex_lock(&rt->mu);
     realm_tenant *t = rt->tenants;
     if (t) atomic_fetch_add_explicit(&t->refs, 1, memory_order_relaxed);
@@ -143,6 +155,7 @@ void tenants_refresh(realm_runtime *rt) {
         realm_status s = realm_store_tenant_get(rt->store, t->id, &row, NULL);
         if (s == REALM_OK) apply_row(t, &row);
         realm_mutex_lock(&rt->mu);
+        if (s == REALM_OK) apply_to_stored(t, &row.limits);
         if (s == REALM_E_NOT_FOUND) t->gone = true;
         realm_tenant *next = t->next;
         if (next) atomic_fetch_add_explicit(&next->refs, 1, memory_order_relaxed);
@@ -150,12 +163,51 @@ void tenants_refresh(realm_runtime *rt) {
         realm_tenant_release(t);
         t = next;
     }
-    /* Those that are gone, unused and fully in the ledger. */
-    ledger_flush(rt);
+}
+
+/* What is left to do once nobody uses it: of a deleted tenant its models and files go, of others the models that were
+ * removed while a program held them. */
+static bool has_leftovers(const realm_tenant *t) {
+    if (t->gone) return !t->forgotten && atomic_load_explicit(&t->refs, memory_order_acquire) == 0;
+    for (const tenant_model *m = t->stored; m; m = m->next)
+        if (m->removed && m->state == MODEL_READY && m->users == 0) return true;
+    return false;
+}
+
+static void clear_leftovers(realm_runtime *rt) {
+    for (;;) {
+        realm_mutex_lock(&rt->mu);
+        realm_tenant *t = rt->tenants;
+        while (t && !has_leftovers(t)) t = t->next;
+        if (t) atomic_fetch_add_explicit(&t->refs, 1, memory_order_relaxed);
+        bool gone = t && t->gone;
+        if (gone) t->forgotten = true;
+        realm_mutex_unlock(&rt->mu);
+        if (!t) return;
+        if (gone)
+            models_forget(t);
+        else
+            models_unload_idle(t, true);
+        realm_tenant_release(t);
+    }
+}
+
+/* Lets go of those that are gone, unused and fully in the ledger. */
+static void free_gone(realm_runtime *rt) {
     realm_mutex_lock(&rt->mu);
-    realm_tenant **link = &rt->tenants, *dead = NULL;
+    bool any = false;
+    for (const realm_tenant *t = rt->tenants; t; t = t->next) any |= t->gone;
+    realm_mutex_unlock(&rt->mu);
+    if (!any) return;
+    ledger_flush(rt);
+    realm_mutex_lock(&rt->flush_mu);
+    realm_mutex_lock(&rt->mu);
+    static const realm_token_counts none;
+    realm_tenant **link = &rt->tenants, *dead = NULL, *t;
     while ((t = *link)) {
-        bool unused = t->gone && atomic_load_explicit(&t->refs, memory_order_acquire) == 0;
+        bool unused = t->gone && t->forgotten && !t->stored &&
+                      atomic_load_explicit(&t->refs, memory_order_acquire) == 0 &&
+                      memcmp(&t->carried, &none, sizeof none) == 0;
         for (size_t i = 0; i < RUNTIME_MODELS_MAX && unused; i++) {
             realm_token_counts c = {0};
             if (t->accounts[i]) realm_account_counts(t->accounts[i], &c);
@@ -170,11 +222,22 @@ void tenants_refresh(realm_runtime *rt) {
         }
     }
     realm_mutex_unlock(&rt->mu);
+    realm_mutex_unlock(&rt->flush_mu);
     while (dead) {
         t = dead;
         dead = t->next;
         tenant_free(t);
     }
+}
+
+void tenants_refresh(realm_runtime *rt) {
+    uint64_t version;
+    if (realm_store_version(rt->store, &version, NULL) == REALM_OK && version != rt->store_version) {
+        rt->store_version = version;
+        reread(rt);
+    }
+    clear_leftovers(rt);
+    free_gone(rt);
 }
 
 void realm_runtime_reload(realm_runtime *rt) {
@@ -206,7 +269,7 @@ realm_status tenant_account(realm_tenant *t, size_t i, realm_account **out, real
     realm_mutex_lock(&t->rt->flush_mu);
     realm_mutex_lock(&t->mu);
     if (!t->accounts[i]) {
-        realm_account_limits al = account_limits(&t->limits);
+        realm_account_limits al = tenant_account_limits(&t->limits);
         s = realm_account_open(t->rt->models[i]->engine, &al, NULL, &t->accounts[i], err);
     }
     *out = t->accounts[i];

@@ -719,6 +719,43 @@ func RealmStreamToken(token int32, text *byte, len uint32) int32
 //go:wasmimport realm finish
 func Finish(reason uint32) int32
 
+// ---- Models ----
+
+// The id of a model that the server offers under this name, or that the tenant stored under this number. Id 0 is always
+// the request's own model.
+//
+//go:wasmimport realm model_find
+func ModelFind(name *byte, len uint32) int32
+
+// The model that text, prompts, grammars and new contexts belong to from now on; waits while it is loaded. Returns the
+// id that was used before.
+//
+//go:wasmimport realm model_use
+func ModelUse(model int32) int32
+
+// Stores a GGUF image for this tenant alone, under the given id, or with 0 under one derived from its hash. The same
+// image under two ids is stored once; an id that names another image is refused. Counts against storage_bytes. Returns
+// the id.
+//
+//go:wasmimport realm realm_store_model
+func RealmStoreModel(image unsafe.Pointer, len uint32, model int32) int32
+
+// JSON: architecture, shapes, types, context, tokenizer, whether there is a template.
+//
+//go:wasmimport realm realm_get_model_info
+func RealmGetModelInfo(model int32, out *byte, max uint32) int32
+
+// A tensor's values as float32, `max` in bytes; ERange with the size needed in last_error when that is too small. Needs
+// read_weights for models that are not the tenant's own.
+//
+//go:wasmimport realm realm_get_tensor
+func RealmGetTensor(model int32, name *byte, nameLen uint32, out *float32, max uint32) int32
+
+// Drops this tenant's reference to a stored model.
+//
+//go:wasmimport realm realm_remove_model
+func RealmRemoveModel(model int32) int32
+
 // ---- Text ----
 
 // Token ids of a text. Flags TextAddSpecial, _PARSE_SPECIAL, _CONTINUES.

@@ -525,6 +525,30 @@ extern "C" {
 
     /// How the answer ends (END_STOP, END_LENGTH), where that is not how the last generation did.
     pub fn finish(reason: u32) -> i32;
+    // ---- Models ----
+
+    /// The id of a model that the server offers under this name, or that the tenant stored under this number. Id 0 is
+    /// always the request's own model.
+    pub fn model_find(name: *const u8, len: usize) -> i32;
+
+    /// The model that text, prompts, grammars and new contexts belong to from now on; waits while it is loaded. Returns
+    /// the id that was used before.
+    pub fn model_use(model: i32) -> i32;
+
+    /// Stores a GGUF image for this tenant alone, under the given id, or with 0 under one derived from its hash. The
+    /// same image under two ids is stored once; an id that names another image is refused. Counts against
+    /// storage_bytes. Returns the id.
+    pub fn realm_store_model(image: *const u8, len: usize, model: i32) -> i32;
+
+    /// JSON: architecture, shapes, types, context, tokenizer, whether there is a template.
+    pub fn realm_get_model_info(model: i32, out: *mut u8, max: usize) -> i32;
+
+    /// A tensor's values as float32, `max` in bytes; E_RANGE with the size needed in last_error when that is too small.
+    /// Needs read_weights for models that are not the tenant's own.
+    pub fn realm_get_tensor(model: i32, name: *const u8, name_len: usize, out: *mut f32, max: usize) -> i32;
+
+    /// Drops this tenant's reference to a stored model.
+    pub fn realm_remove_model(model: i32) -> i32;
     // ---- Text ----
 
     /// Token ids of a text. Flags TEXT_ADD_SPECIAL, _PARSE_SPECIAL, _CONTINUES.

@@ -33,6 +33,7 @@
 #define PATIENCE_NS (60 * REALM_NS_PER_S)
 
 static realm_runtime *rt;
+static const char *state_dir; /* NULL: tenants live in memory. Set before open_runtime */
 static char model_path[] = "/tmp/realm-test-host-XXXXXX";
 
 /* cmocka takes the fault signals for itself in every test; programs' traps need Wasmtime's handlers. */
@@ -171,9 +172,8 @@ __attribute__((unused)) static void expect_ok(const client *c) {
 static void write_model(void) {
     realm_error err = {0};
     tiny_model *m = tiny_make(&tiny_llama);
-    int fd = mkstemp(model_path);
-    if (fd < 0) exit(1);
-    close(fd);
+    int fd = access(model_path, F_OK) == 0 ? -1 : mkstemp(model_path); /* the runtime may be opened again */
+    if (fd >= 0) close(fd);
     if (realm_file_replace(model_path, m->file, m->file_len, 0600, &err)) exit(1);
     tiny_free(m);
 }
@@ -185,7 +185,7 @@ static int compile(char **argv) { return realm_sandbox_compile_child(2, argv + 3
 static int open_runtime(void) {
     realm_error err = {0};
     realm_runtime_config config = {
-        .compiler_path = "/proc/self/exe", .n_workers = 2, .max_instances = 64, .n_threads = 1};
+        .state_dir = state_dir, .compiler_path = "/proc/self/exe", .n_workers = 2, .max_instances = 64, .n_threads = 1};
     realm_model_config model = {
         .engine = {.n_ctx = 256, .max_generations = 16},
         .chat_template = "{% for m in messages %}{% if not m.content %}{{ raise_exception('no content') }}{% endif %}"

@@ -1,0 +1,323 @@
+/* Models that tenants bring: what a program can do with them, who sees them, what they count as, when they are loaded
+ * and unloaded, and that their files come and go with the rows that name them. */
+#include "tenant/client.h"
+
+#include <dirent.h>
+#include <fcntl.h>
+#include <sys/stat.h>
+
+static char dir[] = "/tmp/realm-test-models-XXXXXX";
+static char other_path[] = "/tmp/realm-test-other-XXXXXX";
+
+/* {"op":..., "id":..., "image": hex} */
+static char *request_text(const char *op, int id, const void *file, size_t len) {
+    char *s = malloc(2 * len + 128);
+    int n = sprintf(s, "{\"endpoint\":\"completion\",\"op\":\"%s\",\"id\":%d,\"image\":\"", op, id);
+    for (size_t i = 0; i < len; i++) n += sprintf(s + n, "%02x", ((const unsigned char *)file)[i]);
+    strcpy(s + n, "\"}");
+    return s;
+}
+
+static void ask(client *c, realm_tenant *t, const char *op, int id, const void *file, size_t len) {
+    char *input = request_text(op, id, file, len);
+    realm_run_params p = text_request();
+    p.input = input;
+    p.input_len = strlen(input);
+    complete(c, t, p);
+    free(input);
+}
+
+static void expect(realm_tenant *t, const char *op, int id, realm_status status) {
+    client c;
+    ask(&c, t, op, id, NULL, 0);
+    if (c.status != status) fail_msg("%s %d: %d (%s), not %d", op, id, c.status, c.error, status);
+    end(&c);
+}
+
+static tiny_model *image_of(uint64_t seed) {
+    tiny_spec spec = tiny_llama;
+    spec.seed = seed;
+    spec.layers = 1;
+    return tiny_make(&spec);
+}
+
+static void put(realm_tenant *t, int id, const tiny_model *m) {
+    client c;
+    ask(&c, t, "store", id, m->file, m->file_len);
+    expect_ok(&c);
+    end(&c);
+}
+
+static realm_tenant *limited(const char *name, const char *limit, const char *value) {
+    realm_error err = {0};
+    realm_tenant_row row;
+    realm_store *store = realm_runtime_store(rt);
+    realm_tenant *t = tenant_with(name, TEST_WASM "/guest", "models");
+    if (limit &&
+        (realm_store_tenant_find(store, name, &row, &err) || realm_limits_set(&row.limits, limit, value, &err) ||
+         realm_store_tenant_set(store, name, &row.limits, NULL, 0, &err)))
+        fail_msg("%s", err.text);
+    if (limit) realm_runtime_reload(rt);
+    return t;
+}
+
+/* Files in the tenant's folder. */
+static int files_of(const char *name) {
+    char path[128];
+    realm_tenant_row row;
+    int n = 0;
+    assert_int_equal(realm_store_tenant_find(realm_runtime_store(rt), name, &row, NULL), REALM_OK);
+    snprintf(path, sizeof path, "%s/tenants/%lld", dir, (long long)row.id);
+    DIR *d = opendir(path);
+    if (!d) return 0;
+    for (struct dirent *e; (e = readdir(d));) n += e->d_name[0] != '.';
+    closedir(d);
+    return n;
+}
+
+static void probe_with(const char *program) {
+    client c;
+    tiny_model *m = tiny_make(&tiny_llama);
+    realm_tenant *t = tenant_with(program, TEST_WASM "/guest", program);
+    ask(&c, t, "", 0, m->file, m->file_len);
+    expect_ok(&c);
+    if (strcmp(c.text, "ok") != 0) fail_msg("%s: %s", program, c.text);
+    end(&c);
+    realm_tenant_release(t);
+    tiny_free(m);
+    assert_int_equal(files_of(program), 0);
+}
+
+static void every_call(void **state) {
+    (void)state;
+    probe_with("probe_models");
+    probe_with("probe_models64");
+}
+
+static bool add_usage(void *user, const char *name, const realm_usage *u) {
+    (void)name;
+    realm_usage *sum = user;
+    sum->prompt_tokens += u->prompt_tokens;
+    sum->completion_tokens += u->completion_tokens;
+    return true;
+}
+
+static realm_usage usage_of(const char *tenant) {
+    realm_usage u = {0};
+    assert_int_equal(realm_store_usage_each(realm_runtime_store(rt), tenant, 0, add_usage, &u, NULL), REALM_OK);
+    return u;
+}
+
+static void ledger_agrees(void) {
+    realm_usage engine, sum = usage_of(NULL);
+    assert_int_equal(realm_store_usage_engine(realm_runtime_store(rt), &engine, NULL), REALM_OK);
+    assert_int_equal(sum.prompt_tokens, engine.prompt_tokens);
+    assert_int_equal(sum.completion_tokens, engine.completion_tokens);
+}
+
+static void only_its_tenant_sees_it(void **state) {
+    (void)state;
+    client c;
+    tiny_model *a = image_of(11), *b = image_of(12);
+    realm_tenant *t = limited("owner", NULL, NULL), *u = limited("stranger", NULL, NULL);
+    put(t, 5, a);
+    expect(u, "run", 5, REALM_E_NOT_FOUND);
+    expect(u, "delete", 5, REALM_E_NOT_FOUND);
+    put(u, 5, b); /* the same number, another file */
+    ask(&c, t, "run", 5, NULL, 0);
+    expect_ok(&c);
+    char *mine = strdup(c.text);
+    end(&c);
+    ask(&c, u, "run", 5, NULL, 0);
+    expect_ok(&c);
+    assert_string_not_equal(c.text, mine);
+    end(&c);
+    /* The same file in two tenants is two files: neither can tell that the other has it. */
+    put(u, 6, a);
+    ask(&c, u, "run", 6, NULL, 0);
+    assert_string_equal(c.text, mine);
+    end(&c);
+    free(mine);
+    assert_int_equal(files_of("owner"), 1);
+    assert_int_equal(files_of("stranger"), 2);
+    ledger_agrees();
+    realm_tenant_release(t);
+    realm_tenant_release(u);
+    tiny_free(a);
+    tiny_free(b);
+}
+
+static void one_file_counts_once(void **state) {
+    (void)state;
+    client c;
+    tiny_model *a = image_of(21), *b = image_of(22);
+    char limit[32];
+    snprintf(limit, sizeof limit, "%zu", a->file_len + 1000);
+    realm_tenant *t = limited("counted", "storage_bytes", limit);
+    put(t, 1, a);
+    put(t, 2, a);
+    assert_int_equal(files_of("counted"), 1);
+    ask(&c, t, "store", 3, b->file, b->file_len);
+    assert_int_equal(c.status, REALM_E_LIMIT);
+    assert_non_null(strstr(c.error, "storage_bytes"));
+    end(&c);
+    assert_int_equal(files_of("counted"), 1);
+    expect(t, "delete", 1, REALM_OK);
+    assert_int_equal(files_of("counted"), 1);
+    expect(t, "run", 2, REALM_OK);
+    expect(t, "delete", 2, REALM_OK);
+    assert_int_equal(files_of("counted"), 0);
+    put(t, 3, b);
+    realm_tenant_release(t);
+    tiny_free(a);
+    tiny_free(b);
+}
+
+/* Five models where four may be loaded; each counts what it computes, also after it was unloaded. */
+static void loaded_and_unloaded(void **state) {
+    (void)state;
+    enum { N = 5 };
+    realm_tenant *t = limited("many", NULL, NULL);
+    for (int i = 1; i <= N; i++) {
+        tiny_model *m = image_of((uint64_t)(30 + i));
+        put(t, i, m);
+        tiny_free(m);
+    }
+    for (int round = 0; round < 2; round++)
+        for (int i = 1; i <= N; i++) expect(t, "run", i, REALM_OK);
+    realm_usage u = usage_of("many");
+    assert_int_equal(u.completion_tokens, 2 * N * 8);
+    ledger_agrees();
+    expect(t, "hold", 4, REALM_OK);
+    expect(t, "hold", 5, REALM_E_BUSY);
+    realm_tenant_release(t);
+}
+
+/* Eight requests want it at once: it is loaded once, and all get the same answer. */
+static void loaded_once(void **state) {
+    (void)state;
+    enum { N = 8 };
+    client c[N];
+    tiny_model *m = image_of(41);
+    realm_tenant *t = limited("crowd", NULL, NULL);
+    put(t, 1, m);
+    char *input = request_text("run", 1, NULL, 0);
+    for (int i = 0; i < N; i++) {
+        realm_run_params p = text_request();
+        p.input = input;
+        p.input_len = strlen(input);
+        begin(&c[i], t, p);
+    }
+    for (int i = 0; i < N; i++) {
+        follow(&c[i], 0);
+        expect_ok(&c[i]);
+        assert_string_equal(c[i].text, c[0].text);
+    }
+    for (int i = 0; i < N; i++) end(&c[i]);
+    free(input);
+    realm_tenant_release(t);
+    tiny_free(m);
+}
+
+/* More than one piece of four MiB, byte for byte the file that was sent. */
+static void in_pieces(void **state) {
+    (void)state;
+    client c;
+    realm_error err = {0};
+    enum { ROWS = 1024, COLS = 1152 };
+    static float big[ROWS * COLS];
+    for (size_t i = 0; i < REALM_ARRAY_LEN(big); i++) big[i] = (float)i;
+    realm_gguf_writer *w;
+    void *file;
+    size_t len;
+    uint64_t dims[] = {COLS, ROWS};
+    assert_int_equal(realm_gguf_writer_open(&w, 3, 32, &err), REALM_OK);
+    assert_int_equal(realm_gguf_put_str(w, "general.architecture", "llama", 5), REALM_OK);
+    assert_int_equal(realm_gguf_put_tensor(w, "big", REALM_TYPE_F32, 2, dims, big), REALM_OK);
+    assert_int_equal(realm_gguf_writer_finish(w, &file, &len, &err), REALM_OK);
+    realm_gguf_writer_close(w);
+    assert_true(len > (4u << 20));
+    realm_tenant *t = limited("pieces", NULL, NULL);
+    ask(&c, t, "store", 9, file, len);
+    expect_ok(&c);
+    end(&c);
+    realm_model_row row;
+    realm_tenant_row tr;
+    char path[256], *back;
+    size_t back_len;
+    assert_int_equal(realm_store_tenant_find(realm_runtime_store(rt), "pieces", &tr, &err), REALM_OK);
+    assert_int_equal(realm_store_model_find(realm_runtime_store(rt), tr.id, 9, &row, &err), REALM_OK);
+    snprintf(path, sizeof path, "%s/tenants/%lld/%s.gguf", dir, (long long)tr.id, row.sha256);
+    assert_int_equal(realm_file_read(path, 8u << 20, &back, &back_len, &err), REALM_OK);
+    assert_int_equal(back_len, len);
+    assert_memory_equal(back, file, len);
+    realm_free(back);
+    realm_free(file);
+    expect(t, "run", 9, REALM_E_FORMAT); /* well-formed, but nothing to run: it has no tokenizer */
+    realm_tenant_release(t);
+}
+
+/* The runtime ends and begins anew: ids and files are there; what no row names is swept up. */
+static void kept_and_swept(void **state) {
+    (void)state;
+    char path[256], stray[300];
+    tiny_model *m = image_of(51);
+    realm_tenant *t = limited("keeper", NULL, NULL);
+    realm_tenant_row row;
+    put(t, 77, m);
+    realm_tenant_release(t);
+    assert_int_equal(realm_store_tenant_find(realm_runtime_store(rt), "keeper", &row, NULL), REALM_OK);
+    snprintf(path, sizeof path, "%s/tenants/%lld", dir, (long long)row.id);
+    snprintf(stray, sizeof stray, "%s/upload-abcdef", path);
+    assert_int_equal(realm_file_replace(stray, "x", 1, 0600, NULL), REALM_OK);
+    struct timespec old[2] = {{.tv_sec = 1000}, {.tv_sec = 1000}};
+    assert_int_equal(utimensat(AT_FDCWD, stray, old, 0), 0);
+    realm_runtime_close(rt);
+    rt = NULL;
+    assert_int_equal(open_runtime(), 0);
+    assert_int_not_equal(access(stray, F_OK), 0);
+    t = limited("keeper", NULL, NULL);
+    expect(t, "run", 77, REALM_OK);
+    realm_tenant_release(t);
+    /* And with the tenant its files go. */
+    assert_int_equal(files_of("keeper"), 1);
+    assert_int_equal(realm_store_tenant_delete(realm_runtime_store(rt), "keeper", NULL), REALM_OK);
+    realm_runtime_reload(rt);
+    assert_int_not_equal(access(path, F_OK), 0);
+    ledger_agrees();
+    tiny_free(m);
+}
+
+static int open_all(void) {
+    realm_error err = {0};
+    if (!mkdtemp(dir)) return 1;
+    state_dir = dir;
+    if (open_runtime()) return 1;
+    tiny_model *m = image_of(2);
+    realm_model_config config = {.engine = {.n_ctx = 256, .max_generations = 16}};
+    int fd = mkstemp(other_path);
+    close(fd);
+    if (realm_file_replace(other_path, m->file, m->file_len, 0600, &err) ||
+        realm_runtime_add_model(rt, "other", other_path, &config, NULL, NULL, &err)) {
+        fprintf(stderr, "%s\n", err.text);
+        return 1;
+    }
+    tiny_free(m);
+    return 0;
+}
+
+int main(int argc, char **argv) {
+    if (is_compiler(argc, argv)) return compile(argv);
+    if (open_all()) return 1;
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(every_call),           cmocka_unit_test(only_its_tenant_sees_it),
+        cmocka_unit_test(one_file_counts_once), cmocka_unit_test(loaded_and_unloaded),
+        cmocka_unit_test(loaded_once),          cmocka_unit_test(in_pieces),
+        cmocka_unit_test(kept_and_swept),
+    };
+    int failed = close_runtime(cmocka_run_group_tests_name("models", tests, NULL, NULL));
+    unlink(other_path);
+    char cmd[96];
+    snprintf(cmd, sizeof cmd, "rm -rf '%s'", dir);
+    return system(cmd) || failed;
+}
