@@ -143,6 +143,7 @@ realm_status realm_sandbox_open(realm_sandbox **out, const realm_sandbox_config 
     uint64_t page = REALM_WASM_PAGE;
     realm_sandbox *s = realm_calloc(1, sizeof *s);
     if (!s) return realm_error_set(err, REALM_E_NOMEM, "no memory for the sandbox");
+    realm_mutex_init(&s->programs_mu, REALM_RANK_LEAF);
     realm_mutex_init(&s->ready_mu, REALM_RANK_LEAF);
     realm_mutex_init(&s->timer_mu, REALM_RANK_LEAF);
     realm_cond_init(&s->ready.cond);
@@ -218,6 +219,7 @@ void realm_sandbox_close(realm_sandbox *s) {
     realm_cond_destroy(&s->ready.cond);
     realm_mutex_destroy(&s->timer_mu);
     realm_mutex_destroy(&s->ready_mu);
+    realm_mutex_destroy(&s->programs_mu);
     realm_free(s->cache_dir);
     realm_free(s->compiler_path);
     realm_free(s->background.workers);

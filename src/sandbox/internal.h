@@ -9,8 +9,8 @@
  *   cache.c     compiled programs on disk
  *   module.c    sections of a module (module.h)
  *
- * Locks (all of rank LEAF, never two at once): `ready_mu` guards the ready queues and the list of instances, `timer_mu`
- * the heap of deadlines and the clock thread's sleep.
+ * Locks (all of rank LEAF, never two at once): `programs_mu` guards the list of programs, `ready_mu` the ready queues
+ * and the list of instances, `timer_mu` the heap of deadlines and the clock thread's sleep.
  */
 #ifndef REALM_SANDBOX_INTERNAL_H
 #define REALM_SANDBOX_INTERNAL_H
@@ -131,8 +131,9 @@ struct realm_instance {
 };
 
 struct realm_program {
-    atomic_uint refs;
+    atomic_uint refs; /* from 1 to 0 under programs_mu, so that one that is found there stays */
     realm_sandbox *sandbox;
+    realm_program *next; /* programs_mu */
     wasmtime_module_t *module;
     wasmtime_instance_pre_t *pre;
     realm_arena arena; /* what `m` points to */
@@ -147,7 +148,7 @@ typedef struct realm_ready {
     realm_sandbox *sandbox;
     realm_cond cond;
     realm_instance *head, *tail;
-    atomic_uint n; /* read by the epoch callback without the lock: a hint */
+    atomic_uint n;     /* read by the epoch callback without the lock: a hint */
     uint32_t n_asleep; /* workers in realm_cond_wait */
     bool waking;       /* one of them has been signalled and is not up yet */
     pthread_t *workers;
@@ -166,6 +167,9 @@ struct realm_sandbox {
     uint64_t max_memory_bytes;
     char *compiler_path, *cache_dir;
     uint8_t cache_secret[REALM_SHA256_BYTES];
+
+    realm_mutex programs_mu;
+    realm_program *programs; /* every one, so that a module that is open already is shared */
 
     realm_mutex ready_mu;
     realm_cond empty_cond; /* close: no instance is left */

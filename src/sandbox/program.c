@@ -2,7 +2,8 @@
  *
  *     bytes -> sections read (module.c) -> cache, or compiler child -> deserialised -> pre-linked -> realm_program
  *
- * Pre-linking looks every import up once, so an instance starts without searching by name.
+ * Pre-linking looks every import up once, so an instance starts without searching by name. A module that is open
+ * already is not loaded again: a thousand tenants with one program hold one copy of its code.
  */
 #include <inttypes.h>
 #include <stdio.h>
@@ -20,7 +21,22 @@ realm_program *realm_program_retain(realm_program *p) {
 
 void realm_program_release(realm_program *p) {
     /* acq_rel: uses under other references happen before the memory goes. */
-    if (!p || atomic_fetch_sub_explicit(&p->refs, 1, memory_order_acq_rel) != 1) return;
+    if (!p) return;
+    unsigned refs = atomic_load_explicit(&p->refs, memory_order_relaxed);
+    while (refs > 1)
+        if (atomic_compare_exchange_weak_explicit(&p->refs, &refs, refs - 1, memory_order_acq_rel,
+                                                  memory_order_relaxed))
+            return;
+    realm_sandbox *s = p->sandbox;
+    realm_mutex_lock(&s->programs_mu);
+    bool last = atomic_fetch_sub_explicit(&p->refs, 1, memory_order_acq_rel) == 1;
+    if (last) {
+        realm_program **link = &s->programs;
+        while (*link && *link != p) link = &(*link)->next;
+        if (*link) *link = p->next; /* one that never opened is not in it */
+    }
+    realm_mutex_unlock(&s->programs_mu);
+    if (!last) return;
     if (p->pre) wasmtime_instance_pre_delete(p->pre);
     if (p->module) wasmtime_module_delete(p->module);
     realm_arena_release(&p->arena);
@@ -36,6 +52,21 @@ static realm_status load(realm_program *p, const char *artifact, size_t len, rea
     }
     p->artifact_bytes = len;
     return REALM_OK;
+}
+
+/* The open program of the same bytes, retained; NULL when there is none. Puts `p` into the list otherwise. */
+static realm_program *find_or_add(realm_program *p, bool add) {
+    realm_sandbox *s = p->sandbox;
+    realm_mutex_lock(&s->programs_mu);
+    realm_program *open = s->programs;
+    while (open && strcmp(open->sha256, p->sha256)) open = open->next;
+    if (open) realm_program_retain(open);
+    if (!open && add) {
+        p->next = s->programs;
+        s->programs = p;
+    }
+    realm_mutex_unlock(&s->programs_mu);
+    return open;
 }
 
 static bool load_cached(realm_program *p, const char *key) {
@@ -86,6 +117,12 @@ realm_status realm_program_open(realm_sandbox *s, const void *wasm, size_t len, 
         goto fail;
     }
     realm_hex(digest, sizeof digest, p->sha256);
+    realm_program *open = find_or_add(p, false);
+    if (open) {
+        realm_program_release(p);
+        *out = open;
+        return REALM_OK;
+    }
     realm_cache_key(s, p->sha256, key);
     if (!load_cached(p, key) && (st = compile_and_load(p, key, wasm, len, limits, err))) goto fail;
     wasmtime_error_t *e = wasmtime_linker_instantiate_pre(s->linker, p->module, &p->pre);
@@ -95,7 +132,8 @@ realm_status realm_program_open(realm_sandbox *s, const void *wasm, size_t len, 
         goto fail;
     }
     atomic_fetch_add_explicit(p->from_cache ? &s->cache_hits : &s->compiled, 1, memory_order_relaxed);
-    *out = p;
+    if ((open = find_or_add(p, true))) realm_program_release(p); /* another thread was first */
+    *out = open ? open : p;
     return REALM_OK;
 fail:
     realm_program_release(p);

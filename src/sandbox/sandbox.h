@@ -149,10 +149,11 @@ typedef struct realm_program_limits {
     bool trusted;                  /* part of Realm itself: compiled in this process when the cache has it not */
 } realm_program_limits;
 
-/* Checks a module, compiles it in a child process or takes the artifact from the cache, and prepares its instances. The
- * bytes are not kept. `limits` may be NULL. Blocks for as long as compiling takes: not for a worker or an I/O thread.
- * REALM_E_LIMIT, REALM_E_FORMAT, REALM_E_UNSUPPORTED: the text names the limit, section, import or export at fault.
- * REALM_E_TIMEOUT: compiling took too long. */
+/* Checks a module, compiles it in a child process or takes the artifact from the cache, and prepares its instances. A
+ * module that is open already is checked against `limits` and shared. The bytes are not kept. `limits` may be NULL.
+ * Blocks for as long as compiling takes: not for a worker or an I/O thread. REALM_E_LIMIT, REALM_E_FORMAT,
+ * REALM_E_UNSUPPORTED: the text names the limit, section, import or export at fault. REALM_E_TIMEOUT: compiling took
+ * too long. */
 REALM_WARN_UNUSED realm_status realm_program_open(realm_sandbox *s, const void *wasm, size_t len,
                                                   const realm_program_limits *limits, realm_program **out,
                                                   realm_error *err);
