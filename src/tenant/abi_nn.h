@@ -10,7 +10,7 @@
 /* X(name, parameters, flags): each returns an i32, 0 or an error of wasi-nn. */
 #define REALM_NN_CALLS(X)                                        \
     X(load, "ppiip", 0)                                          \
-    X(load_by_name, "ppp", 0)                                    \
+    X(load_by_name, "ppp", REALM_IMPORT_SUSPENDS)                \
     X(load_by_name_with_config, "ppppp", REALM_IMPORT_OFF_FIBER) \
     X(init_execution_context, "ip", 0)                           \
     X(set_input, "iip", REALM_IMPORT_OFF_FIBER)                  \

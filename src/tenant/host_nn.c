@@ -1,6 +1,6 @@
 /* tenant/host_nn.c - wasi-nn as runtimes with a GGML backend offer it, over the generations of host_generate.c.
  *
- *     load_by_name -> graph        a model that this server has, by its id ("default": the request's own)
+ *     load_by_name -> graph        a model of this server, by its id ("default": the request's own)
  *     init_execution_context       a prompt, settings, and what came of them
  *     set_input 0 / 1              the prompt as UTF-8 / settings as JSON
  *     compute                      a whole generation, then get_output
@@ -73,9 +73,13 @@ typedef struct nn_context {
     int32_t end;       /* what the next compute_single answers: the generation ended with a last piece of text; or 0 */
 } nn_context;
 
+typedef struct nn_graph {
+    const host_model *model; /* NULL: free */
+    nn_config config;        /* what contexts of it start with */
+} nn_graph;
+
 struct host_nn {
-    bool graphs[GRAPHS_MAX];
-    nn_config graph_config[GRAPHS_MAX];
+    nn_graph graphs[GRAPHS_MAX];
     nn_context contexts[CONTEXTS_MAX];
 };
 
@@ -152,7 +156,7 @@ static void context_release(realm_host *h, nn_context *c) {
 void host_nn_close(realm_host *h) {
     if (!h->nn) return;
     for (uint32_t i = 0; i < CONTEXTS_MAX; i++) context_release(h, &h->nn->contexts[i]);
-    for (uint32_t i = 0; i < GRAPHS_MAX; i++) config_release(&h->nn->graph_config[i]);
+    for (uint32_t i = 0; i < GRAPHS_MAX; i++) config_release(&h->nn->graphs[i].config);
     realm_free(h->nn);
     h->nn = NULL;
 }
@@ -270,33 +274,55 @@ static realm_status apply_config(const nn_config *c, bool single, realm_generati
 
 /* ---- graphs and contexts ---- */
 
-static int32_t load_named(realm_call *call, uint64_t name, uint64_t len, uint64_t out, const nn_config *config) {
+/* The id of a model by what a program calls it; -1 when there is none. */
+static int64_t model_id(const realm_host *h, const char *name, size_t len) {
     static const char DEFAULT[] = "default";
+    char text[REALM_MODEL_ID_MAX + 1];
+    size_t index;
+    if (len == sizeof DEFAULT - 1 && !memcmp(name, DEFAULT, len)) return 0;
+    if (len > REALM_MODEL_ID_MAX || memchr(name, 0, len)) return -1;
+    memcpy(text, name, len);
+    text[len] = 0;
+    return runtime_model(realm_run_runtime(h->run), text, &index) ? (int64_t)(MODEL_ID_SERVER | (uint32_t)index) : -1;
+}
+
+static int32_t add_graph(realm_call *call, const host_model *model, const nn_config *config, uint64_t out) {
     realm_host *h = host_of(call);
-    const char *text = realm_call_memory(call, name, len);
-    if (!text || !realm_call_memory(call, out, sizeof(uint32_t))) return bad_argument(h, "outside the memory");
-    const char *own = realm_run_model_id(h->run);
-    bool known =
-        (len == sizeof DEFAULT - 1 && !memcmp(text, DEFAULT, len)) || (len == strlen(own) && !memcmp(text, own, len));
-    if (!known) {
-        char shown[96];
-        realm_error_set(&h->error, REALM_E_NOT_FOUND, "wasi-nn: this request has no model called \"%s\"",
-                        realm_escape(shown, sizeof shown, text, (size_t)REALM_MIN(len, UINT64_C(200))));
-        return failed(h, NN_MODEL_NOT_FOUND);
-    }
     if (!h->nn && !(h->nn = realm_calloc(1, sizeof *h->nn))) {
         realm_error_set(&h->error, REALM_E_NOMEM, "wasi-nn: out of memory");
         return failed(h, NN_RUNTIME_ERROR);
     }
     for (uint32_t i = 0; i < GRAPHS_MAX; i++) {
-        if (h->nn->graphs[i]) continue;
-        if (!config_copy(&h->nn->graph_config[i], config)) return failed(h, NN_RUNTIME_ERROR);
-        h->nn->graphs[i] = true;
+        nn_graph *g = &h->nn->graphs[i];
+        if (g->model) continue;
+        if (!config_copy(&g->config, config)) return failed(h, NN_RUNTIME_ERROR);
+        g->model = model;
         put_u32(call, out, i);
         return NN_OK;
     }
     realm_error_set(&h->error, REALM_E_LIMIT, "wasi-nn: %u graphs are loaded, as many as are allowed", GRAPHS_MAX);
     return failed(h, NN_BUSY);
+}
+
+/* The tenant's account with a model may have to be made first: waits for that. */
+static realm_call_result load_named(realm_call *call, uint64_t name, uint64_t len, uint64_t out,
+                                    const nn_config *config, int32_t *result) {
+    realm_host *h = host_of(call);
+    const char *text = realm_call_memory(call, name, len);
+    const host_model *model;
+    int32_t e = NN_OK;
+    if (!text || !realm_call_memory(call, out, sizeof(uint32_t)))
+        return answer(result, bad_argument(h, "outside the memory"));
+    int64_t id = model_id(h, text, (size_t)len);
+    if (id < 0) {
+        char shown[96];
+        realm_error_set(&h->error, REALM_E_NOT_FOUND, "wasi-nn: no model is called \"%s\"",
+                        realm_escape(shown, sizeof shown, text, (size_t)REALM_MIN(len, UINT64_C(200))));
+        return answer(result, failed(h, NN_MODEL_NOT_FOUND));
+    }
+    realm_call_result state = host_model_get(call, (uint64_t)id, &model, &e);
+    if (model) return answer(result, add_graph(call, model, config, out));
+    return state == REALM_CALL_DONE ? answer(result, code_of(h, (realm_status)e)) : state;
 }
 
 static const nn_config NOTHING_SET = {.top_k = -1, .last_n = -1};
@@ -309,7 +335,7 @@ realm_call_result nn_load(realm_call *call, const uint64_t *args, int32_t *resul
 }
 
 realm_call_result nn_load_by_name(realm_call *call, const uint64_t *args, int32_t *result) {
-    return answer(result, load_named(call, args[0], args[1], args[2], &NOTHING_SET));
+    return load_named(call, args[0], args[1], args[2], &NOTHING_SET, result);
 }
 
 realm_call_result nn_load_by_name_with_config(realm_call *call, const uint64_t *args, int32_t *result) {
@@ -318,21 +344,23 @@ realm_call_result nn_load_by_name_with_config(realm_call *call, const uint64_t *
     const char *text = args[3] <= CONFIG_BYTES_MAX ? realm_call_memory(call, args[2], args[3]) : NULL;
     if (!text) return answer(result, bad_argument(h, "settings are outside the memory or longer than 64 KiB"));
     realm_status st = read_config(text, (size_t)args[3], &c, &h->error);
-    answer(result, st ? code_of(h, st) : load_named(call, args[0], args[1], args[4], &c));
+    realm_call_result state =
+        st ? answer(result, code_of(h, st)) : load_named(call, args[0], args[1], args[4], &c, result);
     config_release(&c);
-    return REALM_CALL_DONE;
+    return state;
 }
 
 realm_call_result nn_init_execution_context(realm_call *call, const uint64_t *args, int32_t *result) {
     realm_host *h = host_of(call);
-    if (!h->nn || args[0] >= GRAPHS_MAX || !h->nn->graphs[args[0]])
+    if (!h->nn || args[0] >= GRAPHS_MAX || !h->nn->graphs[args[0]].model)
         return answer(result, bad_argument(h, "there is no such graph"));
     if (!realm_call_memory(call, args[1], sizeof(uint32_t)))
         return answer(result, bad_argument(h, "outside the memory"));
     for (uint32_t i = 0; i < CONTEXTS_MAX; i++) {
         nn_context *c = &h->nn->contexts[i];
         if (c->used) continue;
-        if (!config_copy(&c->config, &h->nn->graph_config[args[0]])) return answer(result, failed(h, NN_RUNTIME_ERROR));
+        if (!config_copy(&c->config, &h->nn->graphs[args[0]].config))
+            return answer(result, failed(h, NN_RUNTIME_ERROR));
         c->used = true;
         c->graph = (uint32_t)args[0];
         realm_buf_init(&c->out, HOST_TEXT_BYTES_MAX);
@@ -355,19 +383,21 @@ realm_call_result nn_finalize_execution_context(realm_call *call, const uint64_t
 /* Takes its contexts with it. */
 realm_call_result nn_unload(realm_call *call, const uint64_t *args, int32_t *result) {
     realm_host *h = host_of(call);
-    if (!h->nn || args[0] >= GRAPHS_MAX || !h->nn->graphs[args[0]])
+    if (!h->nn || args[0] >= GRAPHS_MAX || !h->nn->graphs[args[0]].model)
         return answer(result, bad_argument(h, "there is no such graph"));
     for (uint32_t i = 0; i < CONTEXTS_MAX; i++)
         if (h->nn->contexts[i].graph == args[0]) context_release(h, &h->nn->contexts[i]);
-    config_release(&h->nn->graph_config[args[0]]);
-    h->nn->graphs[args[0]] = false;
+    config_release(&h->nn->graphs[args[0]].config);
+    h->nn->graphs[args[0]].model = NULL;
     return answer(result, NN_OK);
 }
 
 /* ---- input ---- */
 
+static const host_model *model_of(const realm_host *h, const nn_context *c) { return h->nn->graphs[c->graph].model; }
+
 static int32_t set_prompt(realm_host *h, nn_context *c, const char *text, size_t len) {
-    size_t max = host_context_length(&h->models[0]);
+    size_t max = host_context_length(model_of(h, c));
     stop_generation(h, c);
     c->input_set = false;
     c->input.len = 0;
@@ -375,7 +405,7 @@ static int32_t set_prompt(realm_host *h, nn_context *c, const char *text, size_t
     realm_buf_reset(&c->out);
     realm_buf_reset(&c->single);
     realm_status st =
-        realm_tokenizer_encode(host_tokenizer(&h->models[0]), text, len,
+        realm_tokenizer_encode(host_tokenizer(model_of(h, c)), text, len,
                                REALM_ENCODE_ADD_SPECIAL | REALM_ENCODE_PARSE_SPECIAL, max, &c->input, &h->error);
     if (st == REALM_E_LIMIT || (!st && c->input.len >= max)) {
         realm_error_set(&h->error, REALM_E_RANGE, "wasi-nn: the prompt is longer than the context of %zu tokens", max);
@@ -427,7 +457,7 @@ static int32_t begin(realm_host *h, nn_context *c, bool single) {
     }
     c->max_tokens = p.max_tokens;
     host_generation *g;
-    realm_status st = host_generation_start(h, &h->models[0], &p, &c->input, &g);
+    realm_status st = host_generation_start(h, model_of(h, c), &p, &c->input, &g);
     if (st) return code_of(h, st);
     c->handle = g->handle;
     return NN_OK;

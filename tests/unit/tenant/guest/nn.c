@@ -133,6 +133,20 @@ static void single(void) {
     CHECK(n == 16 || n == 17); /* a character may have been held back to the end */
 }
 
+/* Another model of the server's, at the same time; here it is the same file, so it says the same. */
+static void two_models(void) {
+    static char others[8192];
+    uint32_t g = 99, c = 99, len = 0;
+    CHECK(load_by_name_with_config(REALM_LITERAL("other"),
+                                   REALM_LITERAL("{\"temp\":0,\"n-predict\":6,\"ignore-eos\":true}"), &g) == 0);
+    CHECK(init_execution_context(g, &c) == 0);
+    CHECK(set(c, 0, REALM_LITERAL("abc abc")) == 0 && compute(c) == 0);
+    CHECK(get_output(c, 0, others, sizeof others, &len) == 0 && len > 0);
+    CHECK(set(context, 1, REALM_LITERAL("{\"n-predict\":6}")) == 0 && compute(context) == 0);
+    CHECK(get_output(context, 0, out, sizeof out, &n) == 0 && n == len && same(out, others, n));
+    CHECK(unload(g) == 0 && compute(c) == INVALID);
+}
+
 REALM_EXPORT(realm_main) int32_t realm_main(void) {
     graphs();
     CHECK(load_by_name(REALM_LITERAL("default"), &graph) == 0);
@@ -140,6 +154,7 @@ REALM_EXPORT(realm_main) int32_t realm_main(void) {
     inputs();
     whole();
     single();
+    two_models();
     CHECK(finalize_execution_context(context) == 0 && finalize_execution_context(context) == INVALID);
     if (!failed_at) {
         realm_emit(REALM_LITERAL("ok"));
