@@ -240,6 +240,8 @@ static void publish(realm_engine *e) {
         if (g->state == REALM_GEN_ENDED && g->context) { /* idle before its END can be seen */
             g->s = &g->own;
             realm_context_end(g->context, g->context->seq.n_tokens);
+            realm_context_release(g->context);
+            g->context = NULL;
         }
         realm_generation_publish(g);
         if (g->state == REALM_GEN_ENDED) realm_generation_unref(g);

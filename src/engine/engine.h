@@ -199,7 +199,7 @@ typedef struct realm_generation_params {
     uint64_t deadline_ns;      /* monotonic; 0: none; past it the generation ends with REALM_E_TIMEOUT */
     /* NULL, or: the prompt (may be empty then) is appended to it and so is what is generated (every token that has an
      * event); busy until END was published. At least one token must be there to compute; when all are computed already,
-     * the last is computed again. Not with `share` or `prompt_logprobs`. Held until the generation is released. */
+     * the last is computed again. Not with `share` or `prompt_logprobs`. Held until then. */
     realm_context *context;
     bool forward; /* computes the tokens, samples nothing; max_tokens, sampling, stop are not looked at; STOP at END */
     uint32_t n_rows; /* forward: logits kept of the last n_rows tokens, 1 .. REALM_FORWARD_ROWS, at most all tokens;

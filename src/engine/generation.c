@@ -78,6 +78,7 @@ static void generation_free(realm_generation *g) {
     realm_free(g->base);
     realm_free(g->forced);
     realm_logits_release(g->logits);
+    realm_context_release(g->context);
     if (g->events != g->small_events) realm_free(g->events);
     realm_free(g->top);
     realm_buf_release(&g->held);
@@ -175,7 +176,7 @@ static realm_generation *generation_new(realm_engine *e, const realm_generation_
     atomic_init(&g->cancel, false);
     atomic_init(&g->refs, 2);
     if (p->context) {
-        g->context = p->context;
+        g->context = realm_context_retain(p->context);
         g->s = &p->context->seq;
     } else {
         g->s = &g->own;
@@ -289,12 +290,11 @@ realm_status realm_generation_submit(realm_engine *e, const realm_generation_par
     realm_generation *g = generation_new(e, p);
     s = g ? enqueue(e, p, g, err) : realm_error_set(err, REALM_E_NOMEM, "no memory for a generation");
     if (s == REALM_OK) {
-        if (c) (void)realm_context_retain(c); /* the engine's thread cannot be done: the handle is not out yet */
         *out = g;
         return REALM_OK;
     }
-    if (g) generation_free(g);
     if (c) realm_context_end(c, c->shown.n_tokens - (uint32_t)p->n_prompt);
+    if (g) generation_free(g);
     return s;
 }
 
@@ -310,7 +310,6 @@ void realm_generation_unref(realm_generation *g) {
     if (atomic_fetch_sub_explicit(&g->refs, 1, memory_order_acq_rel) != 1) return;
     realm_engine *e = g->e;
     if (g->share) realm_share_unref(g->share);
-    realm_context_release(g->context);
     realm_mutex_lock(&e->mu);
     realm_account_unref_locked(g->account);
     realm_mutex_unlock(&e->mu);
