@@ -46,6 +46,7 @@ enum {
 #define TENSOR_BYTES 20u /* dimensions, their number, type, data, its length */
 #define TENSOR_TYPES 6u
 #define ENCODING_GGML 6u
+#define SINGLE_AHEAD 8u /* tokens that the engine may be ahead of compute_single: what fini_single throws away at most */
 #define INPUT_PROMPT 0u
 #define INPUT_CONFIG 1u
 
@@ -455,6 +456,7 @@ static int32_t begin(realm_host *h, nn_context *c, bool single) {
         realm_error_set(&h->error, REALM_E_IO, "wasi-nn: no randomness for a seed");
         return failed(h, NN_RUNTIME_ERROR);
     }
+    if (single) p.run_ahead = SINGLE_AHEAD;
     c->max_tokens = p.max_tokens;
     host_generation *g;
     realm_status st = host_generation_start(h, model_of(h, c), &p, &c->input, &g);
@@ -536,7 +538,7 @@ realm_call_result nn_compute_single(realm_call *call, const uint64_t *args, int3
         realm_buf_append(&c->single, g->batch.text.data + e->text_at, e->text_len);
         realm_buf_append(&c->out, c->single.data, c->single.len);
         if (e->kind == REALM_EVENT_TOKEN) {
-            c->n_output++;
+            realm_generation_confirm(g->g, ++c->n_output);
             return answer(result, NN_OK);
         }
         int32_t code = finish(h, c, e, NN_END_OF_SEQUENCE);
