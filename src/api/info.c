@@ -297,6 +297,7 @@ void info_metrics(api_call *c) {
     one(b, "realm_requests_active", "gauge", "Requests being served.", s.requests_active);
     one(b, "realm_runs_active", "gauge", "Programs running.", s.runs_active);
     one(b, "realm_tenants", "gauge", "Tenants in memory.", s.tenants);
+    one(b, "realm_program_bytes", "gauge", "Compiled code of tenants' programs in memory.", (double)s.program_bytes);
     one(b, "realm_instances_started_total", "counter", "Program instances started.", (double)s.instances_started);
     one(b, "realm_program_failures_total", "counter", "Programs that trapped or gave up.", (double)s.program_failures);
     one(b, "realm_instance_start_seconds_total", "counter", "Time spent starting instances.",

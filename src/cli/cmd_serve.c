@@ -290,6 +290,7 @@ int realm_cmd_serve(int argc, char **argv) {
                                .compiler_path = self,
                                .n_workers = (uint32_t)s.config.workers,
                                .max_instances = (uint32_t)s.config.max_instances,
+                               .program_bytes = (uint64_t)s.config.program_bytes,
                                .n_threads = (uint32_t)s.config.threads};
     if ((st = realm_runtime_open(&s.rt, &rc, &err)) != REALM_OK) goto done;
     if ((st = serve_config_apply_tenants(&s.config, realm_runtime_store(s.rt), &err)) != REALM_OK) goto done;

@@ -16,19 +16,17 @@
 #define SETTINGS_MAX 32u
 
 enum { OPT_STATE = 1, OPT_PROGRAM, OPT_SET, OPT_DEFAULT_PROGRAM, OPT_ARG, OPT_NO_ARGS, OPT_ENV };
-static const realm_option options[] = {{"--state", OPT_STATE, true},
-                                       {"--program", OPT_PROGRAM, true},
-                                       {"--default-program", OPT_DEFAULT_PROGRAM, false},
-                                       {"--arg", OPT_ARG, true},
-                                       {"--no-args", OPT_NO_ARGS, false},
-                                       {"--env", OPT_ENV, true},
-                                       {"--set", OPT_SET, true}};
+static const realm_option options[] = {
+    {"--state", OPT_STATE, true}, {"--program", OPT_PROGRAM, true},  {"--default-program", OPT_DEFAULT_PROGRAM, false},
+    {"--arg", OPT_ARG, true},     {"--no-args", OPT_NO_ARGS, false}, {"--env", OPT_ENV, true},
+    {"--set", OPT_SET, true}};
 
-static const char usage[] = "usage: realm tenant create NAME [--program FILE.wasm] [--arg TEXT]... [--env NAME=VALUE]... "
-                            "[--set LIMIT=VALUE]...\n"
-                            "       realm tenant set NAME [--program FILE.wasm | --default-program] "
-                            "[--arg TEXT... | --no-args] [--env NAME[=VALUE]]... [--set LIMIT=VALUE]...\n"
-                            "       realm tenant list | show NAME | delete NAME\n";
+static const char usage[] =
+    "usage: realm tenant create NAME [--program FILE.wasm] [--arg TEXT]... [--env NAME=VALUE]... "
+    "[--set LIMIT=VALUE]...\n"
+    "       realm tenant set NAME [--program FILE.wasm | --default-program] "
+    "[--arg TEXT... | --no-args] [--env NAME[=VALUE]]... [--set LIMIT=VALUE]...\n"
+    "       realm tenant list | show NAME | delete NAME\n";
 
 typedef struct tenant_args {
     const char *state, *program;
@@ -205,14 +203,15 @@ static int create_or_set(realm_store *store, const char *state, const tenant_arg
 }
 
 int realm_cmd_tenant(int argc, char **argv) {
-    static const char help[] = "\nMakes, shows and changes tenants. A running server takes changes within a second.\n\n"
-                               "  --program FILE     the tenant's own WebAssembly program (docs/programs.md)\n"
-                               "  --default-program  back to the built-in one\n"
-                               "  --arg TEXT         an argument for a WASI program (docs/wasi.md); any replace those before\n"
-                               "  --no-args          none\n"
-                               "  --env NAME=VALUE   its environment; NAME alone removes one\n"
-                               "  --set LIMIT=VALUE  a limit; `realm tenant show NAME` lists them all\n"
-                               "  --state DIR        where tenants, keys and the ledger are kept\n";
+    static const char help[] =
+        "\nMakes, shows and changes tenants. A running server takes changes within a second.\n\n"
+        "  --program FILE     the tenant's own WebAssembly program (docs/programs.md)\n"
+        "  --default-program  back to the built-in one\n"
+        "  --arg TEXT         an argument for a WASI program (docs/wasi.md); any replace those before\n"
+        "  --no-args          none\n"
+        "  --env NAME=VALUE   its environment; NAME alone removes one\n"
+        "  --set LIMIT=VALUE  a limit; `realm tenant show NAME` lists them all\n"
+        "  --state DIR        where tenants, keys and the ledger are kept\n";
     realm_args args = {.command = "tenant",
                        .usage = usage,
                        .help = help,

@@ -247,9 +247,10 @@ static realm_status read_names(serve_config *c, const realm_json *root, realm_er
 }
 
 realm_status serve_config_read(serve_config *c, const char *path, const char *models_dir, realm_error *err) {
-    static const char *const known[] = {"listen",     "admin_listen", "state",      "models_dir",    "models",
-                                        "tenants",    "threads",      "io_threads", "api_threads",   "workers",
-                                        "host_names", "http",         "engine",     "max_instances", "drain_seconds"};
+    static const char *const known[] = {"listen",      "admin_listen",  "state",         "models_dir",
+                                        "models",      "tenants",       "threads",       "io_threads",
+                                        "api_threads", "workers",       "host_names",    "http",
+                                        "engine",      "max_instances", "drain_seconds", "program_bytes"};
     char *text = NULL;
     size_t len = 0;
     realm_status st = realm_file_read(path, CONFIG_MAX, &text, &len, err);
@@ -275,6 +276,8 @@ realm_status serve_config_read(serve_config *c, const char *path, const char *mo
         if (st == REALM_OK) st = realm_json_opt_int(&root, "api_threads", 0, 16, &c->api_threads, err);
         if (st == REALM_OK) st = realm_json_opt_int(&root, "workers", 0, 1024, &c->workers, err);
         if (st == REALM_OK) st = realm_json_opt_int(&root, "max_instances", 0, 65536, &c->max_instances, err);
+        if (st == REALM_OK)
+            st = realm_json_opt_int(&root, "program_bytes", 0, INT64_C(1) << 46, &c->program_bytes, err);
         if (st == REALM_OK) st = realm_json_opt_int(&root, "drain_seconds", 0, 86400, &c->drain_seconds, err);
         if (st == REALM_OK) st = read_http(c, &root, err);
         if (st == REALM_OK) st = read_engine(c, &root, err);

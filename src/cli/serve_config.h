@@ -36,7 +36,7 @@ typedef struct serve_config {
     size_t n_tenants;
     const char *names[SERVE_NAMES_MAX];
     size_t n_names;
-    int64_t threads, io_threads, api_threads, workers, max_instances, drain_seconds;
+    int64_t threads, io_threads, api_threads, workers, max_instances, program_bytes, drain_seconds;
     realm_http_limits http;
     realm_engine_config engine;
 } serve_config;

@@ -234,6 +234,9 @@ void realm_sandbox_get_stats(realm_sandbox *s, realm_sandbox_stats *out) {
     realm_mutex_lock(&s->ready_mu);
     out->instances = s->n_instances;
     realm_mutex_unlock(&s->ready_mu);
+    realm_mutex_lock(&s->programs_mu);
+    out->code_bytes = s->code_bytes;
+    realm_mutex_unlock(&s->programs_mu);
     out->started = atomic_load_explicit(&s->started, memory_order_relaxed);
     out->ended = atomic_load_explicit(&s->ended, memory_order_relaxed);
     out->failed = atomic_load_explicit(&s->failed, memory_order_relaxed);

@@ -170,6 +170,7 @@ struct realm_sandbox {
 
     realm_mutex programs_mu;
     realm_program *programs; /* every one, so that a module that is open already is shared */
+    uint64_t code_bytes;     /* of their artifacts */
 
     realm_mutex ready_mu;
     realm_cond empty_cond; /* close: no instance is left */

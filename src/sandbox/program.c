@@ -33,7 +33,10 @@ void realm_program_release(realm_program *p) {
     if (last) {
         realm_program **link = &s->programs;
         while (*link && *link != p) link = &(*link)->next;
-        if (*link) *link = p->next; /* one that never opened is not in it */
+        if (*link) { /* one that never opened is not in it */
+            *link = p->next;
+            s->code_bytes -= p->artifact_bytes;
+        }
     }
     realm_mutex_unlock(&s->programs_mu);
     if (!last) return;
@@ -64,6 +67,7 @@ static realm_program *find_or_add(realm_program *p, bool add) {
     if (!open && add) {
         p->next = s->programs;
         s->programs = p;
+        s->code_bytes += p->artifact_bytes;
     }
     realm_mutex_unlock(&s->programs_mu);
     return open;

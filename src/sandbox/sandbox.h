@@ -124,6 +124,7 @@ typedef struct realm_sandbox_stats {
     uint64_t started, ended, failed; /* since opening; `failed` are those of `ended` whose status was not REALM_OK */
     uint64_t start_ns, starts_timed; /* time to make instances: sum and count */
     uint64_t compiled, cache_hits;   /* programs opened by compiling, and from the cache */
+    uint64_t code_bytes;             /* of compiled code, of all programs that are open now */
 } realm_sandbox_stats;
 void realm_sandbox_get_stats(realm_sandbox *s, realm_sandbox_stats *out);
 

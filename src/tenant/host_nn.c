@@ -46,7 +46,8 @@ enum {
 #define TENSOR_BYTES 20u /* dimensions, their number, type, data, its length */
 #define TENSOR_TYPES 6u
 #define ENCODING_GGML 6u
-#define SINGLE_AHEAD 8u /* tokens that the engine may be ahead of compute_single: what fini_single throws away at most */
+#define SINGLE_AHEAD \
+    8u /* tokens that the engine may be ahead of compute_single: what fini_single throws away at most */
 #define INPUT_PROMPT 0u
 #define INPUT_CONFIG 1u
 

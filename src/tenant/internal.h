@@ -100,6 +100,7 @@ struct realm_tenant {
     char program_sha256[65];   /* mu: of the store's row; what `program` was opened from, unless set directly */
     bool program_set;          /* mu: by realm_tenant_set_program, which the store does not override */
     realm_program *program;    /* mu */
+    uint64_t program_used_ns;  /* mu: when a request last asked for it */
     realm_error program_error; /* mu: why the stored program could not be opened */
     realm_account
         *accounts[RUNTIME_MODELS_MAX]; /* by model, made when first used: under flush_mu and mu, read under either */
@@ -122,6 +123,7 @@ struct realm_runtime {
     realm_sandbox *sandbox;
     realm_backend *backend; /* of all models and the tensor service, in turns */
     realm_program *default_program;
+    uint64_t program_bytes; /* most compiled code that is kept for tenants */
     tenant_jobs *jobs;
     char *models_dir; /* NULL without a state folder */
 
@@ -235,7 +237,9 @@ realm_account_limits tenant_account_limits(const realm_limits *l);
 /* The tenant's account with a server model's engine; may wait for a flush of the ledger when it is new. */
 realm_status tenant_account(realm_tenant *t, size_t model_index, realm_account **out, realm_error *err);
 realm_program *tenant_program(realm_tenant *t, realm_error *err); /* retained; NULL with err */
-void tenants_refresh(realm_runtime *rt);                          /* after the store's version changed */
+/* Drops programs that were not used for longest while there is more compiled code than is to be kept. */
+void tenants_trim_programs(realm_runtime *rt);
+void tenants_refresh(realm_runtime *rt); /* after the store's version changed */
 void tenants_close(realm_runtime *rt);
 /* Takes one request from the buckets; REALM_E_LIMIT names the limit. */
 realm_status tenant_admit(realm_tenant *t, realm_rate *rate, realm_error *err);

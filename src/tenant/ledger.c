@@ -203,6 +203,7 @@ void *ledger_thread(void *arg) {
         if (stop && !list) return NULL;
         if (asked || realm_clock_ns() >= refresh_ns) {
             tenants_refresh(rt);
+            tenants_trim_programs(rt);
             refresh_ns = realm_clock_ns() + REFRESH_PERIOD_NS;
             realm_mutex_lock(&rt->mu);
             rt->reload_done = reload;

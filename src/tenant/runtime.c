@@ -10,7 +10,8 @@
 
 #define MAX_INSTANCES_DEFAULT 1024u
 #define PROGRAM_CACHE "programs" /* below the state folder */
-#define MODELS_DIR "tenants"     /* likewise: a folder per tenant with the models it stored */
+#define PROGRAM_BYTES_DEFAULT (UINT64_C(256) << 20)
+#define MODELS_DIR "tenants" /* likewise: a folder per tenant with the models it stored */
 
 realm_status realm_runtime_open(realm_runtime **out, const realm_runtime_config *config, realm_error *err) {
     realm_runtime *rt = realm_calloc(1, sizeof *rt);
@@ -31,6 +32,7 @@ realm_status realm_runtime_open(realm_runtime **out, const realm_runtime_config 
         s = realm_error_set(err, REALM_E_NOMEM, "runtime: out of memory");
         goto fail;
     }
+    rt->program_bytes = config->program_bytes ? config->program_bytes : PROGRAM_BYTES_DEFAULT;
     realm_sandbox_config sc = {.n_workers = config->n_workers,
                                .max_instances = config->max_instances ? config->max_instances : MAX_INSTANCES_DEFAULT,
                                .compiler_path = config->compiler_path,
@@ -187,6 +189,7 @@ void realm_runtime_get_stats(realm_runtime *rt, realm_runtime_stats *out) {
         .requests_active = atomic_load(&rt->requests_active),
         .runs_active = atomic_load(&rt->runs_active),
         .instances_started = ss.started,
+        .program_bytes = ss.code_bytes,
         .program_failures = atomic_load(&rt->failures),
         .instance_start_ns = ss.start_ns,
         .instance_starts_timed = ss.starts_timed,

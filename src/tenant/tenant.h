@@ -38,6 +38,8 @@ typedef struct realm_runtime_config {
     uint32_t n_workers; /* sandbox worker threads; 0: as many as cores, at most 8 */
     uint32_t max_instances; /* running programs at once; 0: 1024 */
     uint32_t n_threads;     /* of the compute pool that all models share; 0: one per core */
+    uint64_t program_bytes; /* compiled code of programs that no request uses: past it, those unused for longest are
+                               dropped until their next request; 0: 256 MiB */
 } realm_runtime_config;
 
 REALM_WARN_UNUSED realm_status realm_runtime_open(realm_runtime **out, const realm_runtime_config *config,
@@ -169,6 +171,7 @@ typedef struct realm_runtime_stats {
     uint64_t requests, requests_aborted, requests_refused;
     uint32_t requests_active, runs_active, tenants;
     uint64_t instances_started, program_failures;
+    uint64_t program_bytes;                            /* of compiled code in memory */
     uint64_t instance_start_ns, instance_starts_timed; /* sum and count, for a mean */
 } realm_runtime_stats;
 void realm_runtime_get_stats(realm_runtime *rt, realm_runtime_stats *out);

@@ -13,6 +13,8 @@
 #include "base/log.h"
 #include "tenant/internal.h"
 
+#define TRIM_MAX 64u /* programs dropped in one go; the rest a quarter of a second later */
+
 /* ---- the table -----------------------------------------------------------------------------------------------------
  */
 
@@ -282,6 +284,7 @@ realm_program *tenant_program(realm_tenant *t, realm_error *err) {
     char sha[65];
     uint64_t memory_bytes;
     realm_mutex_lock(&t->mu);
+    t->program_used_ns = realm_clock_ns();
     realm_program *p = t->program ? realm_program_retain(t->program) : NULL;
     if (!p && t->program_sha256[0] == '\0') p = realm_program_retain(t->rt->default_program);
     if (!p && t->program_error.code != REALM_OK && err) *err = t->program_error;
@@ -313,6 +316,43 @@ realm_program *tenant_program(realm_tenant *t, realm_error *err) {
     realm_mutex_unlock(&t->mu);
     if (s != REALM_OK && err) *err = local;
     return s == REALM_OK ? p : NULL;
+}
+
+/* The tenant whose stored program was not used for longest; rt->mu is held. */
+static realm_tenant *longest_unused(realm_runtime *rt) {
+    realm_tenant *found = NULL;
+    uint64_t at_ns = UINT64_MAX;
+    for (realm_tenant *t = rt->tenants; t; t = t->next) {
+        realm_mutex_lock(&t->mu);
+        if (t->program && !t->program_set && t->program_used_ns < at_ns) {
+            found = t;
+            at_ns = t->program_used_ns;
+        }
+        realm_mutex_unlock(&t->mu);
+    }
+    return found;
+}
+
+void tenants_trim_programs(realm_runtime *rt) {
+    for (uint32_t k = 0; k < TRIM_MAX; k++) {
+        realm_sandbox_stats stats;
+        realm_sandbox_get_stats(rt->sandbox, &stats);
+        if (stats.code_bytes <= rt->program_bytes) return;
+        realm_mutex_lock(&rt->mu);
+        realm_tenant *t = longest_unused(rt);
+        realm_program *dropped = NULL;
+        if (t) {
+            realm_mutex_lock(&t->mu);
+            if (!t->program_set) {
+                dropped = t->program; /* those that run it finish on it */
+                t->program = NULL;
+            }
+            realm_mutex_unlock(&t->mu);
+        }
+        realm_mutex_unlock(&rt->mu);
+        realm_program_release(dropped);
+        if (!t) return;
+    }
 }
 
 realm_status realm_tenant_set_program(realm_tenant *t, const void *wasm, size_t len, realm_error *err) {

@@ -33,7 +33,8 @@
 #define PATIENCE_NS (60 * REALM_NS_PER_S)
 
 static realm_runtime *rt;
-static const char *state_dir; /* NULL: tenants live in memory. Set before open_runtime */
+static uint64_t program_bytes; /* of realm_runtime_config; set it before open_runtime */
+static const char *state_dir;  /* NULL: tenants live in memory. Set before open_runtime */
 static char model_path[] = "/tmp/realm-test-host-XXXXXX";
 
 /* cmocka takes the fault signals for itself in every test; programs' traps need Wasmtime's handlers. */
@@ -184,8 +185,12 @@ static int compile(char **argv) { return realm_sandbox_compile_child(2, argv + 3
 /* Opens the runtime with the tiny model under the id "tiny"; 0, or 1 with a line on stderr. */
 static int open_runtime(void) {
     realm_error err = {0};
-    realm_runtime_config config = {
-        .state_dir = state_dir, .compiler_path = "/proc/self/exe", .n_workers = 2, .max_instances = 64, .n_threads = 1};
+    realm_runtime_config config = {.state_dir = state_dir,
+                                   .compiler_path = "/proc/self/exe",
+                                   .n_workers = 2,
+                                   .max_instances = 64,
+                                   .n_threads = 1,
+                                   .program_bytes = program_bytes};
     realm_model_config model = {
         .engine = {.n_ctx = 256, .max_generations = 16},
         .chat_template = "{% for m in messages %}{% if not m.content %}{{ raise_exception('no content') }}{% endif %}"

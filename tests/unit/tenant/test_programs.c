@@ -1,0 +1,93 @@
+/* Compiled code of idle programs: at most so much is kept, and whoever asks next gets it back. */
+#include "tenant/client.h"
+
+enum { TENANTS = 40 };
+
+static uint64_t code_bytes(void) {
+    realm_runtime_stats s;
+    realm_runtime_get_stats(rt, &s);
+    return s.program_bytes;
+}
+
+/* The stored program of tenant i: the same module with a custom section of its own, so another file. */
+static realm_tenant *stored_tenant(unsigned i) {
+    char name[32];
+    size_t n = 0;
+    realm_error err = {0};
+    realm_tenant *t = NULL;
+    char *wasm = read_file(TEST_GUESTS, "shout", &n), *own = malloc(n + 8);
+    const char section[] = {0, 4, 2, 'n', 'o', (char)i};
+    memcpy(own, wasm, n);
+    memcpy(own + n, section, sizeof section);
+    snprintf(name, sizeof name, "tenant%u", i);
+    if (realm_store_tenant_create(realm_runtime_store(rt), name, NULL, own, n + sizeof section, NULL, &err) ||
+        realm_runtime_tenant(rt, name, &t, &err))
+        fail_msg("%s", err.text);
+    realm_free(wasm);
+    free(own);
+    return t;
+}
+
+static void test_bounded(void **state) {
+    client c;
+    realm_tenant *t[TENANTS];
+    (void)state;
+    uint64_t before = code_bytes(), one = 0;
+    for (unsigned i = 0; i < TENANTS; i++) {
+        t[i] = stored_tenant(i);
+        complete(&c, t[i], text_request());
+        expect_ok(&c);
+        end(&c);
+        if (i == 0) one = code_bytes() - before;
+    }
+    assert_true(one > 1000 && TENANTS * one > 2 * program_bytes);
+    uint64_t until = realm_clock_ns() + PATIENCE_NS;
+    while (code_bytes() > program_bytes) {
+        realm_runtime_reload(rt); /* makes the maintenance thread go round */
+        if (realm_clock_ns() > until) fail_msg("%llu bytes of compiled code stay", (unsigned long long)code_bytes());
+    }
+    /* those that were dropped are back at the next request, and what is used last is kept */
+    for (unsigned i = 0; i < TENANTS; i++) {
+        complete(&c, t[i], text_request());
+        expect_ok(&c);
+        end(&c);
+    }
+    for (unsigned i = 0; i < TENANTS; i++) realm_tenant_release(t[i]);
+}
+
+/* While a request runs it, a program that was dropped goes on; and tenants with the same module share it. */
+static void test_running_and_shared(void **state) {
+    enum { RUNS = 16 };
+    static client c[RUNS];
+    realm_tenant *t[RUNS];
+    realm_error err = {0};
+    char name[32];
+    size_t n = 0;
+    (void)state;
+    char *wasm = read_file(TEST_GUESTS, "shout", &n);
+    for (unsigned i = 0; i < RUNS; i++) {
+        snprintf(name, sizeof name, "same%u", i);
+        if (realm_store_tenant_create(realm_runtime_store(rt), name, NULL, wasm, n, NULL, &err) ||
+            realm_runtime_tenant(rt, name, &t[i], &err))
+            fail_msg("%s", err.text);
+    }
+    realm_free(wasm);
+    uint64_t before = code_bytes();
+    for (unsigned i = 0; i < RUNS; i++) begin(&c[i], t[i], text_request());
+    assert_true(code_bytes() <= before + 200000); /* one module, not sixteen */
+    realm_runtime_reload(rt);
+    for (unsigned i = 0; i < RUNS; i++) {
+        follow(&c[i], 0);
+        expect_ok(&c[i]);
+        end(&c[i]);
+        realm_tenant_release(t[i]);
+    }
+}
+
+int main(int argc, char **argv) {
+    if (is_compiler(argc, argv)) return compile(argv);
+    program_bytes = 300000;
+    if (open_runtime()) return 1;
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_bounded), cmocka_unit_test(test_running_and_shared)};
+    return close_runtime(cmocka_run_group_tests_name("programs", tests, NULL, NULL));
+}
