@@ -131,6 +131,7 @@ static realm_status take_slot(realm_stream *s, stream_layer *l, realm_error *err
     realm_error_clear(err);
     l->slot = s->free[--s->n_free];
     l->state = LOADING;
+    l->stamp = s->warm++; /* what was brought in and not used yet is not the first to go */
     return REALM_OK;
 }
 

@@ -43,18 +43,24 @@ static void model_run_fail(const char *what, const realm_error *err) {
     fail();
 }
 
-/* Takes over `g`. */
-__attribute__((unused)) static void model_run_open(model_run *r, realm_gguf *g, uint32_t n_threads, uint32_t max_rows,
-                                                   uint32_t max_out) {
+/* Takes over `g`. weight_budget as in realm_model_options. */
+__attribute__((unused)) static void model_run_open_budget(model_run *r, realm_gguf *g, uint32_t n_threads,
+                                                          uint32_t max_rows, uint32_t max_out, uint64_t weight_budget) {
+    const realm_model_options options = {.weight_budget_bytes = weight_budget};
     realm_error err = {0};
     realm_backend_config config = {.n_threads = n_threads};
     *r = (model_run){.g = g};
     if (realm_backend_open_cpu(&r->b, &config, &err) != REALM_OK) model_run_fail("backend", &err);
-    if (realm_model_open(&r->m, r->b, g, NULL, &err) != REALM_OK) model_run_fail("model", &err);
+    if (realm_model_open(&r->m, r->b, g, &options, &err) != REALM_OK) model_run_fail("model", &err);
     if (realm_model_kv_open(r->m, MODEL_RUN_PAGES, &r->kv, &err) != REALM_OK) model_run_fail("kv", &err);
     if (realm_model_plan_open(r->m, r->kv, max_rows, max_out, &r->plan, &err) != REALM_OK) model_run_fail("plan", &err);
     /* Pages out of order, so that a kernel that takes them for neighbours is found out. */
     for (uint32_t i = 0; i < MODEL_RUN_PAGES; i++) r->pages[i] = (i * 37 + 11) % MODEL_RUN_PAGES;
+}
+
+__attribute__((unused)) static void model_run_open(model_run *r, realm_gguf *g, uint32_t n_threads, uint32_t max_rows,
+                                                   uint32_t max_out) {
+    model_run_open_budget(r, g, n_threads, max_rows, max_out, 0);
 }
 
 __attribute__((unused)) static void model_run_close(model_run *r) {
