@@ -46,3 +46,12 @@ $(BUILD)/bench/tokens: bench/tokens.c $(foreach f,$(LINK_tenant),$(call objs_of,
 	@mkdir -p $(@D)
 	$(Q)$(CC) $(ALL_CFLAGS) -DBENCH_GUEST='"$(BUILD)/guest/shout.wasm"' $(LDFLAGS) -o $@ $(filter %.c %.o %.a,$^) \
 	    $(LIBS) $(SYSLIBS)
+
+# Two models busy at once.
+.PHONY: bench-models
+bench-models: $(BUILD)/bench/models
+	$(BUILD)/bench/models $(CACHE)/models/smollm2-135m-instruct-q4_1.gguf $(CACHE)/models/gemma-3-270m-q4_k_m.gguf
+
+$(BUILD)/bench/models: bench/models.c $(foreach f,$(LINK_engine),$(call objs_of,$(f))) $(DEPS_LIB)
+	@mkdir -p $(@D)
+	$(Q)$(CC) $(ALL_CFLAGS) $(LDFLAGS) -o $@ $(filter %.c %.o %.a,$^) $(LIBS) $(SYSLIBS)
