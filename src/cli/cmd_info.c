@@ -9,8 +9,21 @@
 #include "cli/args.h"
 #include "cli/cli.h"
 #include "gguf/gguf.h"
+#include "model/model.h"
 
 #define OUTPUT_MAX ((size_t)64 << 20)
+
+/* By the shapes; 0 for a file that is no model that could be served. */
+static uint64_t least_weights(const realm_gguf *g) {
+    const realm_backend_config config = {.n_threads = 1};
+    realm_model_memory need = {0};
+    realm_backend *b;
+    realm_error ignored = {0};
+    if (realm_backend_open_cpu(&b, &config, &ignored) != REALM_OK) return 0;
+    if (realm_model_measure(b, g, &need, &ignored) != REALM_OK) need.least_budget = 0;
+    realm_backend_close(b);
+    return need.least_budget;
+}
 
 int realm_cmd_info(int argc, char **argv) {
     static const char usage[] = "usage: realm info [--output json] FILE\n";
@@ -34,7 +47,7 @@ int realm_cmd_info(int argc, char **argv) {
     if (s == REALM_OK) {
         char shown[256];
         s = realm_gguf_check_metadata(g, &err);
-        if (s == REALM_OK) s = realm_gguf_describe(g, args.json, &out, &err);
+        if (s == REALM_OK) s = realm_gguf_describe(g, args.json, least_weights(g), &out, &err);
         if (s != REALM_OK) realm_error_prefix(&err, "%s", realm_escape(shown, sizeof shown, path, strlen(path)));
     }
     realm_gguf_close(g);

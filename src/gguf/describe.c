@@ -35,6 +35,7 @@ typedef struct summary {
     char arch[REALM_GGUF_MAX_ARCHITECTURE + 1];
     count layers, context, embedding, feed_forward, heads, kv_heads, key_length, value_length, vocab;
     uint64_t parameters, tensor_bytes; /* saturating */
+    uint64_t least_weight_bytes;       /* 0: not known */
     struct {
         uint64_t n, parameters, bytes;
     } types[TYPE_NUMBERS];
@@ -325,6 +326,7 @@ static void describe_json(realm_buf *b, const realm_gguf *g, const summary *s, u
                            template_bytes ? "true" : "false", template_bytes);
     json_tensors(b, g, s);
     (void)realm_buf_printf(b, ",\"memory\":{\"weights_bytes\":%" PRIu64, s->tensor_bytes);
+    json_number(b, "weights_bytes_least", s->least_weight_bytes > 0, s->least_weight_bytes);
     json_number(b, "kv_bytes_per_token", s->kv_known, s->kv_bytes_per_token);
     json_number(b, "kv_bytes_full_context", s->kv_full_known, s->kv_bytes_full);
     (void)realm_buf_putc(b, '}');
@@ -421,6 +423,11 @@ static void describe_text(realm_buf *b, const realm_gguf *g, const summary *s, u
         (void)realm_buf_printf(b, "%-20snone\n", "chat template");
     (void)realm_buf_printf(b, "%-20s", "memory, weights");
     put_size(b, s->tensor_bytes);
+    if (s->least_weight_bytes > 0) {
+        (void)realm_buf_puts(b, "; at least ");
+        put_size(b, s->least_weight_bytes);
+        (void)realm_buf_printf(b, " (--weight-budget %" PRIu64 "), the rest streams", s->least_weight_bytes);
+    }
     if (s->kv_known) {
         (void)realm_buf_printf(b, "\n%-20s%" PRIu64 " bytes per token in F16", "memory, KV cache",
                                s->kv_bytes_per_token);
@@ -435,11 +442,13 @@ static void describe_text(realm_buf *b, const realm_gguf *g, const summary *s, u
     text_metadata(b, g);
 }
 
-realm_status realm_gguf_describe(const realm_gguf *g, bool json, realm_buf *out, realm_error *err) {
+realm_status realm_gguf_describe(const realm_gguf *g, bool json, uint64_t least_weight_bytes, realm_buf *out,
+                                 realm_error *err) {
     summary s;
     const realm_gguf_value *t = realm_gguf_find(g, "tokenizer.chat_template");
     uint64_t template_bytes = t && t->type == REALM_GGUF_STRING ? t->n : 0;
     summarise(g, &s);
+    s.least_weight_bytes = least_weight_bytes;
     if (json)
         describe_json(out, g, &s, template_bytes);
     else

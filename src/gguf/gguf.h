@@ -158,7 +158,9 @@ REALM_WARN_UNUSED realm_status realm_gguf_check_metadata(const realm_gguf *g, re
 
 /* Appends to `out` what the file is, read from the header alone: lines for people, or one JSON object. Bytes of the
  * file are escaped. The metadata itself is taken as it comes: a key of a wrong type or absent is left out, not an
- * error. REALM_E_LIMIT or REALM_E_NOMEM when `out` cannot grow. */
-REALM_WARN_UNUSED realm_status realm_gguf_describe(const realm_gguf *g, bool json, realm_buf *out, realm_error *err);
+ * error. least_weight_bytes is what who computes with the file needs for weights at least, the rest streaming; 0: not
+ * known, left out. REALM_E_LIMIT or REALM_E_NOMEM when `out` cannot grow. */
+REALM_WARN_UNUSED realm_status realm_gguf_describe(const realm_gguf *g, bool json, uint64_t least_weight_bytes,
+                                                   realm_buf *out, realm_error *err);
 
 #endif

@@ -238,7 +238,7 @@ realm_call_result host_model_find(realm_call *call, const uint64_t *args, int32_
 static void info_work(tenant_job *job) {
     file_job *j = (file_job *)job;
     if (!j->gguf && open_stored(j)) return;
-    (void)!realm_gguf_describe(j->gguf, true, &j->text, &job->error);
+    (void)!realm_gguf_describe(j->gguf, true, 0, &j->text, &job->error);
 }
 
 realm_call_result host_realm_get_model_info(realm_call *call, const uint64_t *args, int32_t *result) {

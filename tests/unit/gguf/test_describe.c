@@ -17,7 +17,7 @@ static char *describe(const realm_gguf *g, bool json) {
     realm_buf out;
     realm_error err = {0};
     realm_buf_init(&out, 1 << 20);
-    if (realm_gguf_describe(g, json, &out, &err) != REALM_OK) fail_msg("%s", err.text);
+    if (realm_gguf_describe(g, json, 0, &out, &err) != REALM_OK) fail_msg("%s", err.text);
     return realm_buf_take(&out, NULL);
 }
 
@@ -168,7 +168,7 @@ static void long_lists_are_cut(void **state) {
     json_decref(j);
     realm_buf small;
     realm_buf_init(&small, 1000);
-    assert_int_equal(realm_gguf_describe(g, true, &small, &err), REALM_E_LIMIT);
+    assert_int_equal(realm_gguf_describe(g, true, 0, &small, &err), REALM_E_LIMIT);
     realm_buf_release(&small);
     realm_gguf_close(g);
     free(b.p);
@@ -342,7 +342,7 @@ static void every_allocation_may_fail(void **state) {
         realm_buf out;
         realm_buf_init(&out, 1 << 20);
         realm_alloc_inject_failure(at, true);
-        realm_status s = realm_gguf_describe(g, true, &out, NULL);
+        realm_status s = realm_gguf_describe(g, true, 0, &out, NULL);
         realm_alloc_inject_failure(-1, false);
         realm_buf_release(&out);
         if (s == REALM_OK) {

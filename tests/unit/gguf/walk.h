@@ -100,7 +100,7 @@ static void walk_gguf(const realm_gguf *g, const void *data, size_t size) {
     for (int json = 0; json < 2; json++) {
         realm_buf out;
         realm_buf_init(&out, (size_t)64 << 20);
-        walk_require(realm_gguf_describe(g, json, &out, NULL) == REALM_OK);
+        walk_require(realm_gguf_describe(g, json, 0, &out, NULL) == REALM_OK);
         walk_bytes(out.data, out.len);
         realm_buf_release(&out);
     }
