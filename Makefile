@@ -56,6 +56,7 @@ LINK_grammar   := base quant gguf tokenizer grammar
 LINK_engine    := base crypto quant gguf tokenizer compute model grammar engine
 LINK_sandbox   := base crypto sandbox
 LINK_tenant    := base crypto quant gguf data store template tokenizer compute model tensor grammar engine sandbox tenant
+LINK_pipeline  := $(LINK_tenant) pipeline
 LINK_catalog   := base crypto quant gguf data catalog
 LINK_net       := base net
 LINK_api       := base data net api# its tests bring a double of tenant.h
@@ -63,7 +64,7 @@ LINK_embed     := $(LINK_tenant) embed
 
 LIB_FOLDERS := $(LINK_embed)
 LIB_OBJS    := $(foreach f,$(LIB_FOLDERS),$(call objs_of,$(f)))
-BIN_OBJS    := $(foreach f,net api catalog cli,$(call objs_of,$(f)))
+BIN_OBJS    := $(foreach f,net api catalog pipeline cli,$(call objs_of,$(f)))
 
 .PHONY: all help
 all: $(BUILD)/realm $(BUILD)/librealm.a $(BUILD)/librealm.so $(BUILD)/realm.pc guests

@@ -2,8 +2,8 @@
 # the address and the undefined-behaviour sanitizer.
 #
 # FUZZ_LINK_<name> lists the folders of src/ that are built in; without it the folder <name> and what it may include
-# (LINK_<name>). FUZZ_LIBS_<name> are further libraries, FUZZ_SEEDS_<name> folders of seed inputs (tests/data/<name>
-# where there is one). What a run finds is kept in $(BUILD)/fuzz/corpus/<name>; an input that fails is left in
+# (LINK_<name>); FUZZ_PLAIN_<name> lists folders whose ordinary objects are linked besides. FUZZ_LIBS_<name> are further
+# libraries, FUZZ_SEEDS_<name> folders of seed inputs (tests/data/<name> where there is one). What a run finds is kept in $(BUILD)/fuzz/corpus/<name>; an input that fails is left in
 # $(BUILD)/fuzz as <name>-crash-..., and the command ends with an error.
 
 FUZZ_LINK_http := $(LINK_net)
@@ -11,6 +11,10 @@ FUZZ_LINK_json := $(LINK_data)
 FUZZ_LIBS_template = $(DEPS_LIB)
 FUZZ_LIBS_grammar = $(DEPS_INC) $(DEPS_LIB)
 FUZZ_SEEDS_grammar := tests/data/grammar
+FUZZ_LINK_pipeline := base data template pipeline
+FUZZ_PLAIN_pipeline := $(filter-out $(FUZZ_LINK_pipeline),$(LINK_tenant))
+FUZZ_LIBS_pipeline = $(DEPS_INC) $(DEPS_LIB)
+FUZZ_SEEDS_pipeline := examples/pipelines
 FUZZ_LIBS_sandbox = $(DEPS_INC) $(DEPS_LIB)
 FUZZ_SEEDS_sandbox := $(BUILD)/wasm/test
 
@@ -28,9 +32,10 @@ fuzz_seeds = $(or $(FUZZ_SEEDS_$(1)),$(wildcard tests/data/$(1)))
 fuzz: $(addprefix fuzz-,$(FUZZ_NAMES))
 
 .SECONDEXPANSION:
-$(BUILD)/fuzz/fuzz_%: tests/fuzz/fuzz_%.c $$(call fuzz_srcs,$$*) $$(call fuzz_heads,$$*)
+$(BUILD)/fuzz/fuzz_%: tests/fuzz/fuzz_%.c $$(call fuzz_srcs,$$*) $$(call fuzz_heads,$$*) \
+                       $$(foreach f,$$(FUZZ_PLAIN_$$*),$$(call objs_of,$$f))
 	@mkdir -p $(@D)
-	$(CLANG) $(filter-out -Wmissing-prototypes -MMD -MP,$(ALL_CFLAGS)) -Itests/unit $(FUZZ_FLAGS) -o $@ $(filter %.c,$^) \
+	$(CLANG) $(filter-out -Wmissing-prototypes -MMD -MP,$(ALL_CFLAGS)) -Itests/unit $(FUZZ_FLAGS) -o $@ $(filter %.c %.o,$^) \
 	    $(LIBS) $(FUZZ_LIBS_$*) $(SYSLIBS)
 
 $(addprefix fuzz-,$(FUZZ_NAMES)): fuzz-%: $(BUILD)/fuzz/fuzz_%

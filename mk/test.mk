@@ -3,7 +3,7 @@
 UNIT_SRCS  := $(sort $(wildcard tests/unit/*/test_*.c))
 UNIT_TESTS := $(patsubst tests/unit/%.c,$(BUILD)/unit/%,$(UNIT_SRCS))
 TEST_CFLAGS = $(filter-out -Wmissing-prototypes -Wpedantic,$(ALL_CFLAGS)) -Itests/unit
-NEEDS_DEPS := template grammar engine sandbox tenant embed
+NEEDS_DEPS := template grammar engine sandbox tenant embed pipeline
 
 .SECONDEXPANSION:
 $(BUILD)/unit/%: tests/unit/%.c $$(foreach f,$$(LINK_$$(*D)),$$(call objs_of,$$f)) \

@@ -69,6 +69,7 @@ pub struct Input {
     messages: Str,
     tools: Str,
     args: Str,
+    values: Str,
     add_generation_prompt: bool,
     now_unix: i64,
 }
@@ -88,7 +89,7 @@ pub struct Template {
     // Borrows `env` and `source`, which are dropped after it and never move: the order of these fields matters.
     instructions: Instructions<'static>,
     env: Box<Environment<'static>>,
-    _source: Box<str>,
+    source: Box<str>,
     marks: Marks,
     bos: String,
     eos: String,
@@ -213,6 +214,43 @@ pub unsafe extern "C" fn rdeps_template_render(
 }
 
 /// # Safety
+/// `t` is from rdeps_template_open; `take` does not unwind.
+#[no_mangle]
+pub unsafe extern "C" fn rdeps_template_names(
+    t: *const Template,
+    take: unsafe extern "C" fn(user: *mut c_void, name: *const u8, len: usize),
+    user: *mut c_void,
+    error: *mut c_char,
+    error_cap: usize,
+) -> c_int {
+    guarded(error, error_cap, || {
+        let t = &*t;
+        let found = std::thread::scope(|scope| {
+            let source: &str = &t.source;
+            let thread = std::thread::Builder::new()
+                .name("template".into())
+                .stack_size(COMPILE_STACK)
+                .spawn_scoped(scope, move || {
+                    QUIET.set(true);
+                    let env = environment();
+                    let parsed = env.template_from_str(source).map_err(|e| (E_FORMAT, e.to_string()))?;
+                    let known: Vec<&str> = env.globals().map(|(name, _)| name).collect();
+                    let all = parsed.undeclared_variables(true).into_iter();
+                    Ok(all.filter(|n| !known.contains(&n.split('.').next().unwrap_or(n))).collect::<Vec<String>>())
+                })
+                .map_err(|_| (E_NOMEM, "no thread to read the template".to_string()))?;
+            thread.join().unwrap_or_else(|_| Err((E_INTERNAL, "the template compiler failed".into())))
+        });
+        let mut names = found?;
+        names.sort();
+        for name in names {
+            take(user, name.as_ptr(), name.len());
+        }
+        Ok(())
+    })
+}
+
+/// # Safety
 /// The pointer is valid for its length.
 #[no_mangle]
 pub unsafe extern "C" fn rdeps_template_arg_known(name: Str) -> bool {
@@ -280,7 +318,7 @@ fn compile(source: &str, mut marks: Marks, bos: &str, eos: &str) -> Result<Box<T
 
     let many = |_| (E_UNSUPPORTED, "its control tokens begin with too many different characters".to_string());
     let (bos, eos) = (marks.apply(&clean(bos)).map_err(many)?, marks.apply(&clean(eos)).map_err(many)?);
-    Ok(Box::new(Template { instructions, env: Box::new(environment()), _source: source, marks, bos, eos }))
+    Ok(Box::new(Template { instructions, env: Box::new(environment()), source, marks, bos, eos }))
 }
 
 // --- render -----------------------------------------------------------------------------------------------------
@@ -315,7 +353,14 @@ fn parse_json(what: &str, bytes: &[u8]) -> Result<serde_json::Value, Failed> {
 
 fn context(t: &Template, input: &Input) -> Result<Value, Failed> {
     // SAFETY: rdeps_template_render's caller promises it.
-    let (messages, tools, args) = unsafe { (input.messages.bytes(), input.tools.bytes(), input.args.bytes()) };
+    let (messages, tools, args, values) =
+        unsafe { (input.messages.bytes(), input.tools.bytes(), input.args.bytes(), input.values.bytes()) };
+    if !values.is_empty() {
+        return match parse_json("values", values)? {
+            serde_json::Value::Object(map) => Ok(import(serde_json::Value::Object(map))),
+            _ => Err((E_INVALID, "values: not an object".into())),
+        };
+    }
     let messages = parse_json("messages", messages)?;
     if !messages.as_array().is_some_and(|m| m.iter().all(|m| m.is_object())) {
         return Err((E_INVALID, "messages: not an array of objects".into()));
@@ -356,7 +401,7 @@ fn context(t: &Template, input: &Input) -> Result<Value, Failed> {
 }
 
 fn render(t: &Template, input: &Input) -> Result<(String, Vec<Span>), Failed> {
-    let size = input.messages.len + input.tools.len + input.args.len;
+    let size = input.messages.len + input.tools.len + input.args.len + input.values.len;
     let context = context(t, input)?;
     bounds::begin(bounds::WORK_BASE + bounds::WORK_PER_INPUT_BYTE * size as u64, input.now_unix);
 
@@ -386,7 +431,7 @@ fn render(t: &Template, input: &Input) -> Result<(String, Vec<Span>), Failed> {
                     _ if what.contains("recursion limit") => E_LIMIT,
                     _ => E_INVALID,
                 };
-                (code, t.marks.remove(&format!("line {line} of the chat template: {what}")))
+                (code, t.marks.remove(&format!("line {line} of the template: {what}")))
             }
         });
     }

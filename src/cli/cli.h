@@ -8,6 +8,7 @@
 #define REALM_CLI_CLI_H
 
 int realm_cmd_info(int argc, char **argv);
+int realm_cmd_pipeline(int argc, char **argv);
 int realm_cmd_models(int argc, char **argv);
 int realm_cmd_serve(int argc, char **argv);
 int realm_cmd_run(int argc, char **argv);

@@ -16,6 +16,7 @@ static const struct {
     {"chat", realm_cmd_chat, "a conversation in this process"},
     {"info", realm_cmd_info, "what a model file is"},
     {"models", realm_cmd_models, "list, pull and remove models"},
+    {"pipeline", realm_cmd_pipeline, "run or check a pipeline of models"},
     {"tenant", realm_cmd_tenant, "create, list, show, set, delete tenants"},
     {"key", realm_cmd_key, "create, list, revoke API keys"},
     {"usage", realm_cmd_usage, "what each tenant has used"},

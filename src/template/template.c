@@ -7,7 +7,7 @@
 #include "base/alloc.h"
 
 typedef struct deps_input {
-    realm_template_str messages, tools, args;
+    realm_template_str messages, tools, args, values;
     bool add_generation_prompt;
     int64_t now_unix;
 } deps_input;
@@ -20,6 +20,8 @@ int rdeps_template_open(realm_template_str source, realm_template_str bos, realm
 void rdeps_template_close(realm_template *t);
 int rdeps_template_render(const realm_template *t, const deps_input *in, size_t max_output, deps_take take, void *user,
                           char *error, size_t error_cap);
+int rdeps_template_names(const realm_template *t, void (*take)(void *user, const char *name, size_t len), void *user,
+                         char *error, size_t error_cap);
 bool rdeps_template_arg_known(realm_template_str name);
 
 bool realm_template_arg_known(const char *name, size_t len) {
@@ -38,15 +40,22 @@ realm_status realm_template_open(realm_template **out, const char *source, size_
     *out = NULL;
     if (!tokens) tokens = &none;
     if (len > REALM_TEMPLATE_SOURCE_MAX) {
-        return realm_error_set(err, REALM_E_LIMIT, "chat template: %zu bytes, more than %u", len,
+        return realm_error_set(err, REALM_E_LIMIT, "%zu bytes, a template has at most %u", len,
                                REALM_TEMPLATE_SOURCE_MAX);
     }
     realm_error why = {0};
     why.code = (realm_status)rdeps_template_open((realm_template_str){source, len}, tokens->bos, tokens->eos,
                                                  tokens->control, tokens->n_control, out, why.text, sizeof why.text);
     if (why.code == REALM_OK) return REALM_OK;
-    realm_error_prefix(&why, "chat template");
     if (err) *err = why;
+    return why.code;
+}
+
+realm_status realm_template_each_name(const realm_template *t, void (*fn)(void *user, const char *name, size_t len),
+                                      void *user, realm_error *err) {
+    realm_error why = {0};
+    why.code = (realm_status)rdeps_template_names(t, fn, user, why.text, sizeof why.text);
+    if (why.code != REALM_OK && err) *err = why;
     return why.code;
 }
 
@@ -83,13 +92,13 @@ realm_status realm_template_render(const realm_template *t, const realm_template
                                    realm_template_spans *spans, realm_error *err) {
     size_t size;
     if (!realm_add_size(in->messages.len, in->tools.len, &size) || !realm_add_size(size, in->args.len, &size) ||
-        size > REALM_TEMPLATE_INPUT_MAX) {
-        return realm_error_set(err, REALM_E_LIMIT, "messages and tools are longer than %u bytes",
+        !realm_add_size(size, in->values.len, &size) || size > REALM_TEMPLATE_INPUT_MAX) {
+        return realm_error_set(err, REALM_E_LIMIT, "what the template is to work on is longer than %u bytes",
                                REALM_TEMPLATE_INPUT_MAX);
     }
     if (realm_buf_status(out) != REALM_OK) return realm_error_set(err, out->failed, "the output buffer has failed");
 
-    const deps_input input = {in->messages, in->tools, in->args, in->add_generation_prompt, in->now_unix};
+    const deps_input input = {in->messages, in->tools, in->args, in->values, in->add_generation_prompt, in->now_unix};
     taker to = {out, spans};
     size_t room = REALM_MIN(out->max - out->len, (size_t)REALM_TEMPLATE_OUTPUT_MAX);
     realm_error why = {0};

@@ -62,6 +62,8 @@ typedef struct realm_template_input {
     realm_template_str tools;    /* JSON array, or len 0: the template sees none */
     realm_template_str args;     /* JSON object of further variables, or len 0. Only names that chat templates are known
                                     to take (realm_template_arg_known) and scalar values: everything else is refused */
+    realm_template_str values; /* JSON object, or len 0. With it these are all the variables there are, of any name and
+                                  kind, and the fields around it are not looked at: for templates of our own */
     bool add_generation_prompt;
     int64_t now_unix; /* seconds; what strftime_now() shows, in UTC */
 } realm_template_input;
@@ -76,6 +78,12 @@ bool realm_template_arg_known(const char *name, size_t len);
 REALM_WARN_UNUSED realm_status realm_template_open(realm_template **out, const char *source, size_t len,
                                                    const realm_template_tokens *tokens, realm_error *err);
 void realm_template_close(realm_template *t); /* NULL-safe; no render may be running */
+
+/* Calls `fn` for every variable that the template reads and neither sets itself nor has from the engine, with the
+ * attributes that follow it ("steps.draft.text"), in order of bytes. REALM_E_NOMEM. Takes as long as opening does. */
+REALM_WARN_UNUSED realm_status realm_template_each_name(const realm_template *t,
+                                                        void (*fn)(void *user, const char *name, size_t len),
+                                                        void *user, realm_error *err);
 
 /* Renders into `out` (appended; its maximum is a limit too) and, where `spans` is not NULL, replaces its content with
  * the pieces of what was appended, in order and without gaps, `start` counted from the first byte appended.

@@ -187,7 +187,8 @@ realm_status realm_run_start(realm_request *r, const realm_run_params *p, realm_
         s = realm_error_set(err, REALM_E_NOMEM, "run: out of memory");
         goto fail;
     }
-    if (!(run->program = tenant_program(r->tenant, err))) {
+    run->program = p->program ? realm_program_retain(p->program) : tenant_program(r->tenant, err);
+    if (!run->program) {
         s = err ? err->code : REALM_E_PROGRAM;
         goto fail;
     }

@@ -108,6 +108,11 @@ const char *realm_tenant_name(const realm_tenant *t);
  * wasm NULL the default program. Not written to the store, and kept whatever the store says later. */
 REALM_WARN_UNUSED realm_status realm_tenant_set_program(realm_tenant *t, const void *wasm, size_t len,
                                                         realm_error *err);
+/* A program for single runs (realm_run_params.program) besides the tenant's own: checked and compiled as that is. */
+typedef struct realm_program realm_program;
+REALM_WARN_UNUSED realm_status realm_tenant_open_program(realm_tenant *t, const void *wasm, size_t len,
+                                                         realm_program **out, realm_error *err);
+void realm_tenant_close_program(realm_program *p); /* NULL-safe; runs that have begun keep it */
 
 /* ---- requests ------------------------------------------------------------------------------------------------------
  */
@@ -150,6 +155,7 @@ typedef struct realm_run_params {
     /* What a generation uses unless the program says otherwise. account, prompt, share, on_ready and user are set by
      * the runtime. */
     realm_generation_params generation;
+    realm_program *program;       /* NULL: the tenant's */
     void (*on_ready)(void *user); /* any thread; must not block; there is something to poll where there was nothing */
     void *user;
 } realm_run_params;

@@ -355,14 +355,21 @@ void tenants_trim_programs(realm_runtime *rt) {
     }
 }
 
-realm_status realm_tenant_set_program(realm_tenant *t, const void *wasm, size_t len, realm_error *err) {
-    realm_program *p = NULL;
+realm_status realm_tenant_open_program(realm_tenant *t, const void *wasm, size_t len, realm_program **out,
+                                       realm_error *err) {
     realm_mutex_lock(&t->mu);
     realm_program_limits pl = {.memory_bytes = t->limits.memory_bytes};
     realm_mutex_unlock(&t->mu);
+    return realm_program_open(t->rt->sandbox, wasm, len, &pl, out, err);
+}
+
+void realm_tenant_close_program(realm_program *p) { realm_program_release(p); }
+
+realm_status realm_tenant_set_program(realm_tenant *t, const void *wasm, size_t len, realm_error *err) {
+    realm_program *p = NULL;
     realm_status s = REALM_OK;
     if (wasm)
-        s = realm_program_open(t->rt->sandbox, wasm, len, &pl, &p, err);
+        s = realm_tenant_open_program(t, wasm, len, &p, err);
     else
         p = realm_program_retain(t->rt->default_program);
     if (s != REALM_OK) return s;
