@@ -2,7 +2,7 @@
 .PHONY: bench bench-linear bench-kernels bench-server
 
 # What a reader of docs/performance.md wants to repeat: both test models, the sandbox, the whole server.
-bench: setup-test all bench-sandbox bench-tokens bench-server
+bench: setup-test all bench-tenants bench-server
 	@for m in smollm2-135m-instruct-q4_1 gemma-3-270m-q4_k_m; do \
 	    echo "$$m"; \
 	    for a in "--prompt 512" "--gen 128" "--gen 64 --depth 2048" "--batch 4 --prompt 64 --gen 32" \
@@ -23,28 +23,28 @@ $(BUILD)/bench/linear $(BUILD)/bench/kernels: $(BUILD)/bench/%: bench/%.c $(fore
 	@mkdir -p $(@D)
 	$(CC) $(ALL_CFLAGS) $(LDFLAGS) -o $@ $(filter %.c %.o,$^) $(SYSLIBS)
 
-# What the sandbox costs.
-BENCH_WASM := $(patsubst bench/wat/%.wat,$(BUILD)/wasm/bench/%.wasm,$(sort $(wildcard bench/wat/*.wat)))
-.PHONY: bench-sandbox
-bench-sandbox: $(BUILD)/bench/sandbox $(BENCH_WASM)
-	$(BUILD)/bench/sandbox
+# What programs cost, with and without the sandbox in the same run: make bench-tenants MODEL=file.gguf OUTPUT=json
+BENCH_WASM   := $(patsubst bench/wat/%.wat,$(BUILD)/wasm/bench/%.wasm,$(sort $(wildcard bench/wat/*.wat)))
+BENCH_READER := $(foreach n,0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15,$(BUILD)/bench/guest/reader$(n).wasm)
+BENCH_GUEST  := $(BENCH_READER) $(patsubst bench/guest/%.c,$(BUILD)/bench/guest/%.wasm,\
+                $(filter-out bench/guest/reader.c,$(sort $(wildcard bench/guest/*.c))))
+.PHONY: bench-tenants
+bench-tenants: $(BUILD)/bench/tenants $(BENCH_WASM) $(BENCH_GUEST) $(GUEST_DEFAULT)
+	$(BUILD)/bench/tenants $(or $(MODEL),$(CACHE)/models/smollm2-135m-instruct-q4_1.gguf) $(if $(OUTPUT),--output $(OUTPUT))
 
 $(BUILD)/wasm/bench/%.wasm: bench/wat/%.wat
 	@mkdir -p $(@D)
 	$(Q)$(WAT2WASM) $< -o $@
 
-$(BUILD)/bench/sandbox: bench/sandbox.c $(foreach f,$(LINK_sandbox),$(call objs_of,$(f))) $(DEPS_LIB)
-	@mkdir -p $(@D)
-	$(CC) $(ALL_CFLAGS) -DBENCH_WASM='"$(BUILD)/wasm/bench"' $(LDFLAGS) -o $@ $(filter %.c %.o %.a,$^) $(LIBS) $(SYSLIBS)
+# Sixteen different programs from one source.
+$(BENCH_READER): $(BUILD)/bench/guest/reader%.wasm: bench/guest/reader.c $(GUEST_HEADERS) mk/guest.mk
+	$(call build_guest,-DVARIANT=$*)
+$(BUILD)/bench/guest/%.wasm: bench/guest/%.c $(GUEST_HEADERS) mk/guest.mk
+	$(call build_guest)
 
-# What a program in the loop costs per token: make bench-tokens MODEL=file.gguf
-.PHONY: bench-tokens
-bench-tokens: $(BUILD)/bench/tokens
-	$(BUILD)/bench/tokens $(or $(MODEL),$(CACHE)/models/smollm2-135m-instruct-q4_1.gguf)
-
-$(BUILD)/bench/tokens: bench/tokens.c $(foreach f,$(LINK_tenant),$(call objs_of,$(f))) $(DEPS_LIB) | $(GUEST_EXAMPLES)
+$(BUILD)/bench/tenants: $(sort $(wildcard bench/tenants/*.c)) $(foreach f,$(LINK_tenant),$(call objs_of,$(f))) $(DEPS_LIB) | bench/tenants/bench.h
 	@mkdir -p $(@D)
-	$(Q)$(CC) $(ALL_CFLAGS) -DBENCH_GUEST='"$(BUILD)/guest/shout.wasm"' $(LDFLAGS) -o $@ $(filter %.c %.o %.a,$^) \
+	$(Q)$(CC) $(filter-out -MMD -MP,$(ALL_CFLAGS)) -DBENCH_BUILD='"$(BUILD)"' $(LDFLAGS) -o $@ $(filter %.c %.o %.a,$^) \
 	    $(LIBS) $(SYSLIBS)
 
 # Two models busy at once.

@@ -1,0 +1,87 @@
+/* bench/tenants/bench.h - what the parts of the tenants' bench share: rows, samples, a running client.
+ *
+ *     sandbox.c   a program by itself: start, host calls, wake-ups
+ *     tokens.c    a program in the loop of a real model: cost per token by mode, 16 programs at once
+ *     scale.c     many: memory of tenants and instances, what is left of 10,000 of them, forks
+ *     report.c    the table, and JSON
+ */
+#ifndef REALM_BENCH_TENANTS_H
+#define REALM_BENCH_TENANTS_H
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/alloc.h"
+#include "base/clock.h"
+#include "base/file.h"
+#include "base/thread.h"
+#include "sandbox/sandbox.h"
+#include "tenant/tenant.h"
+
+#ifndef BENCH_BUILD
+#define BENCH_BUILD "build"
+#endif
+#define SAMPLES_MAX 4096u
+
+/* ---- report.c ---- */
+
+/* A line of the table. `without` is the same work with no sandbox, NAN where there is none; `goal` NAN: none, reached
+ * when `with` is not above it (not below it where `more` is set). */
+void report_open(bool json);
+void report(const char *what, const char *unit, double with, double without, double goal, bool more);
+void report_note(const char *text); /* a heading */
+/* Ends the output; how many goals were missed. */
+int report_close(void);
+
+typedef struct samples {
+    double v[SAMPLES_MAX];
+    size_t n;
+} samples;
+void sample_add(samples *s, double v);
+double sample_at(samples *s, double share); /* 0.5: the median */
+static inline double median(samples *s) { return sample_at(s, 0.5); }
+
+/* ---- for runs of the whole runtime ---- */
+
+_Noreturn void die(const char *what, const realm_error *err);
+
+typedef struct bench {
+    realm_runtime *rt;
+    realm_engine *engine;
+    uint64_t rss_model; /* resident bytes once the model was loaded */
+} bench;
+
+/* A tenant of this name, made if absent, with a program of the build folder ("guest/default.wasm"; NULL: the default
+ * one). */
+realm_tenant *tenant_open(bench *b, const char *name, const char *program);
+
+typedef struct client { /* one run, followed by one thread */
+    realm_mutex mu;
+    realm_cond cond;
+    bool ready;
+    realm_request *request;
+    realm_run *run;
+    realm_event_batch batch;
+    uint32_t n_tokens, completion_tokens;
+    uint64_t first_ns, last_ns; /* of what came to the client */
+} client;
+void client_init(client *c);
+void client_release(client *c);
+void client_on_ready(void *user);
+void client_wait(client *c); /* until on_ready */
+void client_begin(client *c, realm_tenant *t, uint32_t max_tokens);
+/* Takes what is there; true when the run has ended and was released. */
+bool client_poll(client *c);
+void client_finish(client *c);
+
+uint64_t resident_bytes(void);
+uint64_t cpu_ns(void); /* of the process */
+
+/* ---- parts ---- */
+void bench_sandbox(void);
+void bench_tokens(bench *b);
+void bench_scale(bench *b);
+
+#endif

@@ -1,0 +1,216 @@
+/* bench/tenants/report.c - the table of the tenants' bench, its samples, and what every part needs of the runtime. */
+#include <sys/resource.h>
+
+#include "bench.h"
+
+static bool as_json, any;
+static int missed;
+
+void report_open(bool json) {
+    as_json = json;
+    if (json)
+        printf("[");
+    else
+        printf("%-62s %12s %12s %10s\n", "", "with", "without", "goal");
+}
+
+static void cell(double v, int width) {
+    if (isnan(v))
+        printf(" %*s", width, "");
+    else if (fabs(v) < 10 && v != floor(v))
+        printf(" %*.2f", width, v);
+    else
+        printf(" %*.*f", width, fabs(v) < 100 && v != floor(v) ? 1 : 0, v);
+}
+
+static void json_number(const char *name, double v) {
+    if (!isnan(v)) printf(", \"%s\": %.6g", name, v);
+}
+
+void report(const char *what, const char *unit, double with, double without, double goal, bool more) {
+    bool met = isnan(goal) || (more ? with >= goal : with <= goal);
+    missed += !met;
+    if (as_json) {
+        printf("%s\n{\"what\": \"%s\", \"unit\": \"%s\"", any ? "," : "", what, unit);
+        json_number("with", with);
+        json_number("without", without);
+        json_number("goal", goal);
+        if (!isnan(goal)) printf(", \"met\": %s", met ? "true" : "false");
+        printf("}");
+    } else {
+        char label[96];
+        snprintf(label, sizeof label, "%s, %s", what, unit);
+        printf("%-62s", label);
+        cell(with, 12);
+        cell(without, 12);
+        cell(goal, 10);
+        printf("%s\n", met ? "" : "  missed");
+    }
+    any = true;
+    fflush(stdout);
+}
+
+void report_note(const char *text) {
+    if (!as_json) printf("-- %s\n", text);
+    fflush(stdout);
+}
+
+int report_close(void) {
+    if (as_json) printf("\n]\n");
+    return missed;
+}
+
+/* ---- samples ---- */
+
+void sample_add(samples *s, double v) {
+    if (s->n < SAMPLES_MAX) s->v[s->n++] = v;
+}
+
+static int by_value(const void *a, const void *b) {
+    double x = *(const double *)a, y = *(const double *)b;
+    return x < y ? -1 : x > y;
+}
+
+double sample_at(samples *s, double share) {
+    if (s->n == 0) return NAN;
+    qsort(s->v, s->n, sizeof *s->v, by_value);
+    return s->v[REALM_MIN((size_t)((double)s->n * share), s->n - 1)];
+}
+
+/* ---- the process ---- */
+
+void die(const char *what, const realm_error *err) {
+    fprintf(stderr, "bench-tenants: %s: %s\n", what, err->text);
+    exit(1);
+}
+
+uint64_t resident_bytes(void) {
+    unsigned long long size = 0, pages = 0;
+    FILE *f = fopen("/proc/self/statm", "r");
+    if (!f || fscanf(f, "%llu %llu", &size, &pages) != 2) pages = 0;
+    if (f) fclose(f);
+    return pages * 4096;
+}
+
+uint64_t cpu_ns(void) {
+    struct rusage u;
+    getrusage(RUSAGE_SELF, &u);
+    return ((uint64_t)u.ru_utime.tv_sec + (uint64_t)u.ru_stime.tv_sec) * REALM_NS_PER_S +
+           ((uint64_t)u.ru_utime.tv_usec + (uint64_t)u.ru_stime.tv_usec) * REALM_NS_PER_US;
+}
+
+/* ---- runs ---- */
+
+realm_tenant *tenant_open(bench *b, const char *name, const char *program) {
+    realm_error err = {0};
+    realm_tenant *t = NULL;
+    char path[512], *wasm = NULL;
+    size_t n = 0;
+    if (program) {
+        snprintf(path, sizeof path, BENCH_BUILD "/%s", program);
+        if (realm_file_read(path, REALM_MODULE_BYTES_MAX, &wasm, &n, &err)) die(path, &err);
+    }
+    realm_status s = realm_store_tenant_create(realm_runtime_store(b->rt), name, NULL, wasm, n, NULL, &err);
+    if ((s && s != REALM_E_EXISTS) || realm_runtime_tenant(b->rt, name, &t, &err)) die(name, &err);
+    realm_free(wasm);
+    return t;
+}
+
+void client_init(client *c) {
+    memset(c, 0, sizeof *c);
+    realm_mutex_init(&c->mu, REALM_RANK_LEAF);
+    realm_cond_init(&c->cond);
+    realm_event_batch_init(&c->batch);
+}
+
+void client_release(client *c) {
+    realm_event_batch_release(&c->batch);
+    realm_cond_destroy(&c->cond);
+    realm_mutex_destroy(&c->mu);
+}
+
+void client_on_ready(void *user) {
+    client *c = user;
+    realm_mutex_lock(&c->mu);
+    bool wake = !c->ready;
+    c->ready = true;
+    realm_mutex_unlock(&c->mu);
+    if (wake) realm_cond_signal(&c->cond);
+}
+
+void client_wait(client *c) {
+    realm_mutex_lock(&c->mu);
+    while (!c->ready) realm_cond_wait(&c->cond, &c->mu);
+    c->ready = false;
+    realm_mutex_unlock(&c->mu);
+}
+
+#define PROMPT "Once upon a time"
+void client_begin(client *c, realm_tenant *t, uint32_t max_tokens) {
+    realm_error err = {0};
+    static const char INPUT[] = "{\"endpoint\":\"completion\",\"prompt\":\"" PROMPT "\"}";
+    realm_run_params p = {.input = INPUT,
+                          .input_len = sizeof INPUT - 1,
+                          .kind = REALM_PROMPT_TEXT,
+                          .prompt = PROMPT,
+                          .prompt_len = sizeof PROMPT - 1,
+                          .on_ready = client_on_ready,
+                          .user = c};
+    realm_sampling_init(&p.generation.sampling);
+    p.generation.sampling.temperature = 0;
+    p.generation.max_tokens = max_tokens;
+    p.generation.ignore_end = true;
+    c->ready = false;
+    c->n_tokens = 0;
+    c->first_ns = c->last_ns = 0;
+    if (realm_request_open(t, "model", NULL, &c->request, &err) || realm_run_start(c->request, &p, &c->run, &err))
+        die(realm_tenant_name(t), &err);
+}
+
+bool client_poll(client *c) {
+    bool ended = false;
+    while (!ended && realm_run_poll(c->run, &c->batch) > 0) {
+        ended = c->batch.events[c->batch.n_events - 1].kind == REALM_EVENT_END;
+        if (c->batch.n_events > ended) {
+            c->last_ns = realm_clock_ns();
+            if (!c->first_ns) c->first_ns = c->last_ns;
+            c->n_tokens += (uint32_t)(c->batch.n_events - ended);
+        }
+    }
+    if (!ended) return false;
+    c->completion_tokens = c->batch.completion_tokens;
+    if (c->batch.status) die("a run", &c->batch.error);
+    realm_run_release(c->run);
+    realm_request_close(c->request);
+    c->run = NULL;
+    c->request = NULL;
+    return true;
+}
+
+void client_finish(client *c) {
+    while (!client_poll(c)) client_wait(c);
+}
+
+int main(int argc, char **argv) {
+    if (argc == 5 && !strcmp(argv[2], "compile-child")) return realm_sandbox_compile_child(argc - 3, argv + 3);
+    bool json = argc == 4 && !strcmp(argv[2], "--output") && !strcmp(argv[3], "json");
+    if (argc != 2 && !json) {
+        fprintf(stderr, "usage: tenants MODEL.gguf [--output json]\n");
+        return 2;
+    }
+    report_open(json);
+    bench_sandbox();
+    realm_error err = {0};
+    bench b = {0};
+    realm_runtime_config config = {.compiler_path = "/proc/self/exe"};
+    if (realm_runtime_open(&b.rt, &config, &err) ||
+        realm_runtime_add_model(b.rt, "model", argv[1], NULL, NULL, NULL, &err))
+        die("open", &err);
+    b.engine = realm_runtime_engine(b.rt, "model");
+    b.rss_model = resident_bytes();
+    bench_tokens(&b);
+    bench_scale(&b);
+    realm_runtime_close(b.rt);
+    (void)report_close(); /* goals that are missed are marked; a bench does not fail */
+    return 0;
+}
