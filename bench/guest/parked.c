@@ -3,7 +3,7 @@
 
 typedef struct subscription { /* of WASI preview 1, to a clock */
     uint64_t user;
-    uint8_t kind;
+    uint64_t kind; /* 0: a clock */
     uint32_t clock;
     uint64_t timeout_ns, precision_ns;
     uint16_t flags;

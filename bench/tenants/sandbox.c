@@ -268,7 +268,7 @@ static void bench_events(realm_sandbox *s, job *j) {
     realm_cond_init(&p.taken_cond);
     if (realm_thread_start(&p.thread, "taker", plain_taker, &p, &err)) die("thread", &err);
     realm_program *program = open_program(s, "wasm/bench/event");
-    static samples with, without, wake, plain_wake;
+    static samples with, without, wake[2], cpu[2]; /* [1]: the program's */
     atomic_store(&j->events, 0);
     j->taken = 0;
     realm_instance *i = begin(j, program, j, on_done);
@@ -292,17 +292,20 @@ static void bench_events(realm_sandbox *s, job *j) {
         for (unsigned m = 0; m < 2; m++) {
             uint64_t until = realm_clock_ns() + WAKE_GAP_NS;
             while (realm_clock_ns() < until) continue;
-            uint64_t t0 = realm_clock_ns();
-            if ((k + m) % 2)
+            bool program_turn = (k + m) % 2;
+            uint64_t t0 = realm_clock_ns(), c0 = realm_clock_thread_ns();
+            if (program_turn)
                 give_event(j, i);
             else
                 plain_give(&p, false);
-            sample_add((k + m) % 2 ? &wake : &plain_wake, (double)(realm_clock_ns() - t0) / 1e3);
+            sample_add(&cpu[program_turn], (double)(realm_clock_thread_ns() - c0) / 1e3);
+            sample_add(&wake[program_turn], (double)(realm_clock_ns() - t0) / 1e3);
         }
     }
     report("event to a parked program and back (without: to a thread)", "us", median(&with), median(&without), NAN,
            false);
-    report("waking it, on the path of a waker that works on", "us", median(&wake), median(&plain_wake), NAN, false);
+    report("waking it, on the path of a waker that works on", "us", median(&wake[1]), median(&wake[0]), NAN, false);
+    report("the same, processor time of the waker", "us", median(&cpu[1]), median(&cpu[0]), NAN, false);
     while (j->running > 0) { /* its last events */
         give_event(j, i);
         realm_mutex_lock(&j->mu);

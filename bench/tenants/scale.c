@@ -72,7 +72,7 @@ static void bench_parked(bench *b) {
             client_begin(&c[i], t, 1);
             while (c[i].n_tokens == 0) {
                 client_wait(&c[i]);
-                (void)client_poll(&c[i]);
+                if (client_poll(&c[i])) die("parked", &c[i].batch.error);
             }
         }
         uint64_t parked = resident_bytes();

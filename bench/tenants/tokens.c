@@ -177,7 +177,7 @@ static void bench_sixteen(bench *b) {
 void bench_tokens(bench *b) {
     realm_error err = {0};
     realm_account *a = NULL;
-    if (realm_account_open(b->engine, NULL, &a, &err)) die("account", &err);
+    if (realm_account_open(b->engine, NULL, NULL, &a, &err)) die("account", &err);
     report_note("a program in the loop, SmolLM2");
     bench_modes(b, a);
     bench_sixteen(b);

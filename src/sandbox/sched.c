@@ -61,10 +61,21 @@ static void be_slow(void) {
     if (sched_setscheduler(0, SCHED_IDLE, &none)) (void)setpriority(PRIO_PROCESS, (id_t)gettid(), SLOW_NICE);
 }
 
+/* The policy of work that does not take the processor from whoever wakes it: that is the engine's thread between two
+ * steps, for which all other tenants wait. The worker runs as soon as a processor has nothing else to do (while the
+ * step samples, at the latest at the next tick), with the same share of it as any other thread. */
+static void be_modest(void) {
+    struct sched_param none = {0};
+    (void)sched_setscheduler(0, SCHED_BATCH, &none); /* where it is not allowed, wake-ups merely cost more */
+}
+
 static void *worker_main(void *arg) {
     realm_ready *q = arg;
     realm_sandbox *s = q->sandbox;
-    if (q->slow) be_slow();
+    if (q->slow)
+        be_slow();
+    else
+        be_modest();
     realm_mutex_lock(&s->ready_mu);
     for (;;) {
         while (!q->head && !s->stopping) {
