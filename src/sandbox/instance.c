@@ -30,7 +30,6 @@ realm_instance *realm_instance_retain(realm_instance *i) {
 void realm_instance_release(realm_instance *i) {
     /* acq_rel: everything that was done under other references happens before the memory goes. */
     if (!i || atomic_fetch_sub_explicit(&i->refs, 1, memory_order_acq_rel) != 1) return;
-    realm_program_release(i->program);
     realm_free(i->prompt);
     realm_free(i);
 }
@@ -157,6 +156,8 @@ static void instance_end(realm_instance *i, int32_t value) {
     i->context = NULL;
     realm_free(i->answer);
     i->answer = NULL;
+    realm_program_release(i->program); /* now, not with the last reference, which may outlive the sandbox */
+    i->program = NULL;
     slice_end(i);
     result.cpu_ns = i->cpu_ns;
     atomic_store(&i->state, REALM_INST_ENDED);

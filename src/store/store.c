@@ -235,7 +235,6 @@ realm_status realm_store_open(realm_store **out, const char *dir, realm_error *e
     }
     if ((s = load_secret(store, dir, err)) != REALM_OK) goto fail;
     if ((s = data_open(store, dir, err)) != REALM_OK) goto fail;
-    if ((s = data_open(store, dir, err)) != REALM_OK) goto fail;
     realm_free(path);
     *out = store;
     return REALM_OK;
