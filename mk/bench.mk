@@ -47,6 +47,15 @@ $(BUILD)/bench/tenants: $(sort $(wildcard bench/tenants/*.c)) $(foreach f,$(LINK
 	$(Q)$(CC) $(filter-out -MMD -MP,$(ALL_CFLAGS)) -DBENCH_BUILD='"$(BUILD)"' $(LDFLAGS) -o $@ $(filter %.c %.o %.a,$^) \
 	    $(LIBS) $(SYSLIBS)
 
+# Size and start of the same program by every toolchain: the table of docs/programs.md.
+.PHONY: bench-programs
+bench-programs: $(BUILD)/bench/programs guests-all
+	@$(BUILD)/bench/programs $(SDK_GUESTS)
+
+$(BUILD)/bench/programs: bench/programs.c $(foreach f,$(LINK_sandbox),$(call objs_of,$(f))) $(DEPS_LIB)
+	@mkdir -p $(@D)
+	$(Q)$(CC) $(ALL_CFLAGS) $(LDFLAGS) -o $@ $(filter %.c %.o %.a,$^) $(LIBS) $(SYSLIBS)
+
 # Two models busy at once.
 .PHONY: bench-models
 bench-models: $(BUILD)/bench/models
