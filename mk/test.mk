@@ -48,7 +48,7 @@ examples-test: examples guests setup-test
 	@tests/examples.sh $(BUILD)
 
 # Guest programs by every toolchain, and the pages that show what they do: each command in them is run.
-CONSOLE_DOCS := $(sort $(wildcard guest/examples/*/README.md))
+CONSOLE_DOCS := docs/programs.md $(sort $(wildcard guest/examples/*/README.md))
 programs-test: all guests-all setup-test
 	@python3 tests/console.py $(BUILD) "$$(tools/fetch-models smollm2)" $(CONSOLE_DOCS)
 

@@ -6,12 +6,13 @@ In a ```console block a line that starts with "$ " is a command (lines that star
 behind it are its output, stdout and stderr together, byte for byte; a line "..." stands for any number of lines, and
 <words> inside a line for anything. A block such as ```c hello.c is a file of that name. Each document gets an empty
 folder and one shell, in which `realm` is the one of BUILD, the model is the default one, REALM is the checkout, and the
-guest programs of BUILD lie at hand. --write puts what happened into the document, in blocks without "..." and <words>.
+guest programs of BUILD lie at hand; ports 8080 and 8081 are free ones. --write puts what happened into the document, in blocks without "..." and <words>.
 """
 import os
 import pathlib
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -86,9 +87,23 @@ class Shell:
         self.process.wait(60)
 
 
+def free_ports(command, ports):
+    """`realm serve` and those who ask it, on ports that nobody else has."""
+    command = re.sub(r"(realm serve )", rf"\1--listen 127.0.0.1:{ports[0]} --admin-listen 127.0.0.1:{ports[1]} ", command)
+    return command.replace("127.0.0.1:8080", f"127.0.0.1:{ports[0]}").replace("127.0.0.1:8081", f"127.0.0.1:{ports[1]}")
+
+
+def two_ports():
+    with socket.socket() as a, socket.socket() as b:
+        a.bind(("127.0.0.1", 0))
+        b.bind(("127.0.0.1", 0))
+        return a.getsockname()[1], b.getsockname()[1]
+
+
 def check(path, build, env, write):
     text = path.read_text()
     failed = ran = 0
+    ports = two_ports()
     with tempfile.TemporaryDirectory(prefix="realm-console-") as name:
         work = pathlib.Path(name)
         for wasm in (build / "guest").glob("*.wasm"):
@@ -106,7 +121,7 @@ def check(path, build, env, write):
                 continue
             for command, expected in commands_of(body):
                 ran += 1
-                got, status = shell.run(command)
+                got, status = shell.run(free_ports(command, ports))
                 fixed = "..." in expected.splitlines() or re.search(r"<[a-z ]+>", expected)
                 out += "$ " + command.replace("\n", "\n> ")[:-2] if command.count("\n") > 1 else "$ " + command
                 out += expected if fixed or not write else got + ("\n" if got and not got.endswith("\n") else "")

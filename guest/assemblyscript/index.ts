@@ -247,11 +247,13 @@ export class Generation {
   // Waits for the end; the whole text.
   text(): string {
     let all = "";
-    for (;;) {
+    let ended: u32 = 0;
+    while (!ended) {
       const batch = this.wait();
       all += batch.text;
-      if (batch.ended) return all;
+      ended = batch.ended;
     }
+    return all;
   }
 
   // Tokens charged so far.

@@ -165,8 +165,21 @@ impl<const N: usize> Text<N> {
         Text { bytes: [0; N], len: 0 }
     }
 
+    /// Adds a text; `E_RANGE` when it does not fit.
+    pub fn push(&mut self, text: &str) -> Result<()> {
+        self.write_str(text).map_err(|_| Error::new(abi::E_RANGE))
+    }
+
+    pub fn clear(&mut self) {
+        self.len = 0;
+    }
+
+    pub fn make_ascii_uppercase(&mut self) {
+        self.bytes[..self.len].make_ascii_uppercase();
+    }
+
     pub fn as_str(&self) -> &str {
-        // Only whole strings were written.
+        // Only whole strings were written, and ASCII letters changed.
         unsafe { core::str::from_utf8_unchecked(&self.bytes[..self.len]) }
     }
 }
