@@ -78,6 +78,7 @@ help:
 ## make test       every test (make check: the fast ones alone)
 ## make asan       unit and parser tests under the address and undefined-behaviour sanitizers
 ## make fuzz-gguf  fuzz one parser, SECONDS=60 (make fuzz: each of tests/fuzz in turn)
+## make fuzz-modules  10,000 random WebAssembly modules as programs, MODULES=, SEED=
 ## make bench      speed, memory and sandbox cost on this machine
 ## make abi        what programs know of the host: guest/ bindings and docs/abi.md, after a change of the ABI
 ## make format     clang-format over the C sources

@@ -2,7 +2,7 @@
  *
  * Choices, and why:
  *   - Cranelift alone; core modules; SIMD, bulk memory, tail calls and memory64 on; threads, shared memory, multiple
- *     memories, exceptions and garbage collection off. No WASI: what a program can do is the import table.
+ *     memories, exceptions and garbage collection off. Not Wasmtime's WASI: what a program can do is the import table.
  *   - The pooling allocator, so that an instance costs microseconds: slots for every instance are reserved as address
  *     space at start. A slot of 4 GiB lets 32-bit programs run without bounds checks in code; where so much address
  *     space cannot be had the slots are as large as the largest memory allowed, and checks are compiled in.
