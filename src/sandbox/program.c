@@ -178,7 +178,13 @@ static void json_name(realm_buf *b, const char *s) {
     realm_buf_putc(b, '"');
 }
 
-static void json_items(realm_buf *b, const char *key, const realm_program_item *items, size_t n) {
+typedef const char *group_fn(const char *module, const char *name);
+
+static const char *group_of(group_fn *group, const realm_program_item *item) {
+    return group && item->module ? group(item->module, item->name) : NULL;
+}
+
+static void json_items(realm_buf *b, const char *key, const realm_program_item *items, size_t n, group_fn *group) {
     realm_buf_printf(b, ",\"%s\":[", key);
     for (size_t i = 0; i < n; i++) {
         realm_buf_puts(b, i ? ",{" : "{");
@@ -191,12 +197,17 @@ static void json_items(realm_buf *b, const char *key, const realm_program_item *
         json_name(b, items[i].name);
         realm_buf_puts(b, ",\"type\":");
         json_name(b, items[i].type);
+        const char *of = group_of(group, &items[i]);
+        if (of) {
+            realm_buf_puts(b, ",\"group\":");
+            json_name(b, of);
+        }
         realm_buf_putc(b, '}');
     }
     realm_buf_putc(b, ']');
 }
 
-static void text_items(realm_buf *b, const char *heading, const realm_program_item *items, size_t n) {
+static void text_items(realm_buf *b, const char *heading, const realm_program_item *items, size_t n, group_fn *group) {
     realm_buf_printf(b, "%s\n", heading);
     for (size_t i = 0; i < n; i++) {
         char mod[128], name[128];
@@ -204,12 +215,13 @@ static void text_items(realm_buf *b, const char *heading, const realm_program_it
             realm_buf_printf(b, "  %s.", realm_escape(mod, sizeof mod, items[i].module, strlen(items[i].module)));
         else
             realm_buf_puts(b, "  ");
-        realm_buf_printf(b, "%s: %s\n", realm_escape(name, sizeof name, items[i].name, strlen(items[i].name)),
-                         items[i].type);
+        const char *of = group_of(group, &items[i]);
+        realm_buf_printf(b, "%s: %s%s%s%s\n", realm_escape(name, sizeof name, items[i].name, strlen(items[i].name)),
+                         items[i].type, of ? " [" : "", of ? of : "", of ? "]" : "");
     }
 }
 
-realm_status realm_program_describe(const realm_program *p, bool json, realm_buf *b) {
+realm_status realm_program_describe(const realm_program *p, bool json, group_fn *group, realm_buf *b) {
     realm_program_info i;
     realm_program_get_info(p, &i);
     static const struct {
@@ -229,8 +241,8 @@ realm_status realm_program_describe(const realm_program *p, bool json, realm_buf
             realm_buf_printf(b, "%" PRIu64, i.memory_max_bytes);
         else
             realm_buf_puts(b, "null");
-        json_items(b, "imports", i.imports, i.n_imports);
-        json_items(b, "exports", i.exports, i.n_exports);
+        json_items(b, "imports", i.imports, i.n_imports, group);
+        json_items(b, "exports", i.exports, i.n_exports, group);
         realm_buf_putc(b, '}');
         return realm_buf_status(b);
     }
@@ -245,7 +257,7 @@ realm_status realm_program_describe(const realm_program *p, bool json, realm_buf
     realm_buf_printf(b, "memory     %" PRIu64 " bytes at start%s", i.memory_min_bytes, i.memory64 ? ", 64-bit" : "");
     if (i.memory_max_bytes) realm_buf_printf(b, ", %" PRIu64 " at most", i.memory_max_bytes);
     realm_buf_putc(b, '\n');
-    text_items(b, "imports", i.imports, i.n_imports);
-    text_items(b, "exports", i.exports, i.n_exports);
+    text_items(b, "imports", i.imports, i.n_imports, group);
+    text_items(b, "exports", i.exports, i.n_exports, group);
     return realm_buf_status(b);
 }

@@ -181,8 +181,11 @@ typedef struct realm_program_info {
     size_t n_imports, n_exports;
 } realm_program_info;
 void realm_program_get_info(const realm_program *p, realm_program_info *out);
-/* The same as one JSON object, or as lines for people. */
-REALM_WARN_UNUSED realm_status realm_program_describe(const realm_program *p, bool json, realm_buf *out);
+/* The same as one JSON object, or as lines for people. `group` tells what an import belongs to in the words of whoever
+ * made the import table; NULL, and NULL from it: nothing is said. */
+REALM_WARN_UNUSED realm_status realm_program_describe(const realm_program *p, bool json,
+                                                      const char *(*group)(const char *module, const char *name),
+                                                      realm_buf *out);
 
 /* ---- instances -----------------------------------------------------------------------------------------------------
  */

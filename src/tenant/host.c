@@ -34,6 +34,28 @@ const realm_import *realm_host_imports(size_t *n) {
     return IMPORTS;
 }
 
+const char *realm_host_import_group(const char *module, const char *name) {
+#define ROW_TITLE(group, title) [GROUP_##group] = title,
+#define ROW_GROUP(group, title) GROUP_##group,
+#define ROW_CALL(group, name, params, flags, declaration, text) {#name, GROUP_##group},
+    enum { REALM_ABI_GROUPS(ROW_GROUP) };
+    static const char *const TITLES[] = {REALM_ABI_GROUPS(ROW_TITLE)};
+    static const struct {
+        const char *name;
+        int group;
+    } CALLS[] = {REALM_ABI_CALLS(ROW_CALL)};
+#undef ROW_TITLE
+#undef ROW_GROUP
+#undef ROW_CALL
+    if (!strcmp(module, "wasi_snapshot_preview1")) return "WASI preview 1";
+    if (!strcmp(module, "wasi_ephemeral_nn")) return "wasi-nn";
+    if (!strcmp(module, "env")) return "AssemblyScript";
+    if (strcmp(module, "realm") != 0 && strcmp(module, "realm64") != 0) return NULL;
+    for (size_t i = 0; i < REALM_ARRAY_LEN(CALLS); i++)
+        if (!strcmp(CALLS[i].name, name)) return TITLES[CALLS[i].group];
+    return NULL;
+}
+
 /* ---- life ---- */
 
 static void close_slot(realm_host *h, uint32_t i);

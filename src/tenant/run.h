@@ -66,6 +66,9 @@ void realm_run_set_error(realm_run *run, const realm_error *err);
 
 /* The import table for realm_sandbox_open: every function of docs/abi.md. Static. */
 const realm_import *realm_host_imports(size_t *n);
+/* What an import is part of, for people: the title of its group in docs/abi.md, or the interface that it is of. NULL
+ * for one that does not exist. */
+const char *realm_host_import_group(const char *module, const char *name);
 /* State for one instance; `user` of its calls. */
 REALM_WARN_UNUSED realm_status realm_host_open(realm_host **out, realm_run *run, realm_error *err);
 /* Once it has an instance, so that it can be woken. */

@@ -113,7 +113,7 @@ realm_status realm_runtime_check_program(const char *state_dir, const char *comp
     realm_program_limits pl = {.memory_bytes = limits ? limits->memory_bytes : 0};
     realm_status s = realm_sandbox_open(&sandbox, &sc, err);
     if (s == REALM_OK) s = realm_program_open(sandbox, wasm, len, &pl, &program, err);
-    if (s == REALM_OK && describe) s = realm_program_describe(program, json, describe);
+    if (s == REALM_OK && describe) s = realm_program_describe(program, json, realm_host_import_group, describe);
     realm_program_release(program);
     realm_sandbox_close(sandbox);
     realm_free(cache);

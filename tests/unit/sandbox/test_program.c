@@ -352,10 +352,10 @@ static void test_describe(void **state) {
     assert_string_equal(i.imports[0].module, "t64");
     assert_string_equal(i.imports[0].type, "func(i64, i64) -> i32");
     realm_buf_init(&b, 1u << 20);
-    assert_int_equal(realm_program_describe(q, true, &b), REALM_OK);
+    assert_int_equal(realm_program_describe(q, true, NULL, &b), REALM_OK);
     assert_non_null(strstr(b.data, "{\"module\":\"t64\",\"name\":\"touch\",\"type\":\"func(i64, i64) -> i32\"}"));
     realm_buf_reset(&b);
-    assert_int_equal(realm_program_describe(p, false, &b), REALM_OK);
+    assert_int_equal(realm_program_describe(p, false, NULL, &b), REALM_OK);
     assert_non_null(strstr(b.data, "generate: func(i32, i32, i32, i32) -> i32"));
     realm_buf_release(&b);
     realm_program_release(p);

@@ -36,6 +36,18 @@ static void test_twins(void **state) {
     assert_int_equal(wasi, 46); /* all of preview 1 */
 }
 
+/* Every import has a group to show, and what is none has not. */
+static void test_groups(void **state) {
+    (void)state;
+    size_t n = 0;
+    const realm_import *t = realm_host_imports(&n);
+    for (size_t i = 0; i < n; i++)
+        if (!realm_host_import_group(t[i].module, t[i].name)) fail_msg("%s.%s has no group", t[i].module, t[i].name);
+    assert_string_equal(realm_host_import_group("realm64", "emit"), "Input and output");
+    assert_null(realm_host_import_group("realm", "read_minds"));
+    assert_null(realm_host_import_group("elsewhere", "emit"));
+}
+
 /* Programs that exist were compiled with these layouts. */
 static void test_layouts(void **state) {
     (void)state;
@@ -86,6 +98,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_limits_document),
         cmocka_unit_test(test_twins),
+        cmocka_unit_test(test_groups),
         cmocka_unit_test(test_layouts),
     };
     return cmocka_run_group_tests_name("abi", tests, NULL, NULL);
