@@ -22,6 +22,7 @@ TSAN_FLAGS := -O1 -g -fno-omit-frame-pointer -fsanitize=thread
 setup-test:
 	@tools/setup --test
 	@tools/fetch-models all >/dev/null
+	@tools/build-smith >/dev/null
 
 # Prints "N passed, M failed"; output of those that fail.
 unit: $(UNIT_TESTS)

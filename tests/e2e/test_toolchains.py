@@ -6,7 +6,7 @@ import subprocess
 
 import openai
 
-from harness import BUILD, CAPITAL, Server, Skip, realm, wait_until
+from harness import BUILD, CAPITAL, Server, Skip, raises, realm, wait_until
 
 SOURCES = pathlib.Path(__file__).parent.parent / "programs"
 OUT = BUILD / "programs"
@@ -106,3 +106,14 @@ def test_wasi_nn():
         assert answer.usage.completion_tokens >= 2 * numbers["output_tokens"] - 1
         wait_until(lambda: s.usage("--tenant", "nn")[0]["completion_tokens"] == answer.usage.completion_tokens,
                    what="the ledger has what wasi-nn made")
+
+
+def test_assemblyscript():
+    asc = pathlib.Path(os.environ["NODE_PATH"]) / ".bin" / "asc"
+    module = build("as.wasm", str(asc), "stock.ts", "-O", "-o", "OUT", cwd=SOURCES)
+    with Server(tenants=("as",), programs={"as": module}) as s:
+        answer = s.client("as").chat.completions.create(**ASK)
+        assert answer.choices[0].message.content == \
+            "kept=19951996199719981999 answer=42 random=true year=true"
+        e = raises(openai.APIError, lambda: s.client("as").chat.completions.create(**ASK, user="fail"))
+        assert "asked to, at stock.ts:" in str(e), e
