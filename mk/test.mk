@@ -51,7 +51,7 @@ examples-test: examples guests setup-test
 # Guest programs by every toolchain, and the pages that show what they do: each command in them is run.
 CONSOLE_DOCS := docs/programs.md $(sort $(wildcard guest/examples/*/README.md))
 programs-test: all guests-all setup-test
-	@python3 tests/console.py $(BUILD) "$$(tools/fetch-models smollm2)" $(CONSOLE_DOCS)
+	@python3 tests/console.py $(BUILD) "smollm2=$$(tools/fetch-models smollm2),gemma3=$$(tools/fetch-models gemma3)" $(CONSOLE_DOCS)
 
 test: check
 	@$(MAKE) $(JOBS) --no-print-directory all

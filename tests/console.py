@@ -1,11 +1,11 @@
 """Does what a document says and compares what happens with what it says happens.
 
-usage: console.py [--write] BUILD MODEL.gguf FILE.md...
+usage: console.py [--write] BUILD ID=MODEL.gguf[,ID=MODEL.gguf...] FILE.md...
 
 In a ```console block a line that starts with "$ " is a command (lines that start with "> " continue it), and the lines
 behind it are its output, stdout and stderr together, byte for byte; a line "..." stands for any number of lines, and
 <words> inside a line for anything. A block such as ```c hello.c is a file of that name. Each document gets an empty
-folder and one shell, in which `realm` is the one of BUILD, the model is the default one, REALM is the checkout, and the
+folder and one shell, in which `realm` is the one of BUILD, the models are in the models folder, REALM is the checkout, and the
 guest programs of BUILD lie at hand; ports 8080 and 8081 are free ones. --write puts what happened into the document, in blocks without "..." and <words>.
 """
 import os
@@ -49,14 +49,15 @@ def matches(expected, got):
     return re.fullmatch(pattern, got) is not None
 
 
-def environment(build, model, home):
-    """What all documents share: a models folder with the default model (which may not be a link to elsewhere)."""
+def environment(build, given, home):
+    """What all documents share: a models folder with models (which may not be links to elsewhere)."""
     models = home / "realm" / "models"
     models.mkdir(parents=True)
-    try:
-        os.link(model, models / "smollm2.gguf")
-    except OSError:
-        shutil.copyfile(model, models / "smollm2.gguf")
+    for id, path in (one.split("=") for one in given.split(",")):
+        try:
+            os.link(path, models / f"{id}.gguf")
+        except OSError:
+            shutil.copyfile(path, models / f"{id}.gguf")
     return {**os.environ, "PATH": f"{build}:{os.environ['PATH']}", "REALM": str(pathlib.Path.cwd()),
             "XDG_DATA_HOME": str(home)}
 
@@ -139,11 +140,11 @@ def check(path, build, env, write):
 
 def main(args):
     write = args[0] == "--write"
-    build, model, *files = args[write:]
+    build, given, *files = args[write:]
     build = pathlib.Path(build).resolve()
     ran = failed = 0
     with tempfile.TemporaryDirectory(prefix="realm-console-") as home:
-        env = environment(build, model, pathlib.Path(home))
+        env = environment(build, given, pathlib.Path(home))
         for name in files:
             n, bad = check(pathlib.Path(name), build, env, write)
             if not n:

@@ -319,4 +319,35 @@ REALM_TEXT_FN int32_t realm_text_question(realm_text *t, char *room, size_t room
     return t->cut ? REALM_E_RANGE : 0;
 }
 
+/* ---- whole generations ---- */
+
+typedef struct realm_score {
+    uint32_t tokens;
+    double logprob; /* the sum, where the options ask for REALM_GENERATE_LOGPROBS */
+} realm_score;
+
+/* Runs a generation to its end and adds its text; `score` (may be NULL) is added to as well. Returns REALM_END_STOP or
+ * REALM_END_LENGTH, or a negative code. */
+REALM_TEXT_FN int32_t realm_text_generate(realm_text *t, int32_t prompt, const realm_generate_options *options,
+                                          realm_score *score) {
+    int32_t g = realm_generate(prompt, options, REALM_MODE_EVENTS);
+    if (g < 0) return g;
+    for (;;) {
+        realm_guest_event events[32];
+        int32_t n = realm_wait(g, events, 32, t->at + t->len, t->max - t->len, -1);
+        for (int32_t i = 0; i < n; i++) {
+            t->len += events[i].text_len;
+            if (events[i].kind == REALM_EVENT_KIND_TOKEN && score) {
+                score->tokens++;
+                score->logprob += (double)events[i].logprob;
+            }
+        }
+        bool ended = n > 0 && events[n - 1].kind == REALM_EVENT_KIND_END;
+        if (n >= 0 && !ended) continue;
+        int32_t result = n < 0 ? n : events[n - 1].status < 0 ? events[n - 1].status : (int32_t)events[n - 1].finish;
+        realm_close(g);
+        return result;
+    }
+}
+
 #endif

@@ -11,7 +11,6 @@
 
 enum { ATTEMPTS = 3, TEXT_MAX = 16384, DEPTH_MAX = 32 };
 
-static realm_guest_event events[64];
 static char answer_bytes[TEXT_MAX], json_bytes[2 * TEXT_MAX], chat_bytes[4 * TEXT_MAX];
 static realm_text answer = REALM_TEXT_IN(answer_bytes), json = REALM_TEXT_IN(json_bytes);
 
@@ -140,21 +139,6 @@ static bool repair(void) {
 
 /* ---- asking ---- */
 
-static int32_t generate(int32_t prompt) {
-    int32_t g = realm_generate(prompt, NULL, REALM_MODE_EVENTS);
-    if (g < 0) return g;
-    for (answer.len = 0;;) {
-        static char text[TEXT_MAX];
-        int32_t n = realm_wait(g, events, 64, text, sizeof text, -1);
-        if (n < 0) return n;
-        const realm_guest_event *last = &events[n - 1];
-        realm_text_add(&answer, text, last->text_at + last->text_len);
-        if (last->kind != REALM_EVENT_KIND_END) continue;
-        realm_close(g);
-        return last->status;
-    }
-}
-
 /* The conversation so far, the answer, and a word about it. */
 static int32_t prompt_again(void) {
     static const char WORD[] = "There is no JSON in that. Answer again with one JSON value and nothing else.";
@@ -174,7 +158,8 @@ REALM_EXPORT(realm_main) int32_t realm_main(void) {
     for (int attempt = 0; attempt < ATTEMPTS; attempt++) {
         int32_t prompt = attempt ? prompt_again() : realm_prompt_own();
         if (prompt < 0) return prompt;
-        int32_t status = generate(prompt);
+        answer.len = 0;
+        int32_t status = realm_text_generate(&answer, prompt, NULL, NULL);
         if (status < 0) return status;
         if (!repair()) continue;
         realm_json all;
