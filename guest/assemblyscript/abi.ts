@@ -734,6 +734,59 @@ export declare function prompt_get_text(prompt: i32, out: usize, max: usize): i3
 @external("realm", "prompt_get_tokens")
 export declare function prompt_get_tokens(prompt: i32, out: usize, max: usize): i32;
 
+// ---- Contexts ----
+
+// An empty context: a token sequence and, once computed, its KV pages.
+// @ts-ignore: decorator
+@external("realm", "context_new")
+export declare function context_new(): i32;
+
+// Adds tokens; they are computed with the next forward pass or generation. Returns the new length. E_BUSY while one of
+// these runs.
+// @ts-ignore: decorator
+@external("realm", "context_append")
+export declare function context_append(context: i32, tokens: usize, n: usize): i32;
+
+// The same with the tokens of a prompt.
+// @ts-ignore: decorator
+@external("realm", "context_append_prompt")
+export declare function context_append_prompt(context: i32, prompt: i32): i32;
+
+// A second context with the same tokens. Pages are shared until one of the two writes to them.
+// @ts-ignore: decorator
+@external("realm", "context_fork")
+export declare function context_fork(context: i32): i32;
+
+// Keeps the first n_tokens.
+// @ts-ignore: decorator
+@external("realm", "context_truncate")
+export declare function context_truncate(context: i32, n_tokens: u32): i32;
+
+// Length, how much is computed, pages held and shared.
+// @ts-ignore: decorator
+@external("realm", "context_stat")
+export declare function context_stat(context: i32, out: usize): i32;
+
+// Its token ids from a position on, at most `max`; returns how many were written.
+// @ts-ignore: decorator
+@external("realm", "context_get_tokens")
+export declare function context_get_tokens(context: i32, from: u32, out: usize, max: usize): i32;
+
+// Keeps a copy (pages shared) under a name of this tenant, for later requests; replaces an older one.
+// @ts-ignore: decorator
+@external("realm", "context_save")
+export declare function context_save(context: i32, name: usize, len: usize): i32;
+
+// A context forked from the saved one. E_NOT_FOUND.
+// @ts-ignore: decorator
+@external("realm", "context_open")
+export declare function context_open(name: usize, len: usize): i32;
+
+// Forgets a saved context.
+// @ts-ignore: decorator
+@external("realm", "context_drop")
+export declare function context_drop(name: usize, len: usize): i32;
+
 // ---- Generations ----
 
 // Starts a generation and returns its handle. Options 0: the request's own parameters; else those whose bit is in `set`
@@ -769,6 +822,135 @@ export declare function close(handle: i32): i32;
 // @ts-ignore: decorator
 @external("realm", "realm_host_generate")
 export declare function realm_host_generate(model: i32, prompt: usize, prompt_len: usize, options: usize, out: usize, max: usize): i32;
+
+// ---- Events in the program's own memory ----
+
+// Registers a ring in the program's memory, len bytes with its header; 0, 0 takes it away. The host writes only while
+// the program is inside ring_wait.
+// @ts-ignore: decorator
+@external("realm", "ring_set")
+export declare function ring_set(ring: usize, len: usize): i32;
+
+// Fills the registered ring with events of all generations as far as there is room; waits as wait does when the ring is
+// empty. Returns how many were added.
+// @ts-ignore: decorator
+@external("realm", "ring_wait")
+export declare function ring_wait(timeout_ms: i32): i32;
+
+// ---- Running ahead ----
+
+// In run-ahead mode: the first n generated tokens are accepted, the engine may go on.
+// @ts-ignore: decorator
+@external("realm", "confirm")
+export declare function confirm(generation: i32, n: u32): i32;
+
+// In run-ahead mode: drops what was generated after the first n_keep tokens, puts the given tokens there instead (n may
+// be 0) and goes on. Dropped tokens are counted as generated.
+// @ts-ignore: decorator
+@external("realm", "rewind")
+export declare function rewind(generation: i32, n_keep: u32, tokens: usize, n: usize): i32;
+
+// ---- Forward passes ----
+
+// Appends tokens to a context and computes them, batched with everybody's; returns a handle whose END event comes
+// through wait. It then holds the logits (flag FORWARD_HIDDEN: the final hidden state too) of the last n_rows tokens.
+// @ts-ignore: decorator
+@external("realm", "forward")
+export declare function forward(context: i32, tokens: usize, n: usize, n_rows: u32, flags: u32): i32;
+
+// The hidden state of a row after the final norm, as float32; the embedding of its text. Metered (read_bytes).
+// @ts-ignore: decorator
+@external("realm", "hidden_read")
+export declare function hidden_read(handle: i32, row: u32, out: usize, max: usize): i32;
+
+// ---- Logits ----
+
+// Draws a token with a sampler (0: greedy) and tells its log-probability where logprob is not 0. The sampler takes note
+// of the token.
+// @ts-ignore: decorator
+@external("realm", "logits_sample")
+export declare function logits_sample(handle: i32, row: u32, sampler: i32, logprob: usize): i32;
+
+// The k most likely tokens with their log-probabilities, at most 256.
+// @ts-ignore: decorator
+@external("realm", "logits_top")
+export declare function logits_top(handle: i32, row: u32, k: u32, out: usize, max: usize): i32;
+
+// Log-probabilities of given tokens, at most 4096.
+// @ts-ignore: decorator
+@external("realm", "logits_gather")
+export declare function logits_gather(handle: i32, row: u32, tokens: usize, n: usize, logprobs: usize): i32;
+
+// Best token, its log-probability, entropy, log of the sum of exponentials.
+// @ts-ignore: decorator
+@external("realm", "logits_stats")
+export declare function logits_stats(handle: i32, row: u32, out: usize): i32;
+
+// Adds to the logits of given tokens, in place.
+// @ts-ignore: decorator
+@external("realm", "logits_bias")
+export declare function logits_bias(handle: i32, row: u32, bias: usize, n: usize): i32;
+
+// Keeps the tokens whose bit is set (bit t % 8 of byte t / 8, vocabulary / 8 bytes rounded up), in place.
+// @ts-ignore: decorator
+@external("realm", "logits_mask")
+export declare function logits_mask(handle: i32, row: u32, bits: usize, len: usize): i32;
+
+// The whole row as float32, `max` in values. Metered (read_bytes).
+// @ts-ignore: decorator
+@external("realm", "logits_read")
+export declare function logits_read(handle: i32, row: u32, out: usize, max: usize): i32;
+
+// ---- Samplers ----
+
+// A chain of stages in the given order, run on the host: penalties, DRY, bias, mask, grammar, temperature, top-k,
+// top-p, min-p, typical, XTC, mirostat. Without a stage it is greedy.
+// @ts-ignore: decorator
+@external("realm", "sampler_new")
+export declare function sampler_new(stages: usize, n: usize, seed: u64): i32;
+
+// A copy with the same history.
+// @ts-ignore: decorator
+@external("realm", "sampler_fork")
+export declare function sampler_fork(sampler: i32): i32;
+
+// Takes note of tokens that were not drawn with it: the history that penalties, DRY and the grammar look at.
+// @ts-ignore: decorator
+@external("realm", "sampler_accept")
+export declare function sampler_accept(sampler: i32, tokens: usize, n: usize): i32;
+
+// ---- Grammars ----
+
+// Compiles a JSON Schema, a regular expression or a Lark grammar for the model in use, within limits of size, depth and
+// time.
+// @ts-ignore: decorator
+@external("realm", "grammar_compile")
+export declare function grammar_compile(kind: u32, text: usize, len: usize): i32;
+
+// A copy in the same state.
+// @ts-ignore: decorator
+@external("realm", "grammar_fork")
+export declare function grammar_fork(grammar: i32): i32;
+
+// Goes on by as many of the tokens as the grammar allows; returns how many.
+// @ts-ignore: decorator
+@external("realm", "grammar_accept")
+export declare function grammar_accept(grammar: i32, tokens: usize, n: usize): i32;
+
+// Takes back the last n tokens.
+// @ts-ignore: decorator
+@external("realm", "grammar_rollback")
+export declare function grammar_rollback(grammar: i32, n: u32): i32;
+
+// The tokens that may come next, as for logits_mask.
+// @ts-ignore: decorator
+@external("realm", "grammar_mask")
+export declare function grammar_mask(grammar: i32, bits: usize, len: usize): i32;
+
+// Bits GRAMMAR_CAN_END (the text so far is complete) and GRAMMAR_MUST_END (nothing more may come).
+// @ts-ignore: decorator
+@external("realm", "grammar_state")
+export declare function grammar_state(grammar: i32): i32;
 
 // ---- The tenant's store ----
 

@@ -97,6 +97,40 @@ int32_t realm_prompt_get_text(int32_t prompt, char *out, size_t max) REALM_IMPOR
 /* A prompt's token ids. */
 int32_t realm_prompt_get_tokens(int32_t prompt, int32_t *out, size_t max) REALM_IMPORT(prompt_get_tokens);
 
+/* ---- Contexts ---- */
+
+/* An empty context: a token sequence and, once computed, its KV pages. */
+int32_t realm_context_new(void) REALM_IMPORT(context_new);
+
+/* Adds tokens; they are computed with the next forward pass or generation. Returns the new length. REALM_E_BUSY while
+ * one of these runs. */
+int32_t realm_context_append(int32_t context, const int32_t *tokens, size_t n) REALM_IMPORT(context_append);
+
+/* The same with the tokens of a prompt. */
+int32_t realm_context_append_prompt(int32_t context, int32_t prompt) REALM_IMPORT(context_append_prompt);
+
+/* A second context with the same tokens. Pages are shared until one of the two writes to them. */
+int32_t realm_context_fork(int32_t context) REALM_IMPORT(context_fork);
+
+/* Keeps the first n_tokens. */
+int32_t realm_context_truncate(int32_t context, uint32_t n_tokens) REALM_IMPORT(context_truncate);
+
+/* Length, how much is computed, pages held and shared. */
+int32_t realm_context_stat(int32_t context, realm_guest_context *out) REALM_IMPORT(context_stat);
+
+/* Its token ids from a position on, at most `max`; returns how many were written. */
+int32_t realm_context_get_tokens(int32_t context, uint32_t from, int32_t *out,
+                                 size_t max) REALM_IMPORT(context_get_tokens);
+
+/* Keeps a copy (pages shared) under a name of this tenant, for later requests; replaces an older one. */
+int32_t realm_context_save(int32_t context, const char *name, size_t len) REALM_IMPORT(context_save);
+
+/* A context forked from the saved one. REALM_E_NOT_FOUND. */
+int32_t realm_context_open(const char *name, size_t len) REALM_IMPORT(context_open);
+
+/* Forgets a saved context. */
+int32_t realm_context_drop(const char *name, size_t len) REALM_IMPORT(context_drop);
+
 /* ---- Generations ---- */
 
 /* Starts a generation and returns its handle. Options 0: the request's own parameters; else those whose bit is in `set`
@@ -122,6 +156,95 @@ int32_t realm_close(int32_t handle) REALM_IMPORT(close);
  * at `max`. */
 int32_t realm_host_generate(int32_t model, const char *prompt, size_t prompt_len, const realm_generate_options *options,
                             char *out, size_t max) REALM_IMPORT(realm_host_generate);
+
+/* ---- Events in the program's own memory ---- */
+
+/* Registers a ring in the program's memory, len bytes with its header; 0, 0 takes it away. The host writes only while
+ * the program is inside ring_wait. */
+int32_t realm_ring_set(realm_event_ring *ring, size_t len) REALM_IMPORT(ring_set);
+
+/* Fills the registered ring with events of all generations as far as there is room; waits as wait does when the ring is
+ * empty. Returns how many were added. */
+int32_t realm_ring_wait(int32_t timeout_ms) REALM_IMPORT(ring_wait);
+
+/* ---- Running ahead ---- */
+
+/* In run-ahead mode: the first n generated tokens are accepted, the engine may go on. */
+int32_t realm_confirm(int32_t generation, uint32_t n) REALM_IMPORT(confirm);
+
+/* In run-ahead mode: drops what was generated after the first n_keep tokens, puts the given tokens there instead (n may
+ * be 0) and goes on. Dropped tokens are counted as generated. */
+int32_t realm_rewind(int32_t generation, uint32_t n_keep, const int32_t *tokens, size_t n) REALM_IMPORT(rewind);
+
+/* ---- Forward passes ---- */
+
+/* Appends tokens to a context and computes them, batched with everybody's; returns a handle whose END event comes
+ * through wait. It then holds the logits (flag REALM_FORWARD_HIDDEN: the final hidden state too) of the last n_rows
+ * tokens. */
+int32_t realm_forward(int32_t context, const int32_t *tokens, size_t n, uint32_t n_rows,
+                      uint32_t flags) REALM_IMPORT(forward);
+
+/* The hidden state of a row after the final norm, as float32; the embedding of its text. Metered (read_bytes). */
+int32_t realm_hidden_read(int32_t handle, uint32_t row, float *out, size_t max) REALM_IMPORT(hidden_read);
+
+/* ---- Logits ---- */
+
+/* Draws a token with a sampler (0: greedy) and tells its log-probability where logprob is not 0. The sampler takes note
+ * of the token. */
+int32_t realm_logits_sample(int32_t handle, uint32_t row, int32_t sampler, float *logprob) REALM_IMPORT(logits_sample);
+
+/* The k most likely tokens with their log-probabilities, at most 256. */
+int32_t realm_logits_top(int32_t handle, uint32_t row, uint32_t k, realm_guest_token *out,
+                         size_t max) REALM_IMPORT(logits_top);
+
+/* Log-probabilities of given tokens, at most 4096. */
+int32_t realm_logits_gather(int32_t handle, uint32_t row, const int32_t *tokens, size_t n,
+                            float *logprobs) REALM_IMPORT(logits_gather);
+
+/* Best token, its log-probability, entropy, log of the sum of exponentials. */
+int32_t realm_logits_stats(int32_t handle, uint32_t row, realm_guest_logit_stats *out) REALM_IMPORT(logits_stats);
+
+/* Adds to the logits of given tokens, in place. */
+int32_t realm_logits_bias(int32_t handle, uint32_t row, const realm_bias *bias, size_t n) REALM_IMPORT(logits_bias);
+
+/* Keeps the tokens whose bit is set (bit t % 8 of byte t / 8, vocabulary / 8 bytes rounded up), in place. */
+int32_t realm_logits_mask(int32_t handle, uint32_t row, const void *bits, size_t len) REALM_IMPORT(logits_mask);
+
+/* The whole row as float32, `max` in values. Metered (read_bytes). */
+int32_t realm_logits_read(int32_t handle, uint32_t row, float *out, size_t max) REALM_IMPORT(logits_read);
+
+/* ---- Samplers ---- */
+
+/* A chain of stages in the given order, run on the host: penalties, DRY, bias, mask, grammar, temperature, top-k,
+ * top-p, min-p, typical, XTC, mirostat. Without a stage it is greedy. */
+int32_t realm_sampler_new(const realm_sampler_stage *stages, size_t n, uint64_t seed) REALM_IMPORT(sampler_new);
+
+/* A copy with the same history. */
+int32_t realm_sampler_fork(int32_t sampler) REALM_IMPORT(sampler_fork);
+
+/* Takes note of tokens that were not drawn with it: the history that penalties, DRY and the grammar look at. */
+int32_t realm_sampler_accept(int32_t sampler, const int32_t *tokens, size_t n) REALM_IMPORT(sampler_accept);
+
+/* ---- Grammars ---- */
+
+/* Compiles a JSON Schema, a regular expression or a Lark grammar for the model in use, within limits of size, depth and
+ * time. */
+int32_t realm_grammar_compile(uint32_t kind, const char *text, size_t len) REALM_IMPORT(grammar_compile);
+
+/* A copy in the same state. */
+int32_t realm_grammar_fork(int32_t grammar) REALM_IMPORT(grammar_fork);
+
+/* Goes on by as many of the tokens as the grammar allows; returns how many. */
+int32_t realm_grammar_accept(int32_t grammar, const int32_t *tokens, size_t n) REALM_IMPORT(grammar_accept);
+
+/* Takes back the last n tokens. */
+int32_t realm_grammar_rollback(int32_t grammar, uint32_t n) REALM_IMPORT(grammar_rollback);
+
+/* The tokens that may come next, as for logits_mask. */
+int32_t realm_grammar_mask(int32_t grammar, void *bits, size_t len) REALM_IMPORT(grammar_mask);
+
+/* Bits REALM_GRAMMAR_CAN_END (the text so far is complete) and REALM_GRAMMAR_MUST_END (nothing more may come). */
+int32_t realm_grammar_state(int32_t grammar) REALM_IMPORT(grammar_state);
 
 /* ---- The tenant's store ---- */
 

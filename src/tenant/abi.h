@@ -290,7 +290,14 @@
     REALM_ABI_MODELS(X)    \
     REALM_ABI_TEXT(X)      \
     REALM_ABI_PROMPTS(X)   \
+    REALM_ABI_CONTEXTS(X)  \
     REALM_ABI_GENERATE(X)  \
+    REALM_ABI_EVENTS(X)    \
+    REALM_ABI_AHEAD(X)     \
+    REALM_ABI_FORWARD(X)   \
+    REALM_ABI_LOGITS(X)    \
+    REALM_ABI_SAMPLERS(X)  \
+    REALM_ABI_GRAMMARS(X)  \
     REALM_ABI_STORE(X)
 
 #define REALM_ABI_DECLARE(group, name, params, flags, declaration, text) \

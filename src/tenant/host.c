@@ -298,6 +298,35 @@ realm_call_result host_close(realm_call *call, const uint64_t *args, int32_t *re
     return REALM_CALL_DONE;
 }
 
+void *host_need(realm_host *h, uint64_t handle, host_kind kind, const char *call, int32_t *result) {
+#define NAME(kind, free) [HOST_##kind] = #kind,
+    static const char *const NAMES[] = {HOST_KINDS(NAME)};
+#undef NAME
+    void *object = host_get(h, handle, kind);
+    char name[24];
+    size_t n = 0;
+    if (object) return object;
+    for (const char *from = NAMES[kind]; *from && n + 1 < sizeof name; from++) name[n++] = (char)(*from | 0x20);
+    name[n] = 0;
+    host_fail(h, result, REALM_E_INVALID, "%s: %d is no open %s", call, (int32_t)(uint32_t)handle, name);
+    return NULL;
+}
+
+realm_status host_same_model(realm_host *h, const host_model *a, const char *what, const host_model *b) {
+    if (a->m == b->m) return REALM_OK;
+    return realm_error_set(&h->error, REALM_E_INVALID, "%s belongs to model %d, not to model %d", what, a->id, b->id);
+}
+
+realm_status host_charge_tensor(realm_host *h, uint64_t n, const char *call) {
+    uint64_t limit = realm_run_limits(h->run)->tensor_bytes;
+    if (n > limit - h->tensor_bytes)
+        return realm_error_set(&h->error, REALM_E_LIMIT,
+                               "%s: tensor_bytes: %llu of %llu are in use, %llu more do not fit", call,
+                               (unsigned long long)h->tensor_bytes, (unsigned long long)limit, (unsigned long long)n);
+    h->tensor_bytes += n;
+    return REALM_OK;
+}
+
 realm_status host_charge_read(realm_host *h, uint64_t n, const char *call) {
     uint64_t limit = realm_run_limits(h->run)->read_bytes;
     if (n > limit - h->read_bytes)

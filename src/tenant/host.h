@@ -24,6 +24,7 @@
 #define HOST_TEXT_BYTES_MAX (4u << 20)    /* text of one encode, decode or prompt */
 #define HOST_PROMPT_BYTES_MAX (64u << 20) /* text and tokens of all prompts of an instance */
 #define HOST_MODELS_MAX 16u               /* that an instance uses */
+#define HOST_SAMPLER_TOKEN_BYTES 16u      /* of memory for a token in a sampler's history */
 #define HOST_EVENTS_MAX 4096u             /* of one wait */
 #define HOST_RANDOM_MAX (64u << 10)       /* bytes of one random */
 #define HOST_NAME_MAX 256u                /* bytes of a field's name */
@@ -48,12 +49,39 @@ typedef struct host_prompt {
     size_t charged; /* against HOST_PROMPT_BYTES_MAX */
 } host_prompt;
 
+typedef struct host_context {
+    const host_model *model;
+    realm_context *c;
+} host_context;
+
+typedef struct host_sampler {
+    const host_model *model;
+    realm_chain *chain;
+    size_t charged; /* against HOST_PROMPT_BYTES_MAX: the tokens that it has seen */
+} host_sampler;
+
+typedef struct host_grammar {
+    const host_model *model;
+    realm_grammar_state *state;
+} host_grammar;
+
+/* Rows of logits, and the hidden states with them. */
+typedef struct host_rows {
+    realm_logits *logits; /* NULL: not there yet */
+    uint64_t charged;     /* of `tensor_bytes` */
+} host_rows;
+
 typedef struct host_generation {
     realm_host *host;
+    const host_model *model;
     realm_generation *g;
     int32_t handle;
     bool pipe;
-    bool delivered;          /* the program has seen its end */
+    bool ahead;      /* waits for confirm() */
+    bool forward;    /* a forward pass: `rows` are what it is for */
+    bool delivered;  /* the program has seen its end */
+    uint32_t n_seen; /* ahead: generated tokens that the program has been given, or has forced */
+    host_rows rows;
     realm_event_batch batch; /* polled; `next` is the first event that the program has not seen */
     size_t next;
     uint32_t counted_prompt, counted_cached, counted_completion; /* reported to the run */
@@ -65,9 +93,12 @@ typedef struct host_generation {
 } host_generation;
 
 /* X(kind, function that frees an object of it): what a handle can name. */
-#define HOST_KINDS(X)           \
-    X(PROMPT, host_prompt_free) \
-    X(GENERATION, host_generation_free)
+#define HOST_KINDS(X)                   \
+    X(PROMPT, host_prompt_free)         \
+    X(GENERATION, host_generation_free) \
+    X(CONTEXT, host_context_free)       \
+    X(SAMPLER, host_sampler_free)       \
+    X(GRAMMAR, host_grammar_free)
 
 #define HOST_KIND(kind, free) HOST_##kind,
 typedef enum host_kind { HOST_FREE, HOST_KINDS(HOST_KIND) } host_kind;
@@ -105,6 +136,8 @@ struct realm_host {
     uint64_t log_credit_ns; /* time of logging that is saved up */
     uint64_t log_at_ns;
     uint32_t log_dropped;
+    uint64_t tensor_bytes;          /* of the limit of this name: held now */
+    uint64_t ring_at, ring_len;     /* the registered ring in the program's memory; 0: none */
     uint64_t log_bytes, read_bytes; /* of the limits of these names: used */
     host_wasi *wasi;                /* once the program has printed something */
     uint8_t wasi_closed;            /* bit per descriptor */
@@ -140,6 +173,12 @@ void *host_at(const realm_host *h, uint32_t slot, host_kind kind);
 bool host_handle_close(realm_host *h, uint64_t handle);
 /* Charges n bytes of `read_bytes`; REALM_E_LIMIT, and nothing is charged, when that is too much. */
 realm_status host_charge_read(realm_host *h, uint64_t n, const char *call);
+/* The same for `tensor_bytes`, which are given back. */
+realm_status host_charge_tensor(realm_host *h, uint64_t n, const char *call);
+/* The object of a handle, or NULL with *result set: the text says what it should have been. */
+void *host_need(realm_host *h, uint64_t handle, host_kind kind, const char *call, int32_t *result);
+/* Whether a thing of one model can be used with another's; REALM_E_INVALID says what belongs to which. */
+realm_status host_same_model(realm_host *h, const host_model *a, const char *what, const host_model *b);
 
 #define HOST_FREE_DECLARE(kind, free) void free(realm_host *h, void *object);
 HOST_KINDS(HOST_FREE_DECLARE)
@@ -156,6 +195,8 @@ void host_nn_close(realm_host *h);
 
 /* host_text.c */
 void host_prompt_release(realm_host *h, host_prompt *p); /* what is in it */
+/* Counts memory for text and tokens, of all prompts and samplers together. */
+realm_status host_charge_text(realm_host *h, size_t n);
 realm_status host_own_prompt(realm_host *h);
 /* A prompt from text that a program hands over as a whole: the request's own prompt inside it keeps its control
  * tokens, everything else is plain. */
@@ -175,6 +216,22 @@ const realm_tokenizer *host_tokenizer(const host_model *model);
 size_t host_context_length(const host_model *model);
 
 /* host_generate.c */
+/* Where events go: an array or a ring in the program's memory. `put` writes one with its text, or says that there is no
+ * room for it now. */
+typedef struct host_sink host_sink;
+struct host_sink {
+    bool (*put)(host_sink *s, realm_guest_event *e, const char *text);
+    size_t n;  /* events put */
+    bool full; /* one was refused */
+};
+/* Moves events of one generation (NULL: of all, in turn) into the sink. False when there is none that could still bring
+ * any. */
+bool host_collect(realm_host *h, host_generation *one, host_sink *s);
+/* A deadline of a call that waits, in its state: true when it has passed. */
+bool host_time_is_up(realm_call *call, uint64_t *deadline, int32_t timeout_ms);
+/* Submits a forward pass over a context; the tokens are appended to it. */
+realm_status host_forward_start(realm_host *h, host_context *c, const realm_tokens *tokens, uint32_t n_rows,
+                                bool hidden, int32_t *handle);
 /* Submits in events mode, for the calls that hide handles from the program; h->error says why not. */
 realm_status host_generation_start(realm_host *h, const host_model *model, const realm_generation_params *p,
                                    const realm_tokens *prompt, host_generation **out);

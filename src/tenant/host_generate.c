@@ -20,6 +20,8 @@
 typedef struct options { /* what a program asked for, on top of the request's own parameters */
     realm_generation_params params;
     bool chat;
+    const host_context *context; /* or NULL */
+    const host_model *sampler_model, *grammar_model;
     realm_gguf_str stop[REALM_STOP_MAX];
     realm_logit_bias *bias;
 } options;
@@ -66,6 +68,25 @@ static realm_status read_bias(realm_call *call, const realm_generate_options *g,
     return REALM_OK;
 }
 
+/* Things of the program's that the options name; whether they fit the model is seen when it is known. */
+static realm_status read_handles(realm_host *h, const realm_generate_options *g, options *o) {
+    if (g->set & REALM_SET_SAMPLER) {
+        const host_sampler *s = host_get(h, (uint64_t)(uint32_t)g->sampler, HOST_SAMPLER);
+        if (!s) return realm_error_set(&h->error, REALM_E_INVALID, "options: %d is no open sampler", g->sampler);
+        o->params.chain = s->chain;
+        o->sampler_model = s->model;
+    }
+    if (g->set & REALM_SET_GRAMMAR) {
+        const host_grammar *s = host_get(h, (uint64_t)(uint32_t)g->grammar, HOST_GRAMMAR);
+        if (!s) return realm_error_set(&h->error, REALM_E_INVALID, "options: %d is no open grammar", g->grammar);
+        o->params.grammar = s->state;
+        o->grammar_model = s->model;
+    }
+    if (g->set & REALM_SET_CONTEXT && !(o->context = host_get(h, (uint64_t)(uint32_t)g->context, HOST_CONTEXT)))
+        return realm_error_set(&h->error, REALM_E_INVALID, "options: %d is no open context", g->context);
+    return REALM_OK;
+}
+
 /* The request's own parameters with what the program set; ranges are the engine's to check. */
 static realm_status read_options(realm_call *call, uint64_t ptr, options *o) {
     realm_host *h = host_of(call);
@@ -80,9 +101,9 @@ static realm_status read_options(realm_call *call, uint64_t ptr, options *o) {
         return realm_error_set(&h->error, REALM_E_RANGE, "options: a structure of %u bytes at %llu cannot be read",
                                size, (unsigned long long)ptr);
     memcpy(&g, from, REALM_MIN((size_t)size, sizeof g));
-    if (g.set & ~0x1fffu)
+    if (g.set & ~0xffffu)
         return realm_error_set(&h->error, REALM_E_UNSUPPORTED, "options: unknown fields 0x%x are set",
-                               g.set & ~0x1fffu);
+                               g.set & ~0xffffu);
     const uint32_t known =
         REALM_GENERATE_LOGPROBS | REALM_GENERATE_IGNORE_END | REALM_GENERATE_SPECIAL_TEXT | REALM_GENERATE_CHAT;
     if (g.flags & ~known)
@@ -105,8 +126,9 @@ static realm_status read_options(realm_call *call, uint64_t ptr, options *o) {
         p->special_text = g.flags & REALM_GENERATE_SPECIAL_TEXT;
     }
     o->chat = g.flags & REALM_GENERATE_CHAT;
-    realm_status st = REALM_OK;
-    if (g.set & REALM_SET_STOP) st = read_stops(call, &g, o);
+    p->run_ahead = g.run_ahead; /* looked at in that mode alone */
+    realm_status st = read_handles(h, &g, o);
+    if (!st && (g.set & REALM_SET_STOP)) st = read_stops(call, &g, o);
     if (!st && (g.set & REALM_SET_BIAS)) st = read_bias(call, &g, o);
     return st;
 }
@@ -132,65 +154,130 @@ static bool has_pipe(const realm_host *h) {
     return false;
 }
 
-/* Submits; on success the generation has a handle and, for a pipe, is the run's. */
-static realm_status start(realm_host *h, const host_model *model, options *o, const realm_tokens *prompt, bool pipe,
-                          host_generation **out) {
-    host_generation *g = realm_calloc(1, sizeof *g);
-    if (!g) return realm_error_set(&h->error, REALM_E_NOMEM, "out of memory");
-    g->host = h;
-    g->pipe = pipe;
-    realm_event_batch_init(&g->batch);
-    o->params.account = model->account;
-    o->params.prompt = prompt->ids;
-    o->params.n_prompt = prompt->len;
-    o->params.on_ready = pipe ? pipe_ready : events_ready;
-    o->params.user = g;
-    /* Siblings of a request share its own prompt's pages; any other prompt has nothing to share. */
-    if (!h->own_made || model->m != h->own.model->m || prompt->len != h->own.tokens.len ||
-        memcmp(prompt->ids, h->own.tokens.ids, prompt->len * sizeof *prompt->ids) != 0)
-        o->params.share = NULL;
+static realm_status check_models(realm_host *h, const host_model *model, const options *o) {
+    realm_status st = REALM_OK;
+    if (o->sampler_model) st = host_same_model(h, o->sampler_model, "the sampler", model);
+    if (!st && o->grammar_model) st = host_same_model(h, o->grammar_model, "the grammar", model);
+    if (!st && o->context) st = host_same_model(h, o->context->model, "the context", model);
+    return st;
+}
+
+/* Gives a new generation its handle and submits it; with `run_ahead` set in the parameters it waits for confirm(). */
+static realm_status submit(realm_host *h, host_generation *g, const realm_generation_params *p) {
     realm_status st = host_slot_take(h, HOST_GENERATION, g, &g->handle);
     if (st) {
-        realm_event_batch_release(&g->batch);
-        realm_free(g);
+        host_generation_free(h, g);
         return st;
     }
     realm_generation *made = NULL;
-    st = realm_generation_submit(model->m->engine, &o->params, &made, &h->error);
+    st = realm_generation_submit(g->model->m->engine, p, &made, &h->error);
     realm_mutex_lock(&h->mu);
     g->g = made;
     /* A cancel that came before the generation was in the list did not see it. */
     if (!st && atomic_load_explicit(&h->cancelled, memory_order_acquire)) realm_generation_cancel(made);
     realm_mutex_unlock(&h->mu);
-    if (!st && pipe && (st = realm_run_pipe(h->run, made)))
+    if (!st && g->pipe && (st = realm_run_pipe(h->run, made)))
         realm_error_set(&h->error, st, "generate: another generation is piped to the client");
     if (st) {
         g->pipe = false; /* it never became the run's */
         host_handle_close(h, (uint64_t)g->handle);
-        return st;
     }
+    return st;
+}
+
+static host_generation *generation_new(realm_host *h, const host_model *model) {
+    host_generation *g = realm_calloc(1, sizeof *g);
+    if (!g) {
+        realm_error_set(&h->error, REALM_E_NOMEM, "out of memory");
+        return NULL;
+    }
+    g->host = h;
+    g->model = model;
+    realm_event_batch_init(&g->batch);
+    return g;
+}
+
+/* On success the generation has a handle and, for a pipe, is the run's. */
+static realm_status start(realm_host *h, const host_model *model, options *o, const realm_tokens *prompt, bool pipe,
+                          host_generation **out) {
+    realm_generation_params *p = &o->params;
+    realm_status st = check_models(h, model, o);
+    if (st) return st;
+    host_generation *g = generation_new(h, model);
+    if (!g) return h->error.code;
+    g->pipe = pipe;
+    g->ahead = p->run_ahead > 0;
+    p->account = model->account;
+    p->prompt = prompt->ids;
+    p->n_prompt = prompt->len;
+    p->on_ready = pipe ? pipe_ready : events_ready;
+    p->user = g;
+    if (o->context) {
+        p->context = o->context->c;
+        p->prompt_logprobs = false; /* of what is behind other tokens there are none to tell */
+    }
+    /* Siblings of a request share its own prompt's pages; any other prompt has nothing to share. */
+    if (o->context || !h->own_made || model->m != h->own.model->m || prompt->len != h->own.tokens.len ||
+        memcmp(prompt->ids, h->own.tokens.ids, prompt->len * sizeof *prompt->ids) != 0)
+        p->share = NULL;
+    if ((st = submit(h, g, p))) return st;
     *out = g;
     return REALM_OK;
 }
 
 realm_call_result host_generate(realm_call *call, const uint64_t *args, int32_t *result) {
     realm_host *h = host_of(call);
-    host_prompt *p = host_get(h, args[0], HOST_PROMPT);
+    static const realm_tokens none;
     host_generation *g;
     options o;
-    if (!p) return host_fail(h, result, REALM_E_INVALID, "generate: %u is no open prompt", (unsigned)args[0]);
-    if (args[2] != REALM_MODE_EVENTS && args[2] != REALM_MODE_PIPE)
+    host_prompt *p = args[0] ? host_need(h, args[0], HOST_PROMPT, "generate", result) : NULL;
+    if (args[0] && !p) return REALM_CALL_DONE;
+    if (args[2] > REALM_MODE_AHEAD)
         return host_fail(h, result, REALM_E_INVALID, "generate: there is no mode %u", (unsigned)args[2]);
     bool pipe = args[2] == REALM_MODE_PIPE;
     if (pipe && has_pipe(h))
         return host_fail(h, result, REALM_E_BUSY, "generate: another generation is piped to the client");
     realm_status st = read_options(call, args[1], &o);
+    if (!st && !p && !o.context)
+        st = realm_error_set(&h->error, REALM_E_INVALID, "generate: there is neither a prompt nor a context");
+    if (args[2] != REALM_MODE_AHEAD) o.params.run_ahead = 0;
+    if (!st && args[2] == REALM_MODE_AHEAD && (o.params.run_ahead == 0 || o.params.run_ahead > REALM_RUN_AHEAD_MAX))
+        st = realm_error_set(&h->error, REALM_E_RANGE, "options: run_ahead is %u, it must be 1 to %u",
+                             o.params.run_ahead, REALM_RUN_AHEAD_MAX);
     if (!pipe) o.params.prompt_logprobs = false; /* wait() has no event for them */
-    if (!st) st = start(h, p->model, &o, &p->tokens, pipe, &g);
+    if (!st) st = start(h, p ? p->model : o.context->model, &o, p ? &p->tokens : &none, pipe, &g);
     options_release(&o);
     if (st) return host_failed(h, result);
     *result = g->handle;
     return REALM_CALL_DONE;
+}
+
+realm_status host_forward_start(realm_host *h, host_context *c, const realm_tokens *tokens, uint32_t n_rows,
+                                bool hidden, int32_t *handle) {
+    const realm_hparams *hp = realm_model_hparams(c->model->m->model);
+    host_generation *g = generation_new(h, c->model);
+    if (!g) return h->error.code;
+    g->forward = true;
+    realm_generation_params p = {.account = c->model->account,
+                                 .prompt = tokens->ids,
+                                 .n_prompt = tokens->len,
+                                 .context = c->c,
+                                 .forward = true,
+                                 .n_rows = n_rows,
+                                 .hidden = hidden,
+                                 .on_ready = events_ready,
+                                 .user = g};
+    realm_sampling_init(&p.sampling);
+    uint64_t row = (hp->n_vocab + (hidden ? hp->d_model : 0u)) * sizeof(float);
+    uint64_t bytes = row * REALM_MIN(n_rows, REALM_FORWARD_ROWS);
+    realm_status st = host_charge_tensor(h, bytes, "forward");
+    if (st) {
+        host_generation_free(h, g);
+        return st;
+    }
+    g->rows.charged = bytes;
+    if (!(st = submit(h, g, &p))) *handle = g->handle;
+    return st;
 }
 
 /* ---- following ---- */
@@ -225,6 +312,13 @@ static void note_end(realm_host *h, realm_finish finish, const realm_error *why)
     if (!h->finish_set && finish != REALM_FINISH_CANCELLED) realm_run_set_finish(h->run, finish);
 }
 
+/* What the end event of a generation or forward pass brings with it. */
+static void ended(realm_host *h, host_generation *g, const realm_event *end) {
+    g->delivered = true;
+    if (g->forward) g->rows.logits = realm_generation_take_logits(g->g);
+    if (!g->forward || end->finish == REALM_FINISH_ERROR) note_end(h, end->finish, &g->batch.error);
+}
+
 static uint32_t end_code(realm_finish f) {
     switch (f) {
     case REALM_FINISH_STOP: return REALM_END_STOP;
@@ -234,71 +328,54 @@ static uint32_t end_code(realm_finish f) {
     }
 }
 
-typedef struct sink { /* where wait() puts events: the program's memory */
-    unsigned char *events;
-    size_t n, max;
-    char *text;
-    size_t text_len, text_max;
-    bool full; /* an event's text did not fit */
-} sink;
-
-static void put_event(sink *s, const realm_guest_event *e) {
-    memcpy(s->events + s->n * sizeof *e, e, sizeof *e); /* may not be aligned */
-    s->n++;
+static bool put(host_sink *s, realm_guest_event *e, const char *text) {
+    if (s->put(s, e, text)) {
+        s->n++;
+        return true;
+    }
+    s->full = true;
+    return false;
 }
 
-static void collect_pipe(realm_host *h, host_generation *g, sink *s) {
+static void collect_pipe(realm_host *h, host_generation *g, host_sink *s) {
     realm_mutex_lock(&h->mu);
     bool ended = g->pipe_ended;
     realm_mutex_unlock(&h->mu);
-    if (!ended || s->n == s->max) return;
+    if (!ended) return;
     realm_guest_event e = {
         .handle = g->handle, .kind = REALM_EVENT_KIND_END, .token = -1, .finish = end_code(g->pipe_finish)};
-    if (g->pipe_finish == REALM_FINISH_ERROR) {
-        e.status = (int32_t)g->pipe_error.code;
-        h->error = g->pipe_error;
-    }
-    e.text_at = (uint32_t)s->text_len;
-    put_event(s, &e);
+    if (g->pipe_finish == REALM_FINISH_ERROR) e.status = (int32_t)g->pipe_error.code;
+    if (!put(s, &e, "")) return;
+    if (g->pipe_finish == REALM_FINISH_ERROR) h->error = g->pipe_error;
     g->delivered = true; /* the run itself noted how it ended */
 }
 
-static void collect(realm_host *h, host_generation *g, sink *s) {
+static void collect(realm_host *h, host_generation *g, host_sink *s) {
     if (g->pipe) {
         collect_pipe(h, g, s);
         return;
     }
-    while (!g->delivered && s->n < s->max && fill(h, g)) {
+    while (!g->delivered && fill(h, g)) {
         const realm_event *from = &g->batch.events[g->next];
-        if (from->text_len > s->text_max - s->text_len) {
-            s->full = true;
-            return;
-        }
+        bool end = from->kind == REALM_EVENT_END;
         realm_guest_event e = {.handle = g->handle,
-                               .kind = REALM_EVENT_KIND_TOKEN,
-                               .token = from->id,
+                               .kind = end ? REALM_EVENT_KIND_END : REALM_EVENT_KIND_TOKEN,
+                               .token = end ? -1 : from->id,
                                .logprob = from->logprob,
-                               .text_at = (uint32_t)s->text_len,
                                .text_len = from->text_len};
-        if (from->text_len) memcpy(s->text + s->text_len, g->batch.text.data + from->text_at, from->text_len);
-        s->text_len += from->text_len;
-        g->next++;
-        if (from->kind == REALM_EVENT_END) {
-            e.kind = REALM_EVENT_KIND_END;
-            e.token = -1;
+        if (end) {
             e.finish = end_code(from->finish);
             e.status = from->finish == REALM_FINISH_ERROR ? (int32_t)g->batch.status : 0;
-            g->delivered = true;
-            note_end(h, from->finish, &g->batch.error);
-        } else if (from->kind != REALM_EVENT_TOKEN) {
-            continue;
         }
-        put_event(s, &e);
+        if (from->kind != REALM_EVENT_PROMPT && !put(s, &e, g->batch.text.data + from->text_at)) return;
+        g->next++;
+        g->n_seen += from->kind == REALM_EVENT_TOKEN;
+        if (end) ended(h, g, from);
     }
 }
 
-/* Of one generation, or of all in turn; false when there is none that could still bring anything. */
-static bool collect_from(realm_host *h, host_generation *one, sink *s) {
+/* False when there is none that could still bring anything. */
+bool host_collect(realm_host *h, host_generation *one, host_sink *s) {
     if (one) {
         collect(h, one, s);
         return true;
@@ -317,45 +394,67 @@ static bool collect_from(realm_host *h, host_generation *one, sink *s) {
     return any;
 }
 
+typedef struct array { /* the sink of wait(): an array in the program's memory, and a text buffer */
+    host_sink sink;
+    unsigned char *events;
+    size_t max;
+    char *text;
+    size_t text_len, text_max;
+} array;
+
+static bool array_put(host_sink *s, realm_guest_event *e, const char *text) {
+    array *a = (array *)s;
+    if (s->n == a->max || e->text_len > a->text_max - a->text_len) return false;
+    e->text_at = (uint32_t)a->text_len;
+    if (e->text_len) memcpy(a->text + a->text_len, text, e->text_len);
+    a->text_len += e->text_len;
+    memcpy(a->events + s->n * sizeof *e, e, sizeof *e); /* may not be aligned */
+    return true;
+}
+
+bool host_time_is_up(realm_call *call, uint64_t *deadline, int32_t timeout_ms) {
+    if (!realm_call_resumed(call) && timeout_ms >= 0)
+        *deadline = realm_clock_ns() + (uint64_t)timeout_ms * REALM_NS_PER_MS;
+    if (!*deadline) return false;
+    if (realm_clock_ns() >= *deadline) return true;
+    realm_call_wake_at(call, *deadline);
+    return false;
+}
+
 /* wait(handle or 0, events, max events, text, max text, timeout in ms or -1) -> events */
 realm_call_result host_wait(realm_call *call, const uint64_t *args, int32_t *result) {
     realm_host *h = host_of(call);
-    uint64_t *deadline = realm_call_state(call);
-    int32_t timeout_ms = (int32_t)(uint32_t)args[5];
-    sink s = {.max = (size_t)REALM_MIN(args[2], HOST_EVENTS_MAX), .text_max = (size_t)REALM_MIN(args[4], UINT32_MAX)};
-    if (s.max == 0) return host_fail(h, result, REALM_E_RANGE, "wait: there must be room for one event");
-    if (!(s.events = host_range(call, args[1], s.max * sizeof(realm_guest_event), "wait", result)) ||
-        !(s.text = host_range(call, args[3], s.text_max, "wait", result)))
+    array a = {.sink = {.put = array_put},
+               .max = (size_t)REALM_MIN(args[2], HOST_EVENTS_MAX),
+               .text_max = (size_t)REALM_MIN(args[4], UINT32_MAX)};
+    if (a.max == 0) return host_fail(h, result, REALM_E_RANGE, "wait: there must be room for one event");
+    if (!(a.events = host_range(call, args[1], a.max * sizeof(realm_guest_event), "wait", result)) ||
+        !(a.text = host_range(call, args[3], a.text_max, "wait", result)))
         return REALM_CALL_DONE;
     host_generation *g = NULL;
     if (args[0] != 0) {
-        if (!(g = host_get(h, args[0], HOST_GENERATION)))
-            return host_fail(h, result, REALM_E_INVALID, "wait: %u is no open generation", (unsigned)args[0]);
+        if (!(g = host_need(h, args[0], HOST_GENERATION, "wait", result))) return REALM_CALL_DONE;
         if (g->delivered) return host_fail(h, result, REALM_E_CLOSED, "wait: the generation has ended");
     }
     if (atomic_load_explicit(&h->cancelled, memory_order_acquire) || realm_call_cancelled(call))
         return host_fail(h, result, REALM_E_CANCELLED, "wait: the request was cancelled");
-    if (!collect_from(h, g, &s)) return host_fail(h, result, REALM_E_NOT_FOUND, "wait: no generation is running");
-    if (s.n > 0) {
-        *result = (int32_t)s.n;
+    bool running = host_collect(h, g, &a.sink);
+    if (a.sink.n > 0) {
+        *result = (int32_t)a.sink.n;
         return REALM_CALL_DONE;
     }
-    if (s.full)
+    if (!running) return host_fail(h, result, REALM_E_NOT_FOUND, "wait: no generation is running");
+    if (a.sink.full)
         return host_fail(h, result, REALM_E_RANGE, "wait: the text of the next event does not fit in %zu bytes",
-                         s.text_max);
-    if (!realm_call_resumed(call) && timeout_ms >= 0)
-        *deadline = realm_clock_ns() + (uint64_t)timeout_ms * REALM_NS_PER_MS;
-    if (*deadline) {
-        if (realm_clock_ns() >= *deadline) return REALM_CALL_DONE; /* 0 events */
-        realm_call_wake_at(call, *deadline);
-    }
+                         a.text_max);
+    if (host_time_is_up(call, realm_call_state(call), (int32_t)(uint32_t)args[5])) return REALM_CALL_DONE; /* none */
     return REALM_CALL_SUSPEND;
 }
 
 realm_call_result host_usage(realm_call *call, const uint64_t *args, int32_t *result) {
     realm_host *h = host_of(call);
-    host_generation *g = host_get(h, args[0], HOST_GENERATION);
-    if (!g) return host_fail(h, result, REALM_E_INVALID, "usage: %u is no open generation", (unsigned)args[0]);
+    host_generation *g = host_need(h, args[0], HOST_GENERATION, "usage", result);
+    if (!g) return REALM_CALL_DONE;
     void *to = host_range(call, args[1], sizeof(realm_guest_usage), "usage", result);
     if (!to) return REALM_CALL_DONE;
     realm_guest_usage u = {g->batch.prompt_tokens, g->batch.cached_tokens, g->batch.completion_tokens};
@@ -387,14 +486,57 @@ void host_generation_free(realm_host *h, void *object) {
         }
         realm_generation_release(made);
     }
+    realm_logits_release(g->rows.logits);
+    h->tensor_bytes -= g->rows.charged;
     realm_event_batch_release(&g->batch);
     realm_free(g);
 }
 
+/* ---- running ahead ---- */
+
+static host_generation *need_ahead(realm_host *h, uint64_t handle, const char *call, int32_t *result) {
+    host_generation *g = host_need(h, handle, HOST_GENERATION, call, result);
+    if (!g || g->ahead) return g;
+    host_fail(h, result, REALM_E_INVALID, "%s: the generation does not run ahead", call);
+    return NULL;
+}
+
+/* confirm(generation, n) */
+realm_call_result host_confirm(realm_call *call, const uint64_t *args, int32_t *result) {
+    realm_host *h = host_of(call);
+    host_generation *g = need_ahead(h, args[0], "confirm", result);
+    if (!g) return REALM_CALL_DONE;
+    if (args[1] > g->n_seen)
+        return host_fail(h, result, REALM_E_RANGE, "confirm: %u tokens, of which %u were seen", (unsigned)args[1],
+                         g->n_seen);
+    realm_generation_confirm(g->g, (uint32_t)args[1]);
+    return REALM_CALL_DONE;
+}
+
+/* rewind(generation, n_keep, tokens, n): what the program has not seen yet goes with the rest. */
+realm_call_result host_rewind(realm_call *call, const uint64_t *args, int32_t *result) {
+    realm_host *h = host_of(call);
+    realm_tokens t = {0};
+    host_generation *g = need_ahead(h, args[0], "rewind", result);
+    if (!g) return REALM_CALL_DONE;
+    if (args[1] > g->n_seen)
+        return host_fail(h, result, REALM_E_RANGE, "rewind: %u tokens cannot be kept, %u were seen", (unsigned)args[1],
+                         g->n_seen);
+    realm_status st = host_take_tokens(call, "rewind", g->model, args[2], args[3], &t);
+    if (!st) st = realm_generation_rewind(g->g, (uint32_t)args[1], t.ids, t.len, &h->error);
+    if (!st) {
+        g->next = g->batch.n_events = 0;
+        g->delivered = false;
+        g->n_seen = (uint32_t)(args[1] + t.len);
+    }
+    realm_tokens_release(&t);
+    return st ? host_failed(h, result) : REALM_CALL_DONE;
+}
+
 realm_call_result host_cancel(realm_call *call, const uint64_t *args, int32_t *result) {
     realm_host *h = host_of(call);
-    host_generation *g = host_get(h, args[0], HOST_GENERATION);
-    if (!g) return host_fail(h, result, REALM_E_INVALID, "cancel: %u is no open generation", (unsigned)args[0]);
+    host_generation *g = host_need(h, args[0], HOST_GENERATION, "cancel", result);
+    if (!g) return REALM_CALL_DONE;
     realm_generation_cancel(g->g);
     return REALM_CALL_DONE;
 }
@@ -410,9 +552,7 @@ realm_status host_generation_start(realm_host *h, const host_model *model, const
 const realm_event *host_generation_next(realm_host *h, host_generation *g) {
     if (g->delivered || !fill(h, g)) return NULL;
     const realm_event *e = &g->batch.events[g->next++];
-    if (e->kind != REALM_EVENT_END) return e;
-    g->delivered = true;
-    note_end(h, e->finish, &g->batch.error);
+    if (e->kind == REALM_EVENT_END) ended(h, g, e);
     return e;
 }
 
@@ -438,6 +578,7 @@ static realm_status begin_whole(realm_call *call, const host_model *model, const
                                text ? "the output" : "the prompt");
     realm_status st = read_options(call, args[3], &o);
     o.params.prompt_logprobs = false;
+    o.params.run_ahead = 0;
     if (!st) st = host_prompt_from_program(h, model, text, (size_t)args[2], o.chat, &prompt);
     if (!st) st = start(h, model, &o, &prompt.tokens, false, &g);
     if (!st) w->handle = g->handle;

@@ -161,15 +161,21 @@ static realm_status text_prompt(realm_host *h, const char *text, size_t len, uns
     return st == REALM_E_LIMIT ? too_long(h, out->model) : st;
 }
 
+realm_status host_charge_text(realm_host *h, size_t n) {
+    if (n > HOST_PROMPT_BYTES_MAX - h->prompt_bytes)
+        return realm_error_set(&h->error, REALM_E_LIMIT,
+                               "the prompts and samplers of a program may take %u bytes together",
+                               HOST_PROMPT_BYTES_MAX);
+    h->prompt_bytes += n;
+    return REALM_OK;
+}
+
 /* Counts a prompt's memory; the last step of making one. */
 static realm_status charge(realm_host *h, host_prompt *p) {
     size_t n = p->text_len + p->tokens.cap * sizeof *p->tokens.ids + p->n_spans * sizeof *p->spans;
-    if (h->prompt_bytes + n > HOST_PROMPT_BYTES_MAX)
-        return realm_error_set(&h->error, REALM_E_LIMIT, "the prompts of a program may take %u bytes together",
-                               HOST_PROMPT_BYTES_MAX);
-    p->charged = n;
-    h->prompt_bytes += n;
-    return REALM_OK;
+    realm_status st = host_charge_text(h, n);
+    if (!st) p->charged = n;
+    return st;
 }
 
 realm_status host_own_prompt(realm_host *h) {
@@ -267,16 +273,16 @@ realm_call_result host_prompt_tokens(realm_call *call, const uint64_t *args, int
 
 realm_call_result host_prompt_get_text(realm_call *call, const uint64_t *args, int32_t *result) {
     realm_host *h = host_of(call);
-    host_prompt *p = host_get(h, args[0], HOST_PROMPT);
-    if (!p) return host_fail(h, result, REALM_E_INVALID, "prompt_get_text: %u is no open prompt", (unsigned)args[0]);
+    host_prompt *p = host_need(h, args[0], HOST_PROMPT, "prompt_get_text", result);
+    if (!p) return REALM_CALL_DONE;
     if (need_text(h, p)) return host_failed(h, result);
     return host_give(call, args[1], args[2], p->text, p->text_len, 1, result);
 }
 
 realm_call_result host_prompt_get_tokens(realm_call *call, const uint64_t *args, int32_t *result) {
     realm_host *h = host_of(call);
-    host_prompt *p = host_get(h, args[0], HOST_PROMPT);
-    if (!p) return host_fail(h, result, REALM_E_INVALID, "prompt_get_tokens: %u is no open prompt", (unsigned)args[0]);
+    host_prompt *p = host_need(h, args[0], HOST_PROMPT, "prompt_get_tokens", result);
+    if (!p) return REALM_CALL_DONE;
     return host_give(call, args[1], args[2], p->tokens.ids, p->tokens.len * sizeof *p->tokens.ids,
                      sizeof *p->tokens.ids, result);
 }

@@ -26,6 +26,7 @@
 #define MODEL_ID_CHOSEN_MAX 0x3fffffffu /* ids of stored models are 1 to this */
 
 typedef struct tenant_model tenant_model;
+typedef struct saved_context saved_context; /* saved.c */
 typedef enum model_state { MODEL_READY, MODEL_LOADING, MODEL_UNLOADING } model_state;
 
 struct tenant_model {
@@ -48,6 +49,9 @@ struct tenant_model {
     uint64_t used_ns;            /* when the last one let go */
     bool removed;                /* no id names it any more: goes when nobody holds it */
     realm_token_counts snapshot; /* flush_mu */
+
+    realm_mutex vocab_mu;
+    realm_grammar_vocab *vocab; /* vocab_mu; for grammars, made when the first is compiled */
 };
 
 /* ---- jobs.c: what blocks, off the sandbox's workers
@@ -92,6 +96,7 @@ struct realm_tenant {
 
     tenant_model *stored;       /* runtime.mu: those loaded, or about to be */
     realm_token_counts carried; /* flush_mu: of stored models that were unloaded, not yet in the ledger */
+    saved_context *saved;       /* mu */
     realm_mutex files_mu;       /* what the store lists and what is in the tenant's folder agree outside of it */
 
     realm_mutex mu;
@@ -196,7 +201,20 @@ struct realm_run {
     void *on_ready_user;
 };
 
+/* saved.c: contexts by name, of one tenant and model; names are the caller's to bound */
+/* Keeps a fork of `c`, in place of what has the name. REALM_E_LIMIT: the tenant's `contexts`; REALM_E_BUSY. */
+REALM_WARN_UNUSED realm_status saved_put(realm_tenant *t, const tenant_model *m, const char *name, size_t len,
+                                         realm_context *c, realm_error *err);
+/* A fork of it. REALM_E_NOT_FOUND. */
+REALM_WARN_UNUSED realm_status saved_get(realm_tenant *t, const tenant_model *m, const char *name, size_t len,
+                                         realm_context **out, realm_error *err);
+REALM_WARN_UNUSED realm_status saved_drop(realm_tenant *t, const tenant_model *m, const char *name, size_t len,
+                                          realm_error *err);
+void saved_drop_all(realm_tenant *t, const tenant_model *m); /* of one model, or of all (NULL) */
+
 /* models.c */
+/* The model's tokens as grammars want them; takes long the first time. */
+REALM_WARN_UNUSED realm_status model_vocab(tenant_model *m, realm_grammar_vocab **out, realm_error *err);
 /* Opens a file with everything that serving it takes. `err` is not NULL. */
 REALM_WARN_UNUSED realm_status model_load(realm_backend *b, const char *id, const char *path,
                                           const realm_model_config *config, realm_model_progress progress, void *user,
@@ -206,7 +224,8 @@ void model_free(tenant_model *m); /* NULL-safe */
 /* Finds the tenant's model by id, loads it if need be and holds it. REALM_E_NOT_FOUND, REALM_E_BUSY (all that may be
  * loaded are in use), or why it cannot be loaded. */
 REALM_WARN_UNUSED realm_status model_hold(realm_tenant *t, uint32_t id, tenant_model **out, realm_error *err);
-void model_let_go(realm_tenant *t, tenant_model *m); /* any thread, does not block */
+void model_hold_again(realm_tenant *t, tenant_model *m); /* one that is held; any thread */
+void model_let_go(realm_tenant *t, tenant_model *m);     /* any thread, does not block */
 /* Unloads models of the tenant that nobody holds: all, or those that were removed. */
 void models_unload_idle(realm_tenant *t, bool removed_only);
 /* The path of a stored file; NULL when memory is out. */

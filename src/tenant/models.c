@@ -41,6 +41,8 @@ void model_free(tenant_model *m) {
     if (!m) return;
     if (m->account) realm_account_close(m->account);
     realm_engine_close(m->engine);
+    realm_grammar_vocab_close(m->vocab);
+    realm_mutex_destroy(&m->vocab_mu);
     realm_template_close(m->template);
     realm_tokenizer_close(m->tokenizer);
     realm_model_close(m->model);
@@ -77,6 +79,7 @@ realm_status model_load(realm_backend *b, const char *id, const char *path, cons
         return realm_error_set(err, REALM_E_INVALID, "model id: 1 to %u bytes", REALM_MODEL_ID_MAX);
     tenant_model *m = realm_calloc(1, sizeof *m);
     if (!m) return realm_error_set(err, REALM_E_NOMEM, "%s: out of memory", id);
+    realm_mutex_init(&m->vocab_mu, REALM_RANK_LEAF);
     memcpy(m->id, id, id_len + 1);
     struct stat st;
     if (stat(path, &st) == 0) m->created_s = st.st_mtime;
@@ -104,6 +107,15 @@ prefix:
     realm_error_prefix(err, "%s", path);
 fail:
     model_free(m);
+    return s;
+}
+
+realm_status model_vocab(tenant_model *m, realm_grammar_vocab **out, realm_error *err) {
+    realm_status s = REALM_OK;
+    realm_mutex_lock(&m->vocab_mu);
+    if (!m->vocab) s = realm_grammar_vocab_open(&m->vocab, m->tokenizer, err);
+    *out = m->vocab;
+    realm_mutex_unlock(&m->vocab_mu);
     return s;
 }
 
@@ -270,6 +282,7 @@ void models_sweep(realm_runtime *rt) {
 static void unload(realm_tenant *t, tenant_model *m) {
     realm_runtime *rt = t->rt;
     realm_token_counts now;
+    saved_drop_all(t, m);
     realm_mutex_lock(&rt->flush_mu);
     realm_account_counts(m->account, &now);
     t->carried.prompt += now.prompt - m->flushed.prompt;
@@ -361,7 +374,8 @@ static realm_status load_stored(realm_tenant *t, tenant_model *m, realm_error *e
         m->template = made->template;
         m->account = made->account;
         realm_mutex_unlock(&t->rt->mu);
-        realm_free(made);
+        realm_mutex_destroy(&made->vocab_mu);
+        realm_free(made); /* its parts have moved */
     } else {
         model_free(made);
         without_path(err, path);
@@ -402,6 +416,7 @@ realm_status model_hold(realm_tenant *t, uint32_t id, tenant_model **out, realm_
         realm_mutex_unlock(&rt->mu);
         return realm_error_set(err, REALM_E_NOMEM, "out of memory");
     }
+    realm_mutex_init(&m->vocab_mu, REALM_RANK_LEAF);
     memcpy(m->sha256, row.sha256, sizeof m->sha256);
     m->state = MODEL_LOADING;
     m->next = t->stored;
@@ -422,12 +437,18 @@ realm_status model_hold(realm_tenant *t, uint32_t id, tenant_model **out, realm_
     realm_cond_broadcast(&rt->model_loaded);
     realm_mutex_unlock(&rt->mu);
     if (s != REALM_OK) {
-        realm_free(m);
+        model_free(m);
         realm_error_prefix(err, "model %u", id);
         return s;
     }
     *out = m;
     return REALM_OK;
+}
+
+void model_hold_again(realm_tenant *t, tenant_model *m) {
+    realm_mutex_lock(&t->rt->mu);
+    m->users++;
+    realm_mutex_unlock(&t->rt->mu);
 }
 
 void model_let_go(realm_tenant *t, tenant_model *m) {

@@ -20,6 +20,7 @@
 
 static void tenant_free(realm_tenant *t) {
     if (!t) return;
+    saved_drop_all(t, NULL);
     while (t->stored) {
         tenant_model *m = t->stored;
         t->stored = m->next;
@@ -186,6 +187,7 @@ static void clear_leftovers(realm_runtime *rt) {
         if (gone) t->forgotten = true;
         realm_mutex_unlock(&rt->mu);
         if (!t) return;
+        if (gone) saved_drop_all(t, NULL);
         if (gone)
             models_forget(t);
         else

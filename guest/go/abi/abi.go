@@ -806,6 +806,59 @@ func PromptGetText(prompt int32, out *byte, max uint32) int32
 //go:wasmimport realm prompt_get_tokens
 func PromptGetTokens(prompt int32, out *int32, max uint32) int32
 
+// ---- Contexts ----
+
+// An empty context: a token sequence and, once computed, its KV pages.
+//
+//go:wasmimport realm context_new
+func ContextNew() int32
+
+// Adds tokens; they are computed with the next forward pass or generation. Returns the new length. EBusy while one of
+// these runs.
+//
+//go:wasmimport realm context_append
+func ContextAppend(context int32, tokens *int32, n uint32) int32
+
+// The same with the tokens of a prompt.
+//
+//go:wasmimport realm context_append_prompt
+func ContextAppendPrompt(context int32, prompt int32) int32
+
+// A second context with the same tokens. Pages are shared until one of the two writes to them.
+//
+//go:wasmimport realm context_fork
+func ContextFork(context int32) int32
+
+// Keeps the first n_tokens.
+//
+//go:wasmimport realm context_truncate
+func ContextTruncate(context int32, nTokens uint32) int32
+
+// Length, how much is computed, pages held and shared.
+//
+//go:wasmimport realm context_stat
+func ContextStat(context int32, out *GuestContext) int32
+
+// Its token ids from a position on, at most `max`; returns how many were written.
+//
+//go:wasmimport realm context_get_tokens
+func ContextGetTokens(context int32, from uint32, out *int32, max uint32) int32
+
+// Keeps a copy (pages shared) under a name of this tenant, for later requests; replaces an older one.
+//
+//go:wasmimport realm context_save
+func ContextSave(context int32, name *byte, len uint32) int32
+
+// A context forked from the saved one. ENotFound.
+//
+//go:wasmimport realm context_open
+func ContextOpen(name *byte, len uint32) int32
+
+// Forgets a saved context.
+//
+//go:wasmimport realm context_drop
+func ContextDrop(name *byte, len uint32) int32
+
 // ---- Generations ----
 
 // Starts a generation and returns its handle. Options 0: the request's own parameters; else those whose bit is in `set`
@@ -841,6 +894,135 @@ func Close(handle int32) int32
 //
 //go:wasmimport realm realm_host_generate
 func RealmHostGenerate(model int32, prompt *byte, promptLen uint32, options *GenerateOptions, out *byte, max uint32) int32
+
+// ---- Events in the program's own memory ----
+
+// Registers a ring in the program's memory, len bytes with its header; 0, 0 takes it away. The host writes only while
+// the program is inside ring_wait.
+//
+//go:wasmimport realm ring_set
+func RingSet(ring *EventRing, len uint32) int32
+
+// Fills the registered ring with events of all generations as far as there is room; waits as wait does when the ring is
+// empty. Returns how many were added.
+//
+//go:wasmimport realm ring_wait
+func RingWait(timeoutMs int32) int32
+
+// ---- Running ahead ----
+
+// In run-ahead mode: the first n generated tokens are accepted, the engine may go on.
+//
+//go:wasmimport realm confirm
+func Confirm(generation int32, n uint32) int32
+
+// In run-ahead mode: drops what was generated after the first n_keep tokens, puts the given tokens there instead (n may
+// be 0) and goes on. Dropped tokens are counted as generated.
+//
+//go:wasmimport realm rewind
+func Rewind(generation int32, nKeep uint32, tokens *int32, n uint32) int32
+
+// ---- Forward passes ----
+
+// Appends tokens to a context and computes them, batched with everybody's; returns a handle whose END event comes
+// through wait. It then holds the logits (flag ForwardHidden: the final hidden state too) of the last n_rows tokens.
+//
+//go:wasmimport realm forward
+func Forward(context int32, tokens *int32, n uint32, nRows uint32, flags uint32) int32
+
+// The hidden state of a row after the final norm, as float32; the embedding of its text. Metered (read_bytes).
+//
+//go:wasmimport realm hidden_read
+func HiddenRead(handle int32, row uint32, out *float32, max uint32) int32
+
+// ---- Logits ----
+
+// Draws a token with a sampler (0: greedy) and tells its log-probability where logprob is not 0. The sampler takes note
+// of the token.
+//
+//go:wasmimport realm logits_sample
+func LogitsSample(handle int32, row uint32, sampler int32, logprob *float32) int32
+
+// The k most likely tokens with their log-probabilities, at most 256.
+//
+//go:wasmimport realm logits_top
+func LogitsTop(handle int32, row uint32, k uint32, out *GuestToken, max uint32) int32
+
+// Log-probabilities of given tokens, at most 4096.
+//
+//go:wasmimport realm logits_gather
+func LogitsGather(handle int32, row uint32, tokens *int32, n uint32, logprobs *float32) int32
+
+// Best token, its log-probability, entropy, log of the sum of exponentials.
+//
+//go:wasmimport realm logits_stats
+func LogitsStats(handle int32, row uint32, out *GuestLogitStats) int32
+
+// Adds to the logits of given tokens, in place.
+//
+//go:wasmimport realm logits_bias
+func LogitsBias(handle int32, row uint32, bias *Bias, n uint32) int32
+
+// Keeps the tokens whose bit is set (bit t % 8 of byte t / 8, vocabulary / 8 bytes rounded up), in place.
+//
+//go:wasmimport realm logits_mask
+func LogitsMask(handle int32, row uint32, bits unsafe.Pointer, len uint32) int32
+
+// The whole row as float32, `max` in values. Metered (read_bytes).
+//
+//go:wasmimport realm logits_read
+func LogitsRead(handle int32, row uint32, out *float32, max uint32) int32
+
+// ---- Samplers ----
+
+// A chain of stages in the given order, run on the host: penalties, DRY, bias, mask, grammar, temperature, top-k,
+// top-p, min-p, typical, XTC, mirostat. Without a stage it is greedy.
+//
+//go:wasmimport realm sampler_new
+func SamplerNew(stages *SamplerStage, n uint32, seed uint64) int32
+
+// A copy with the same history.
+//
+//go:wasmimport realm sampler_fork
+func SamplerFork(sampler int32) int32
+
+// Takes note of tokens that were not drawn with it: the history that penalties, DRY and the grammar look at.
+//
+//go:wasmimport realm sampler_accept
+func SamplerAccept(sampler int32, tokens *int32, n uint32) int32
+
+// ---- Grammars ----
+
+// Compiles a JSON Schema, a regular expression or a Lark grammar for the model in use, within limits of size, depth and
+// time.
+//
+//go:wasmimport realm grammar_compile
+func GrammarCompile(kind uint32, text *byte, len uint32) int32
+
+// A copy in the same state.
+//
+//go:wasmimport realm grammar_fork
+func GrammarFork(grammar int32) int32
+
+// Goes on by as many of the tokens as the grammar allows; returns how many.
+//
+//go:wasmimport realm grammar_accept
+func GrammarAccept(grammar int32, tokens *int32, n uint32) int32
+
+// Takes back the last n tokens.
+//
+//go:wasmimport realm grammar_rollback
+func GrammarRollback(grammar int32, n uint32) int32
+
+// The tokens that may come next, as for logits_mask.
+//
+//go:wasmimport realm grammar_mask
+func GrammarMask(grammar int32, bits unsafe.Pointer, len uint32) int32
+
+// Bits GrammarCanEnd (the text so far is complete) and GrammarMustEnd (nothing more may come).
+//
+//go:wasmimport realm grammar_state
+func GrammarState(grammar int32) int32
 
 // ---- The tenant's store ----
 

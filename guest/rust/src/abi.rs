@@ -579,6 +579,38 @@ extern "C" {
 
     /// A prompt's token ids.
     pub fn prompt_get_tokens(prompt: i32, out: *mut i32, max: usize) -> i32;
+    // ---- Contexts ----
+
+    /// An empty context: a token sequence and, once computed, its KV pages.
+    pub fn context_new() -> i32;
+
+    /// Adds tokens; they are computed with the next forward pass or generation. Returns the new length. E_BUSY while
+    /// one of these runs.
+    pub fn context_append(context: i32, tokens: *const i32, n: usize) -> i32;
+
+    /// The same with the tokens of a prompt.
+    pub fn context_append_prompt(context: i32, prompt: i32) -> i32;
+
+    /// A second context with the same tokens. Pages are shared until one of the two writes to them.
+    pub fn context_fork(context: i32) -> i32;
+
+    /// Keeps the first n_tokens.
+    pub fn context_truncate(context: i32, n_tokens: u32) -> i32;
+
+    /// Length, how much is computed, pages held and shared.
+    pub fn context_stat(context: i32, out: *mut GuestContext) -> i32;
+
+    /// Its token ids from a position on, at most `max`; returns how many were written.
+    pub fn context_get_tokens(context: i32, from: u32, out: *mut i32, max: usize) -> i32;
+
+    /// Keeps a copy (pages shared) under a name of this tenant, for later requests; replaces an older one.
+    pub fn context_save(context: i32, name: *const u8, len: usize) -> i32;
+
+    /// A context forked from the saved one. E_NOT_FOUND.
+    pub fn context_open(name: *const u8, len: usize) -> i32;
+
+    /// Forgets a saved context.
+    pub fn context_drop(name: *const u8, len: usize) -> i32;
     // ---- Generations ----
 
     /// Starts a generation and returns its handle. Options 0: the request's own parameters; else those whose bit is in
@@ -602,6 +634,86 @@ extern "C" {
     /// Prompt in, text out: a whole generation, batched with everybody's; returns the bytes of text, cut between
     /// characters at `max`.
     pub fn realm_host_generate(model: i32, prompt: *const u8, prompt_len: usize, options: *const GenerateOptions, out: *mut u8, max: usize) -> i32;
+    // ---- Events in the program's own memory ----
+
+    /// Registers a ring in the program's memory, len bytes with its header; 0, 0 takes it away. The host writes only
+    /// while the program is inside ring_wait.
+    pub fn ring_set(ring: *mut EventRing, len: usize) -> i32;
+
+    /// Fills the registered ring with events of all generations as far as there is room; waits as wait does when the
+    /// ring is empty. Returns how many were added.
+    pub fn ring_wait(timeout_ms: i32) -> i32;
+    // ---- Running ahead ----
+
+    /// In run-ahead mode: the first n generated tokens are accepted, the engine may go on.
+    pub fn confirm(generation: i32, n: u32) -> i32;
+
+    /// In run-ahead mode: drops what was generated after the first n_keep tokens, puts the given tokens there instead
+    /// (n may be 0) and goes on. Dropped tokens are counted as generated.
+    pub fn rewind(generation: i32, n_keep: u32, tokens: *const i32, n: usize) -> i32;
+    // ---- Forward passes ----
+
+    /// Appends tokens to a context and computes them, batched with everybody's; returns a handle whose END event comes
+    /// through wait. It then holds the logits (flag FORWARD_HIDDEN: the final hidden state too) of the last n_rows
+    /// tokens.
+    pub fn forward(context: i32, tokens: *const i32, n: usize, n_rows: u32, flags: u32) -> i32;
+
+    /// The hidden state of a row after the final norm, as float32; the embedding of its text. Metered (read_bytes).
+    pub fn hidden_read(handle: i32, row: u32, out: *mut f32, max: usize) -> i32;
+    // ---- Logits ----
+
+    /// Draws a token with a sampler (0: greedy) and tells its log-probability where logprob is not 0. The sampler takes
+    /// note of the token.
+    pub fn logits_sample(handle: i32, row: u32, sampler: i32, logprob: *mut f32) -> i32;
+
+    /// The k most likely tokens with their log-probabilities, at most 256.
+    pub fn logits_top(handle: i32, row: u32, k: u32, out: *mut GuestToken, max: usize) -> i32;
+
+    /// Log-probabilities of given tokens, at most 4096.
+    pub fn logits_gather(handle: i32, row: u32, tokens: *const i32, n: usize, logprobs: *mut f32) -> i32;
+
+    /// Best token, its log-probability, entropy, log of the sum of exponentials.
+    pub fn logits_stats(handle: i32, row: u32, out: *mut GuestLogitStats) -> i32;
+
+    /// Adds to the logits of given tokens, in place.
+    pub fn logits_bias(handle: i32, row: u32, bias: *const Bias, n: usize) -> i32;
+
+    /// Keeps the tokens whose bit is set (bit t % 8 of byte t / 8, vocabulary / 8 bytes rounded up), in place.
+    pub fn logits_mask(handle: i32, row: u32, bits: *const u8, len: usize) -> i32;
+
+    /// The whole row as float32, `max` in values. Metered (read_bytes).
+    pub fn logits_read(handle: i32, row: u32, out: *mut f32, max: usize) -> i32;
+    // ---- Samplers ----
+
+    /// A chain of stages in the given order, run on the host: penalties, DRY, bias, mask, grammar, temperature, top-k,
+    /// top-p, min-p, typical, XTC, mirostat. Without a stage it is greedy.
+    pub fn sampler_new(stages: *const SamplerStage, n: usize, seed: u64) -> i32;
+
+    /// A copy with the same history.
+    pub fn sampler_fork(sampler: i32) -> i32;
+
+    /// Takes note of tokens that were not drawn with it: the history that penalties, DRY and the grammar look at.
+    pub fn sampler_accept(sampler: i32, tokens: *const i32, n: usize) -> i32;
+    // ---- Grammars ----
+
+    /// Compiles a JSON Schema, a regular expression or a Lark grammar for the model in use, within limits of size,
+    /// depth and time.
+    pub fn grammar_compile(kind: u32, text: *const u8, len: usize) -> i32;
+
+    /// A copy in the same state.
+    pub fn grammar_fork(grammar: i32) -> i32;
+
+    /// Goes on by as many of the tokens as the grammar allows; returns how many.
+    pub fn grammar_accept(grammar: i32, tokens: *const i32, n: usize) -> i32;
+
+    /// Takes back the last n tokens.
+    pub fn grammar_rollback(grammar: i32, n: u32) -> i32;
+
+    /// The tokens that may come next, as for logits_mask.
+    pub fn grammar_mask(grammar: i32, bits: *mut u8, len: usize) -> i32;
+
+    /// Bits GRAMMAR_CAN_END (the text so far is complete) and GRAMMAR_MUST_END (nothing more may come).
+    pub fn grammar_state(grammar: i32) -> i32;
     // ---- The tenant's store ----
 
     /// A value of the tenant's store, which all its requests share. E_NOT_FOUND.

@@ -91,6 +91,26 @@ static void test_log_bytes(void **state) {
     assert_int_equal(atomic_load(&logged), 5);
 }
 
+static void test_contexts(void **state) {
+    (void)state;
+    set_limit("probe_contexts", "contexts", "2");
+    set_limit("probe_contexts64", "contexts", "2");
+    probe("probe_contexts");
+    probe("probe_contexts64");
+}
+
+static void test_sampling(void **state) {
+    (void)state;
+    probe("probe_sampling");
+    probe("probe_sampling64");
+}
+
+static void test_events(void **state) {
+    (void)state;
+    probe("probe_events");
+    probe("probe_events64");
+}
+
 static void test_store(void **state) {
     (void)state;
     set_limit("probe_store", "storage_bytes", "3145728");
@@ -318,12 +338,21 @@ int main(int argc, char **argv) {
     if (is_compiler(argc, argv)) return compile(argv);
     if (open_runtime()) return 1;
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_every_call),    cmocka_unit_test(test_every_call_with_64_bits),
-        cmocka_unit_test(test_limits),        cmocka_unit_test(test_log_bytes),
-        cmocka_unit_test(test_store),         cmocka_unit_test(test_store_together),
-        cmocka_unit_test(test_examples),      cmocka_unit_test(test_redact),
-        cmocka_unit_test(test_generate_pair), cmocka_unit_test(test_slow_reader),
-        cmocka_unit_test(test_cancel),        cmocka_unit_test(test_errors_reach_the_client),
+        cmocka_unit_test(test_every_call),
+        cmocka_unit_test(test_every_call_with_64_bits),
+        cmocka_unit_test(test_limits),
+        cmocka_unit_test(test_log_bytes),
+        cmocka_unit_test(test_contexts),
+        cmocka_unit_test(test_sampling),
+        cmocka_unit_test(test_events),
+        cmocka_unit_test(test_store),
+        cmocka_unit_test(test_store_together),
+        cmocka_unit_test(test_examples),
+        cmocka_unit_test(test_redact),
+        cmocka_unit_test(test_generate_pair),
+        cmocka_unit_test(test_slow_reader),
+        cmocka_unit_test(test_cancel),
+        cmocka_unit_test(test_errors_reach_the_client),
         cmocka_unit_test(test_together),
     };
     return close_runtime(cmocka_run_group_tests_name("host calls", tests, NULL, NULL));

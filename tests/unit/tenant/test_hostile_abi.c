@@ -235,6 +235,12 @@ static const param *length_of(const callee *c, size_t i) {
     return i + 1 < c->n && c->p[i + 1].length ? &c->p[i + 1] : NULL;
 }
 
+/* How many elements are written: by the length behind the pointer, or that of the list before it. */
+static uint64_t count_of(const callee *c, size_t i, const uint64_t *args) {
+    if (length_of(c, i)) return args[i + 1];
+    return i > 0 && c->p[i - 1].length ? args[i - 1] : 1;
+}
+
 static int find_call(const char *name) {
     for (size_t i = 0; i < N_CALLS; i++)
         if (!strcmp(CALLS[i].name, name)) return (int)i;
@@ -367,7 +373,7 @@ static void add(suite *s, const callee *c, size_t at, attack a) {
         args[at] = WASM_PAGE;
         if (length_of(c, at)) args[at + 1] = 0;
         break;
-    case FITS: args[at] = WASM_PAGE - unit * (length_of(c, at) ? args[at + 1] : 1); break;
+    case FITS: args[at] = WASM_PAGE - unit * count_of(c, at, args); break;
     case NEVER:
         args[at] = 0x3fffffc0;
         constant = true;
