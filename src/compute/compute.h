@@ -343,6 +343,7 @@ typedef struct realm_turn_stats {
     uint64_t held_ns; /* time held, all of them together */
     uint64_t waits;   /* turns that were not free when asked for */
     uint64_t wait_ns; /* time waited for those */
+    uint32_t waiting; /* now */
 } realm_turn_stats;
 
 typedef struct realm_turn_waiter realm_turn_waiter;

@@ -40,6 +40,7 @@ void realm_backend_turn_begin(realm_backend *b) {
         else
             t->first = &me;
         t->last = &me;
+        t->stats.waiting++;
         while (!me.mine) realm_cond_wait(&me.cond, &t->mu);
         realm_cond_destroy(&me.cond);
         t->stats.waits++;
@@ -60,6 +61,7 @@ void realm_backend_turn_end(realm_backend *b) {
     if (next) {
         t->first = next->next;
         if (!t->first) t->last = NULL;
+        t->stats.waiting--;
         next->mine = true; /* under the lock: `next` is gone once it has seen this */
         realm_cond_signal(&next->cond);
     } else {

@@ -6,9 +6,10 @@
  *             pin                                  +--+
  *
  * A layer's packed weights lie in a slot; all slots have the size of the largest layer, so that any layer fits where
- * another was, and memory is neither mapped nor given back while a model runs: a slot's first use maps it. Who loads
- * has taken the slot before, under the lock, so the helper thread has nothing to allocate and cannot fail; it repacks
- * beside the step that is running, while a load that somebody waits for is shared by the whole team.
+ * another was, and memory is neither mapped nor given back while a model runs: a slot's first use maps it. Who asks for
+ * a layer takes the slot under the lock, so the helper thread has nothing to allocate and cannot fail. A layer is
+ * loaded tensor by tensor, by whoever takes the next one on: the helper beside the step that is running and, once the
+ * step has come there, the whole team for what is left.
  *
  * Which layer gives way: the one with the least stamp. A use by name stamps upwards from the middle (least recently
  * used goes first), a plan's walk downwards: it needs the layers 0, 1, ... n - 1, 0, ..., so of those resident the one
@@ -37,6 +38,8 @@ typedef struct stream_layer {
     uint32_t users, pins;
     uint64_t stamp;
     realm_slot *slot; /* not ABSENT */
+    size_t next;      /* LOADING: the first tensor that nobody has taken on */
+    uint32_t loaders; /* who are at one */
 } stream_layer;
 
 struct realm_stream {
@@ -56,7 +59,7 @@ struct realm_stream {
 
     pthread_t helper;
     bool helper_started, stop;
-    stream_layer *wanted; /* LOADING, by the helper; NULL: it waits */
+    stream_layer *wanted; /* the helper is to load it; NULL once it is READY */
     realm_cond work;
     stream_layer layers[];
 };
@@ -72,23 +75,31 @@ static uint64_t slot_align(uint64_t bytes) {
 /* The weights are the model's own; tensors show them as read-only. */
 static realm_weight *weight_of(const realm_model_tensor *t) { return (realm_weight *)(uintptr_t)t->weight; }
 
-/* Unlocked; the layer is LOADING and the caller's to load. */
-static void load(realm_stream *s, stream_layer *l, bool turn) {
+static void load_tensor(const realm_stream *s, const stream_layer *l, size_t index, bool turn) {
+    const realm_model_tensor *t = l->tensors[index];
+    if (!streams(t)) return;
     uint64_t at = 0;
-    for (size_t i = 0; i < l->n_tensors; i++) {
-        const realm_model_tensor *t = l->tensors[i];
-        if (!streams(t)) continue;
-        realm_status st = s->backend->v->weight_load(s->backend, weight_of(t), l->slot, at, turn, NULL);
-        assert(st == REALM_OK); /* the slot is large enough by construction */
-        (void)st;
-        realm_gguf_drop_pages(s->g, t->file);
-        at += slot_align(s->backend->v->weight_bytes(t->weight));
-    }
+    for (size_t i = 0; i < index; i++)
+        if (streams(l->tensors[i])) at += slot_align(s->backend->v->weight_bytes(l->tensors[i]->weight));
+    realm_status st = s->backend->v->weight_load(s->backend, weight_of(t), l->slot, at, turn, NULL);
+    assert(st == REALM_OK); /* the slot is large enough by construction */
+    (void)st;
+    realm_gguf_drop_pages(s->g, t->file);
 }
 
-/* From here on locked. */
-static void loaded(realm_stream *s, stream_layer *l) {
+/* From here on locked. Loads what nobody else has taken on; the layer is READY when the last one is done. */
+static void load(realm_stream *s, stream_layer *l, bool turn) {
+    while (l->state == LOADING && l->next < l->n_tensors) {
+        const size_t index = l->next++;
+        l->loaders++;
+        realm_mutex_unlock(&s->mu);
+        load_tensor(s, l, index, turn);
+        realm_mutex_lock(&s->mu);
+        l->loaders--;
+    }
+    if (l->state != LOADING || l->loaders > 0) return;
     l->state = READY;
+    if (s->wanted == l) s->wanted = NULL;
     s->stats.bytes_read += l->file_bytes;
     s->stats.bytes_resident += l->packed_bytes;
     s->stats.layers_resident++;
@@ -131,6 +142,7 @@ static realm_status take_slot(realm_stream *s, stream_layer *l, realm_error *err
     realm_error_clear(err);
     l->slot = s->free[--s->n_free];
     l->state = LOADING;
+    l->next = 0;
     l->stamp = s->warm++; /* what was brought in and not used yet is not the first to go */
     return REALM_OK;
 }
@@ -153,13 +165,10 @@ static realm_status bring(realm_stream *s, stream_layer *l, bool turn, realm_err
         if (st != REALM_OK) return st;
         s->stats.misses++;
         counted = true;
-        realm_mutex_unlock(&s->mu);
-        load(s, l, turn);
-        realm_mutex_lock(&s->mu);
-        loaded(s, l);
     }
     l->users++;
     if (!counted) s->stats.hits++;
+    load(s, l, turn);
     while (l->state == LOADING) realm_cond_wait(&s->changed, &s->mu);
     realm_error_clear(err);
     return REALM_OK;
@@ -181,15 +190,10 @@ static void *helper_main(void *arg) {
     realm_mutex_lock(&s->mu);
     while (!s->stop) {
         stream_layer *l = s->wanted;
-        if (!l) {
+        if (l && l->next < l->n_tensors)
+            load(s, l, false);
+        else
             realm_cond_wait(&s->work, &s->mu);
-            continue;
-        }
-        realm_mutex_unlock(&s->mu);
-        load(s, l, false);
-        realm_mutex_lock(&s->mu);
-        s->wanted = NULL;
-        loaded(s, l);
     }
     realm_mutex_unlock(&s->mu);
     return NULL;
