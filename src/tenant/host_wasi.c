@@ -157,7 +157,8 @@ realm_call_result wasi_clock_time_get(realm_call *call, const uint64_t *args, in
     return answer(result, put_u64(call, args[2], ns) ? WASI_OK : WASI_FAULT);
 }
 
-/* A large request is filled in pieces, others run in between. */
+/* A large request is filled in pieces, one a millisecond: a wait begins the program's CPU time anew, so it must not
+ * cost as much as it gives. */
 realm_call_result wasi_random_get(realm_call *call, const uint64_t *args, int32_t *result) {
     uint64_t *done = realm_call_state(call), len = args[1];
     unsigned char *to = realm_call_memory(call, args[0], len);
@@ -167,15 +168,15 @@ realm_call_result wasi_random_get(realm_call *call, const uint64_t *args, int32_
     *done += piece;
     if (*done == len) return answer(result, WASI_OK);
     if (realm_call_cancelled(call)) return answer(result, WASI_INTR);
-    realm_call_wake_at(call, realm_clock_ns());
+    realm_call_wake_at(call, realm_clock_ns() + REALM_NS_PER_MS);
     return REALM_CALL_SUSPEND;
 }
 
+/* Who else is ready runs when this one's time slice is over, as always. Not a wait: a loop around this spins. */
 realm_call_result wasi_sched_yield(realm_call *call, const uint64_t *args, int32_t *result) {
+    (void)call;
     (void)args;
-    if (realm_call_resumed(call)) return answer(result, WASI_OK);
-    realm_call_wake_at(call, realm_clock_ns());
-    return REALM_CALL_SUSPEND;
+    return answer(result, WASI_OK);
 }
 
 /* ---- the three descriptors ---- */

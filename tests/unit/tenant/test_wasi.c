@@ -109,6 +109,24 @@ static void test_sleepers(void **state) {
     realm_tenant_release(t);
 }
 
+/* Yielding is no wait: a program that does nothing else is ended by its limit of CPU time. */
+static void test_yielding_is_spinning(void **state) {
+    client c;
+    realm_limits l;
+    realm_error err = {0};
+    (void)state;
+    realm_limits_init(&l);
+    l.cpu_ms_per_wake = 50;
+    realm_tenant *t = wasi_tenant("wasi");
+    if (realm_store_tenant_set(realm_runtime_store(rt), "wasi", &l, NULL, 0, &err)) fail_msg("%s", err.text);
+    realm_runtime_reload(rt);
+    complete(&c, t, with_input("{\"spin\":\"1\"}"));
+    assert_int_equal(c.status, REALM_E_LIMIT);
+    if (!strstr(c.error, "cpu_ms_per_wake (50 ms)")) fail_msg("%s", c.error);
+    end(&c);
+    realm_tenant_release(t);
+}
+
 static void test_assemblyscript(void **state) {
     client c;
     (void)state;
@@ -132,6 +150,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(test_exit),
         cmocka_unit_test(test_sleepers),
         cmocka_unit_test(test_assemblyscript),
+        cmocka_unit_test(test_yielding_is_spinning),
     };
     return close_runtime(cmocka_run_group_tests_name("wasi", tests, NULL, NULL));
 }
