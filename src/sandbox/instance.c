@@ -91,8 +91,17 @@ static uint64_t slice_cpu(const realm_instance *i) {
     return REALM_MIN(realm_clock_ns() - i->slice_start_ns, 2 * REALM_TICK_NS);
 }
 
+void realm_instance_earn(realm_instance *i) {
+    uint64_t now = realm_clock_ns(), earned = (now - i->credit_at_ns) / REALM_EARN_DIV;
+    int64_t room = (int64_t)REALM_SOFT_NS - i->credit_ns;
+    i->credit_ns += earned < (uint64_t)room ? (int64_t)earned : room;
+    i->credit_at_ns = now;
+}
+
 static void slice_begin(realm_instance *i) {
-    i->slice_start_ns = realm_clock_ns();
+    realm_instance_earn(i);
+    i->slice_start_ns = i->credit_at_ns;
+    i->slice_slow = i->background;
     i->slice_cpu_ns = 0;
 }
 
@@ -100,6 +109,9 @@ static void slice_end(realm_instance *i) {
     uint64_t t = slice_cpu(i);
     i->wake_cpu_ns += t;
     i->cpu_ns += t;
+    if (i->slice_slow) i->slow_ns += t;
+    i->credit_ns -= (int64_t)t;
+    if (i->credit_ns < -(int64_t)REALM_DEBT_NS) i->credit_ns = -(int64_t)REALM_DEBT_NS;
 }
 
 /* On the program's fiber, when the epoch has advanced. */
@@ -124,7 +136,7 @@ static wasmtime_error_t *on_epoch(wasmtime_context_t *context, void *data, uint6
         return wasmtime_error_new(i->fail.text);
     }
     const realm_ready *q = i->background ? &i->sandbox->background : &i->sandbox->ready;
-    bool sink = !i->background && used > REALM_SOFT_NS;
+    bool sink = !i->background && (int64_t)slice_cpu(i) > i->credit_ns;
     if (sink || atomic_load_explicit(&q->n, memory_order_relaxed) > 0) *kind = WASMTIME_UPDATE_DEADLINE_YIELD;
     if (sink) i->background = true; /* where it is queued next */
     return NULL;
@@ -160,6 +172,7 @@ static void instance_end(realm_instance *i, int32_t value) {
     i->program = NULL;
     slice_end(i);
     result.cpu_ns = i->cpu_ns;
+    result.slow_ns = i->slow_ns;
     atomic_store(&i->state, REALM_INST_ENDED);
     realm_timer_remove(s, i);
     atomic_fetch_add_explicit(&s->ended, 1, memory_order_relaxed);
@@ -446,7 +459,7 @@ void realm_instance_run(realm_instance *i) {
             uint64_t used = i->wake_cpu_ns;
             bool background = i->background;
             i->wake_cpu_ns = 0;
-            i->background = false;
+            i->background = i->credit_ns < 0;
             if (atomic_compare_exchange_strong(&i->state, &running, REALM_INST_PARKED)) return;
             i->wake_cpu_ns = used; /* it did not wait */
             i->background = background;

@@ -30,9 +30,11 @@
 #define REALM_TICK_NS                                                                              \
     (1 * REALM_NS_PER_MS) /* between two epochs: how long a program runs before it may be put back \
                            */
-#define REALM_SOFT_NS                                                                               \
-    (3 * REALM_NS_PER_MS) /* of CPU time since its last wait: then a program goes to the background \
-                           */
+/* Credit of CPU time: a program earns a third of the time that passes, up to REALM_SOFT_NS, and spends what it uses.
+ * One in debt runs in the background. */
+#define REALM_SOFT_NS (3 * REALM_NS_PER_MS)
+#define REALM_DEBT_NS (12 * REALM_NS_PER_MS) /* at most, so that a burst is forgotten in time */
+#define REALM_EARN_DIV 3
 #define REALM_CALL_STATE_BYTES 64
 
 /* What must be the same where a module is compiled and where it runs. */
@@ -119,11 +121,15 @@ struct realm_instance {
     size_t answer_len;
     uint64_t prompt_at;
     bool wake_set;           /* wake_ns was given a value */
-    bool background;         /* has run for long since its last wait: for the slow workers, until it waits */
+    bool background;         /* in debt: for the slow workers */
+    int64_t credit_ns;       /* see REALM_SOFT_NS */
+    uint64_t credit_at_ns;   /* what was earned until then is in it */
     uint64_t slice_start_ns; /* since a worker took it */
     uint64_t slice_cpu_ns;   /* thread time at the slice's first tick; 0 before */
     uint64_t wake_cpu_ns;    /* CPU time of earlier slices since the last wait */
     uint64_t cpu_ns;         /* all */
+    uint64_t slow_ns;        /* in slices that began in the background */
+    bool slice_slow;
     uint64_t start_ns;
     realm_error fail;   /* why the host ended it */
     bool exited;        /* it ended itself, with exit_value */
@@ -215,6 +221,8 @@ void realm_timer_remove(realm_sandbox *s, realm_instance *i);
 /* instance.c */
 void realm_instance_run(realm_instance *i); /* a worker took it from the queue */
 void realm_instance_kill(realm_instance *i, realm_status why);
+/* Adds what it has earned; whoever has it: the worker that runs it, or who puts it into a queue. */
+void realm_instance_earn(realm_instance *i);
 /* Records why the host ends it, from `kill`. */
 void realm_instance_fill_kill(realm_instance *i);
 

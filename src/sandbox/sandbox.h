@@ -18,8 +18,8 @@
  *                                               v
  *                                             ENDED -> on_done (returned, trapped, ended by a limit or by cancel)
  *
- * A program cannot hold a worker: when its time slice is over and others are ready it goes to the end of the queue,
- * after a few milliseconds without a wait it goes on in the background, at the lowest priority, and past its limit of
+ * A program cannot hold a worker: when its time slice is over and others are ready it goes to the end of the queue; one
+ * that uses more than a third of a processor goes on in the background, at the lowest priority; and past its limit of
  * CPU time between two waits it is ended. Nothing that a program does ends the process.
  *
  * This is the only folder that includes wasmtime.h. It knows nothing of models, tenants or requests: what a program can
@@ -196,6 +196,7 @@ typedef struct realm_instance_result {
     int32_t value;         /* what realm_main returned, or REALM_CALL_EXIT gave; 0 for `generate` and `_start` */
     const char *text;      /* why, when status is not REALM_OK; "" otherwise */
     uint64_t cpu_ns;       /* spent in the program and its host calls */
+    uint64_t slow_ns;      /* of that, at the lowest priority */
     uint64_t start_ns;     /* spent making the instance */
     uint64_t memory_bytes; /* of linear memory at the end */
 } realm_instance_result;

@@ -1,10 +1,10 @@
 /* sandbox/sched.c - who runs when: two queues with their workers, and a clock thread.
  *
  * A ready queue is first in, first out, so every program that is ready gets a slice before any gets a second one. A
- * program that has used a few milliseconds since its last wait goes to the background: a second queue whose workers
- * have the lowest priority that the system knows. There it runs at full speed while a processor is idle, and hardly at
- * all while the engine or programs that behave need them: one that spins costs nobody else their tokens. Its next wait
- * brings it back.
+ * program that uses more than a third of a processor, beyond a few milliseconds at once, goes to the background: a
+ * second queue whose workers have the lowest priority that the system knows. There it runs at full speed while a
+ * processor is idle, and hardly at all while the engine or programs that behave need them: one that spins costs nobody
+ * else their tokens. It is back when it has paid, by waiting, for what it used; a short nap is not enough.
  *
  * The clock thread has two tasks. While any worker is busy it advances the epoch every tick, which makes running
  * programs look at their slice; when all sleep for a while it stops ticking and costs nothing. And it wakes or ends
@@ -33,6 +33,10 @@ static bool must_wake(realm_ready *q) {
 }
 
 void realm_sched_push(realm_sandbox *s, realm_instance *i) {
+    if (i->background) { /* what it did not use since may have paid its debt */
+        realm_instance_earn(i);
+        i->background = i->credit_ns < 0;
+    }
     realm_ready *q = i->background ? &s->background : &s->ready;
     i->next_ready = NULL;
     realm_mutex_lock(&s->ready_mu);

@@ -140,6 +140,17 @@ static void test_spinner_in_the_background(void **state) {
     realm_program_release(p);
 }
 
+/* Naps do not make a program that works nearly all the time one that behaves. */
+static void test_naps_are_no_excuse(void **state) {
+    (void)state;
+    realm_instance_params p = {.wall_ms = 300};
+    run r = expect_failure("naps", p, REALM_E_TIMEOUT, "wall time");
+    assert_true(r.result.cpu_ns - r.result.slow_ns < 140 * REALM_NS_PER_MS); /* a third, and a little */
+    r = run_module(box, "works_little", DEFAULTS);
+    assert_int_equal(r.result.status, REALM_OK);
+    assert_int_equal(r.result.slow_ns, 0);
+}
+
 static void test_cancel(void **state) {
     (void)state;
     run r;
@@ -455,6 +466,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(test_wall_limit),
         cmocka_unit_test(test_spinners_hold_nobody_up),
         cmocka_unit_test(test_spinner_in_the_background),
+        cmocka_unit_test(test_naps_are_no_excuse),
         cmocka_unit_test(test_cancel),
         cmocka_unit_test(test_wake),
         cmocka_unit_test(test_wake_from_many_threads),
