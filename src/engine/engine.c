@@ -24,6 +24,7 @@
 #define MAX_QUEUED_DEFAULT 1024u
 #define CHUNK_TOKENS_DEFAULT 256u
 #define MAX_GENERATIONS_MOST 4096u
+#define WEIGHT_DEFAULT 100u
 #define MAX_QUEUED_MOST (1u << 20)
 #define CHUNK_TOKENS_MOST 8192u
 #define PAGES_MOST (1u << 24)
@@ -99,6 +100,8 @@ static bool intake(realm_engine *e) {
         uint64_t limit = e->ring[i]->limits.kv_tokens;
         uint64_t pages = limit / REALM_KV_PAGE_TOKENS;
         e->ring[i]->owner.max = limit == 0 || pages > UINT32_MAX ? UINT32_MAX : (uint32_t)pages;
+        e->ring[i]->share.weight = e->ring[i]->limits.weight > 0 ? e->ring[i]->limits.weight : WEIGHT_DEFAULT;
+        e->ring[i]->share.tokens_per_second = e->ring[i]->limits.tokens_per_second;
     }
     bool go_on = !e->stopping || e->n_ring > 0 || e->parked;
     realm_mutex_unlock(&e->mu);
@@ -177,6 +180,7 @@ static void run_step(realm_engine *e) {
     realm_error err = {0};
     uint64_t start = realm_clock_ns();
     realm_backend_turn_begin(e->backend);
+    const uint64_t own = realm_clock_ns();
     realm_status s = e->backend->v->run(e->backend, e->plan, &e->batch, &err);
     e->progress = true;
     if (s != REALM_OK) {
@@ -194,12 +198,9 @@ static void run_step(realm_engine *e) {
     for (uint32_t i = 0; i < e->batch.n_seqs; i++)
         if (e->batch_gens[i]->n_rows > 0 && e->batch_gens[i]->logits->hidden) keep_hidden(e, e->batch_gens[i]);
     realm_backend_turn_end(e->backend);
+    realm_fair_charge(&e->fair, e->wants, e->n_wants, (double)(realm_clock_ns() - own));
     for (uint32_t i = 0; i < e->batch.n_seqs; i++) commit(e, e->batch_gens[i]);
     e->step_ns = realm_clock_ns() - start;
-    if (e->n_prefill_rows >= REALM_KV_PAGE_TOKENS) {
-        double row = (double)e->step_ns / e->batch.n_rows;
-        e->row_ns = e->row_ns > 0 ? 0.75 * e->row_ns + 0.25 * row : row;
-    }
 }
 
 static void charge(realm_engine *e, realm_account *a) {
@@ -336,13 +337,14 @@ static realm_status allocate(realm_engine *e, realm_error *err) {
     e->ring = realm_calloc(e->cap_ring, sizeof *e->ring);
     e->touched = realm_calloc(e->cap_ring, sizeof *e->touched);
     e->running = realm_calloc(c->max_generations, sizeof *e->running);
+    e->wants = realm_calloc(c->max_generations, sizeof *e->wants);
     e->batch_tokens = realm_calloc(e->max_rows, sizeof *e->batch_tokens);
     e->batch_seqs = realm_calloc(c->max_generations, sizeof *e->batch_seqs);
     e->batch_gens = realm_calloc(c->max_generations, sizeof *e->batch_gens);
     e->batch_out = realm_calloc(e->max_out, sizeof *e->batch_out);
     e->jobs = realm_calloc(e->max_out, sizeof *e->jobs);
     e->samplers = realm_calloc(e->n_samplers, sizeof *e->samplers);
-    if (!e->ring || !e->touched || !e->running || !e->batch_tokens || !e->batch_seqs || !e->batch_gens ||
+    if (!e->ring || !e->touched || !e->running || !e->wants || !e->batch_tokens || !e->batch_seqs || !e->batch_gens ||
         !e->batch_out || !e->jobs || !e->samplers)
         return realm_error_set(err, REALM_E_NOMEM, "no memory for an engine of %u generations", c->max_generations);
     for (uint32_t i = 0; i < e->n_samplers; i++) {
@@ -389,6 +391,8 @@ static void engine_free(realm_engine *e) {
     realm_free(e->batch_gens);
     realm_free(e->batch_seqs);
     realm_free(e->batch_tokens);
+    realm_free(e->wants);
+    realm_fair_release(&e->fair);
     realm_free(e->running);
     realm_free(e->touched);
     realm_free(e->ring);
@@ -419,6 +423,9 @@ realm_status realm_engine_open(realm_engine **out, realm_backend *b, const realm
     if (s != REALM_OK) goto fail;
     if ((s = realm_model_kv_open(m, n_pages, &kv, err)) != REALM_OK) goto fail;
     if ((s = realm_pool_init(&e->pool, b, kv, n_pages, err)) != REALM_OK) goto fail;
+    s = realm_fair_init(&e->fair, e->cap_ring, (double)e->weight_bytes,
+                        (double)e->pool.page_bytes / REALM_KV_PAGE_TOKENS, err);
+    if (s != REALM_OK) goto fail;
     if ((s = open_spill(e, err)) != REALM_OK) goto fail;
     if ((s = open_everybody(e, err)) != REALM_OK) goto fail;
     if ((s = realm_model_plan_open(m, kv, e->max_rows, e->max_out, &e->plan, err)) != REALM_OK) goto fail;

@@ -27,6 +27,7 @@
 #include "base/clock.h"
 #include "base/thread.h"
 #include "engine/engine.h"
+#include "engine/fair.h"
 #include "engine/pages.h"
 #include "engine/sampling.h"
 
@@ -49,6 +50,7 @@ struct realm_account {
     /* engine's thread */
     realm_generation *queue_head, *queue_tail;
     uint32_t n_queued, n_running;
+    realm_share share;
     uint32_t step_rows;
     uint32_t n_ended; /* in this iteration, still in n_generations */
     realm_token_counts delta;
@@ -168,7 +170,8 @@ struct realm_generation {
     realm_page_result blocked;
     uint64_t stalled_since_ns;
     uint32_t step_rows, first_job, n_jobs;
-    bool token_shown; /* this step's sampled token becomes an event */
+    uint32_t n_priced; /* tokens that counted against tokens_per_second */
+    bool token_shown;  /* this step's sampled token becomes an event */
     uint32_t prompt_charged, cached_charged;
     realm_detok detok;
     realm_buf held; /* text that may be the start of a stop string; its first `shown` bytes go out with this step */
@@ -249,7 +252,7 @@ struct realm_engine {
     uint32_t max_rows, max_out;
     realm_account *everybody; /* whom published prefixes belong to */
     realm_account **ring;     /* accounts with generations, in order of arrival */
-    uint32_t n_ring, cap_ring, admit_turn, prefill_turn;
+    uint32_t n_ring, cap_ring, admit_turn;
     realm_generation **running; /* by seq */
     uint32_t n_running;
     realm_generation **touched; /* to be published */
@@ -258,7 +261,6 @@ struct realm_engine {
     uint64_t next_seq;
     bool progress;                           /* this iteration changed something */
     uint64_t next_wake_ns;                   /* earliest time that needs a look; 0: none */
-    double row_ns;                           /* running mean of a step's time per prompt row; 0: unknown */
     uint64_t n_ended, n_cancelled, n_failed; /* in this iteration */
     uint64_t step_ns, notify_ns;             /* of this step; since start */
 
@@ -268,7 +270,9 @@ struct realm_engine {
     realm_batch_seq *batch_seqs;
     uint32_t *batch_out;
     realm_generation **batch_gens; /* of the sequences */
-    uint32_t n_prefill_rows;
+    realm_fair fair;
+    realm_want *wants; /* (max_generations) of the running ones when the step was built */
+    uint32_t n_wants;
     realm_sample_job *jobs; /* (max_out) */
     uint32_t n_jobs;
     realm_sampler *samplers;

@@ -3,14 +3,12 @@
  *      sweep   cancelled and overdue generations end, wherever they are
  *      admit   queue -> running, while there are places and pages; the account with the fewest running goes first,
  *              equals take turns
- *      build   every running generation that has one token to compute (decoding) gets its row; prompts share
- *              chunk_tokens: each account with prompts gets an equal part, its oldest prompt first, what is left over
- *              goes round again; the account that starts changes every step
+ *      build   what every running generation could compute is put before fair.c, which says what of it goes into
+ *              the step: tokens that are decoded, parts of prompts; tokens of small forward passes count as decoding,
+ *              as a program in the loop waits for each. Then pages are found for that, the oldest first
  *
- * While others decode, the prompt part is also held to about STALL_NS of work, by the measured time per row, so that a
- * long prompt does not show as a pause in everybody's text.
- *
- *              tokens of small forward passes count as decoding: a program in the loop waits for each
+ * An account of which nothing runs is not kept out by others that fill all places or pages: the one that runs most
+ * gives way with its youngest (`make_place`).
  *
  * Pages. A generation takes pages as its tokens need them; those of a context, a share or the prefix cache are pinned,
  * and brought back into the pool where they had left it, before it runs (`settle`); where one is lost it computes from
@@ -30,8 +28,6 @@
 
 #include "engine/internal.h"
 
-#define STALL_NS (50 * REALM_NS_PER_MS)
-#define STALL_MIN_ROWS 32u
 #define STALL_GRACE_NS (250 * REALM_NS_PER_MS)
 #define RESUME_NS (10 * REALM_NS_PER_MS) /* pages are brought back for about so long before the others' next step */
 
@@ -51,7 +47,6 @@ static void ring_remove_if_idle(realm_engine *e, realm_account *a) {
     for (uint32_t i = at; i + 1 < e->n_ring; i++) e->ring[i] = e->ring[i + 1];
     e->n_ring--;
     if (e->admit_turn > at) e->admit_turn--;
-    if (e->prefill_turn > at) e->prefill_turn--;
     a->in_ring = false;
 }
 
@@ -108,7 +103,9 @@ void realm_schedule_unlink(realm_engine *e, realm_generation *g) {
 /* Whether moving its pages out and in again costs less than computing its tokens again. */
 static bool worth_moving(const realm_engine *e, const realm_generation *g) {
     if (e->config.spill_bytes == 0 && !e->config.spill_dir) return false;
-    return e->pool.move_ns == 0 || e->row_ns == 0 || 2 * e->pool.move_ns * g->s->n_pages < e->row_ns * g->s->n_past;
+    const realm_work again = {.rows = g->s->n_past, .ctx_many = 0.5 * g->s->n_past * g->s->n_past};
+    return e->pool.move_ns == 0 || e->fair.cost.n == 0 ||
+           2 * e->pool.move_ns * g->s->n_pages < realm_cost_of(&e->fair.cost, &again);
 }
 
 static void preempt(realm_engine *e, realm_generation *g) {
@@ -236,6 +233,19 @@ static bool preempt_stalled(realm_engine *e, uint64_t now) {
     return false;
 }
 
+/* An account of which nothing runs gets a place, or pages, from the one that runs most; false when that has but one. */
+static bool make_place(realm_engine *e, const realm_account *a) {
+    realm_generation *victim = NULL;
+    if (a->n_running > 0) return false;
+    for (uint32_t i = 0; i < e->n_running; i++) { /* by age: the youngest comes last */
+        realm_generation *g = e->running[i];
+        if (g->account->n_running > 1 && (!victim || g->account->n_running >= victim->account->n_running)) victim = g;
+    }
+    if (!victim) return false;
+    preempt(e, victim);
+    return true;
+}
+
 static realm_account *next_account(realm_engine *e, realm_generation **g, uint32_t *index) {
     realm_account *best = NULL;
     for (uint32_t i = 0; i < e->n_ring; i++) {
@@ -314,7 +324,7 @@ void realm_schedule_admit(realm_engine *e, uint64_t now) {
         realm_account *a = next_account(e, &g, &at);
         if (!a) return;
         if (e->n_running == e->config.max_generations) {
-            if (!preempt_stalled(e, now)) return;
+            if (!preempt_stalled(e, now) && !make_place(e, a)) return;
             continue;
         }
         switch (pages_allow(e, g)) {
@@ -324,7 +334,7 @@ void realm_schedule_admit(realm_engine *e, uint64_t now) {
             break;
         case WAITS_FOR_ACCOUNT: a->skip = true; break;
         case WAITS_FOR_POOL:
-            if (!preempt_stalled(e, now)) return;
+            if (!preempt_stalled(e, now) && !make_place(e, a)) return;
             break;
         case ENDED: break;
         }
@@ -469,67 +479,34 @@ static uint32_t limit_out(builder *b, realm_generation *g, uint32_t n) {
     return n;
 }
 
-static void give_short_rows(builder *b, uint64_t now) {
-    for (uint32_t i = 0; i < b->e->n_running; i++) {
-        realm_generation *g = b->e->running[i];
-        if (waits_for_share(b->e, g) || !can_run(b->e, g, now) || !settle(b, g) || !is_short(g)) continue;
-        uint32_t n = rows_left(g);
-        if (n > 1 && b->n_short_extra + n > REALM_FEW_ROWS) continue; /* next time; the oldest comes first */
-        if (g->n_rows > 0) n = limit_out(b, g, n);
+/* What each running generation could compute now; e->wants[i] is that of e->running[i]. */
+static void list_wants(builder *b, uint64_t now) {
+    realm_engine *e = b->e;
+    for (uint32_t i = 0; i < e->n_running; i++) {
+        realm_generation *g = e->running[i];
+        realm_want *w = &e->wants[i];
+        *w = (realm_want){.share = &g->account->share, .order = g->seq};
+        if (waits_for_share(e, g) || !can_run(e, g, now) || !settle(b, g)) continue;
+        w->n_rows = rows_left(g);
+        w->n_past = g->s->n_past;
+        w->n_out = g->n_rows > 0 ? g->n_rows : 1;
+        w->is_short = is_short(g);
+    }
+}
+
+/* Finds pages for what was granted. A small forward pass goes whole or waits for the next step. */
+static void give_granted_rows(builder *b) {
+    realm_engine *e = b->e;
+    for (uint32_t i = 0; i < e->n_running; i++) {
+        realm_generation *g = e->running[i];
+        const realm_want *w = &e->wants[i];
+        uint32_t n = w->granted;
+        if (n == 0 || (w->is_short && n > 1 && b->n_short_extra + n > REALM_FEW_ROWS)) continue;
+        if (g->n_rows > 0 || !w->is_short) n = limit_out(b, g, n);
         if (n > 0) n = cover(b, g, n);
-        if (n > 1) b->n_short_extra += n;
+        if (w->is_short && n > 1) b->n_short_extra += n;
         give_rows(b, g, n);
     }
-}
-
-/* Gives up to `most` more prompt rows to one generation. */
-static uint32_t extend_prefill(builder *b, realm_generation *g, uint32_t most) {
-    uint32_t left = rows_left(g) - g->step_rows;
-    uint32_t n = limit_out(b, g, REALM_MIN(left, most));
-    if (n == 0) return 0;
-    uint32_t covered = cover(b, g, g->step_rows + n);
-    n = covered > g->step_rows ? covered - g->step_rows : 0;
-    give_rows(b, g, n);
-    return n;
-}
-
-static bool prefills(const realm_generation *g) {
-    return !g->waits_share && !g->stalled && g->s->n_unpinned == 0 && !is_short(g) && g->blocked == REALM_PAGE_OK;
-}
-
-static uint32_t account_prefill(builder *b, const realm_account *a, uint32_t most) {
-    uint32_t given = 0;
-    for (uint32_t i = 0; i < b->e->n_running && given < most; i++) {
-        realm_generation *g = b->e->running[i];
-        if (g->account == a && prefills(g)) given += extend_prefill(b, g, most - given);
-    }
-    return given;
-}
-
-static void give_prefill_rows(builder *b) {
-    realm_engine *e = b->e;
-    uint32_t budget = e->config.chunk_tokens, n_accounts = 0, last = 0;
-    if (b->n_rows > 0 && e->row_ns > 0) {
-        double rows = (double)STALL_NS / e->row_ns;
-        if (rows < budget) budget = rows > STALL_MIN_ROWS ? (uint32_t)rows : REALM_MIN(STALL_MIN_ROWS, budget);
-    }
-    for (uint32_t i = 0; i < e->n_ring; i++) {
-        e->ring[i]->skip = true;
-        for (uint32_t j = 0; j < e->n_running; j++)
-            if (e->running[j]->account == e->ring[i] && prefills(e->running[j])) e->ring[i]->skip = false;
-        n_accounts += !e->ring[i]->skip;
-    }
-    if (n_accounts == 0) return;
-    uint32_t part = REALM_MAX(budget / n_accounts, REALM_MIN(REALM_KV_PAGE_TOKENS, budget));
-    for (int round = 0; round < 2 && budget > 0; round++) {
-        for (uint32_t i = 0; i < e->n_ring && budget > 0; i++) {
-            uint32_t at = (e->prefill_turn + i) % e->n_ring;
-            if (e->ring[at]->skip) continue;
-            budget -= account_prefill(b, e->ring[at], round == 0 ? REALM_MIN(part, budget) : budget);
-            if (round == 0) last = at;
-        }
-    }
-    e->prefill_turn = last + 1;
 }
 
 /* Makes room where nothing of the scope runs: of account `a`, or of the pool. True when something changed. */
@@ -609,11 +586,20 @@ void realm_schedule_build(realm_engine *e, uint64_t now) {
             e->running[i]->step_rows = 0;
             e->running[i]->blocked = REALM_PAGE_OK;
         }
-        give_short_rows(&b, now);
-        const uint32_t n_decode = b.n_rows;
-        give_prefill_rows(&b);
-        e->n_prefill_rows = b.n_rows - n_decode;
+        list_wants(&b, now);
+        realm_fair_plan(&e->fair, e->wants, e->n_running, e->config.chunk_tokens, now);
+        give_granted_rows(&b);
     } while (relieve_all(&b));
+    if (e->fair.wake_ns != 0) wake_at(e, e->fair.wake_ns);
+    e->n_wants = e->n_running;
+    for (uint32_t i = 0; i < e->n_wants; i++) {
+        realm_generation *g = e->running[i];
+        const uint32_t end = g->s->n_past + g->step_rows;
+        e->wants[i].used = g->step_rows;
+        if (end <= g->n_priced) continue; /* computed again after a preemption */
+        e->wants[i].charged = REALM_MIN(end - g->n_priced, g->step_rows);
+        g->n_priced = end;
+    }
 
     e->batch = (realm_batch){.tokens = e->batch_tokens, .seqs = e->batch_seqs, .out_rows = e->batch_out};
     e->n_jobs = 0;
