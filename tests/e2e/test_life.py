@@ -56,6 +56,20 @@ def test_rate_limits():
         assert e.response.headers["x-should-retry"] == "false" and e.code == "insufficient_quota"
 
 
+def test_weights_that_stream_give_the_same_answer():
+    answers = []
+    for args in ((), ("--weight-budget", "46M")):
+        with Server(args=args) as s:
+            answers.append(s.client().chat.completions.create(**SHORT).choices[0].message.content)
+    assert answers[0] == answers[1] and "Paris" in answers[0]
+    with tempfile.TemporaryDirectory() as state:
+        refused = realm("serve", "--model", f"m={MODEL}", "--weight-budget", "4M", "--listen", "127.0.0.1:0",
+                        "--admin-listen", "off", state=state, check=False)
+    assert refused.returncode == 1 and "needs at least" in refused.stderr, refused.stderr
+    refused = realm("bench", "--model", str(MODEL), "--weight-budget", "lots", check=False)
+    assert refused.returncode == 2 and "takes a size like 200M" in refused.stderr, refused.stderr
+
+
 def test_more_choices_than_generations_allowed():
     with Server(limits={"alpha": {"generations": 2}}) as s:
         r = s.client().chat.completions.create(**{**SHORT, "max_tokens": 2}, n=7)
