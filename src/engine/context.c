@@ -92,6 +92,7 @@ static realm_status reserve(realm_context *c, uint64_t n, realm_error *err) {
 static void append(realm_context *c, const realm_token *tokens, size_t n) {
     if (n > 0) memcpy(c->seq.tokens + c->seq.n_tokens, tokens, n * sizeof *tokens);
     c->seq.n_tokens += (uint32_t)n;
+    c->edits++;
 }
 
 realm_status realm_context_append(realm_context *c, const realm_token *tokens, size_t n, realm_error *err) {
@@ -112,8 +113,10 @@ realm_status realm_context_truncate(realm_context *c, size_t n_tokens, realm_err
     else if (n_tokens > c->seq.n_tokens)
         s = realm_error_set(err, REALM_E_RANGE, "the context has %u tokens, %zu cannot be kept", c->seq.n_tokens,
                             n_tokens);
-    else
+    if (s == REALM_OK) {
         realm_seq_truncate(&c->e->pool, &c->seq, (uint32_t)n_tokens);
+        c->edits++;
+    }
     realm_mutex_unlock(&c->mu);
     return s;
 }
@@ -212,6 +215,21 @@ void realm_context_end(realm_context *c, uint32_t n_tokens) {
     realm_mutex_lock(&c->mu);
     realm_seq_truncate(&c->e->pool, &c->seq, n_tokens);
     c->busy = false;
+    realm_mutex_unlock(&c->mu);
+}
+
+void realm_context_lend(realm_context *c, realm_generation *g) {
+    realm_seq_unpin(&c->e->pool, &c->seq);
+    realm_mutex_lock(&c->mu);
+    realm_mutex_lock(&g->mu);
+    bool lend = g->lent = !g->rewinding;
+    realm_mutex_unlock(&g->mu);
+    if (lend) {
+        realm_seq_truncate(&c->e->pool, &c->seq, c->seq.n_tokens);
+        g->lent_edits = c->edits;
+        g->s = &g->own;
+        c->busy = false;
+    }
     realm_mutex_unlock(&c->mu);
 }
 

@@ -218,6 +218,21 @@ static void charge(realm_engine *e, realm_account *a) {
     a->n_ended = 0;
 }
 
+/* Idle before its END can be seen. */
+static void give_back_context(realm_generation *g) {
+    realm_context *c = g->context;
+    if (!c || g->s == &g->own) return; /* lent already */
+    if (g->state == REALM_GEN_PARKED) {
+        realm_context_lend(c, g);
+    } else if (g->state == REALM_GEN_ENDED) {
+        g->s = &g->own;
+        realm_context_end(c, c->seq.n_tokens);
+        if (g->run_ahead > 0) return; /* a rewind may be looking at it */
+        g->context = NULL;
+        realm_context_release(c);
+    }
+}
+
 static void publish(realm_engine *e) {
     realm_mutex_lock(&e->mu);
     for (uint32_t i = 0; i < e->n_touched; i++) charge(e, e->touched[i]->account);
@@ -238,12 +253,7 @@ static void publish(realm_engine *e) {
     for (uint32_t i = 0; i < e->n_touched; i++) {
         realm_generation *g = e->touched[i];
         g->touched = false;
-        if (g->state == REALM_GEN_ENDED && g->context) { /* idle before its END can be seen */
-            g->s = &g->own;
-            realm_context_end(g->context, g->context->seq.n_tokens);
-            realm_context_release(g->context);
-            g->context = NULL;
-        }
+        give_back_context(g);
         realm_generation_publish(g);
         if (g->state == REALM_GEN_ENDED) realm_generation_unref(g);
     }

@@ -208,8 +208,8 @@ typedef struct realm_generation_params {
     const realm_chain *chain;           /* NULL: `sampling` says how. Copied */
     const realm_grammar_state *grammar; /* NULL or copied: applied before `sampling` or `chain` */
     /* 0, or: at most so many generated tokens beyond what was confirmed, then the generation waits (1 ..
-     * REALM_RUN_AHEAD_MAX). Its END may be taken back by a rewind until all tokens were confirmed, so a context stays
-     * busy until then. */
+     * REALM_RUN_AHEAD_MAX). Its END may be taken back by a rewind until it is confirmed; it counts as one of the
+     * account's generations until then. */
     uint32_t run_ahead;
     void (*on_ready)(void *user); /* engine thread; must not block nor call the engine; never after release returned */
     void *user;
@@ -234,15 +234,15 @@ void realm_generation_cancel(realm_generation *g);
 void realm_generation_release(realm_generation *g);
 
 /* Run ahead. n: of generated tokens, counted from the generation's start, forced ones included; more than there are is
- * taken as all. Never goes back. */
+ * taken as all. Never goes back. Confirming all of them when END has been published confirms END. */
 void realm_generation_confirm(realm_generation *g, uint32_t n);
 /* Keeps the first n_keep generated tokens, puts `tokens` behind them (confirmed by that) and goes on, also from an end
  * that came meanwhile. Events not yet polled of dropped tokens vanish; the next poll starts with what follows the
  * forced tokens (which have no events). Text, stop strings and sampling go on as if the dropped tokens had never been;
  * dropped tokens stay charged, forced ones are charged as prompt. REALM_E_RANGE: n_keep is less than what was confirmed
  * or more than was published, a token that the vocabulary lacks, or more tokens than max_tokens or the context take;
- * REALM_E_INVALID: not a run-ahead generation; REALM_E_CLOSED: it was cancelled, failed, or has ended with all
- * confirmed. */
+ * REALM_E_INVALID: not a run-ahead generation; REALM_E_CLOSED: it was cancelled, failed, END was
+ * confirmed, or its context has been used since END. */
 REALM_WARN_UNUSED realm_status realm_generation_rewind(realm_generation *g, uint32_t n_keep, const realm_token *tokens,
                                                        size_t n, realm_error *err);
 

@@ -74,7 +74,10 @@ static void generation_free(realm_generation *g) {
     realm_chain_close(g->chain);
     realm_free(g->stop_bytes);
     realm_seq_release(&g->e->pool, &g->own);
-    if (g->base) realm_buf_release(&g->base->held);
+    if (g->base) {
+        realm_buf_release(&g->base->held);
+        realm_buf_release(&g->base->unseen);
+    }
     realm_free(g->base);
     realm_free(g->forced);
     realm_logits_release(g->logits);
@@ -82,6 +85,7 @@ static void generation_free(realm_generation *g) {
     if (g->events != g->small_events) realm_free(g->events);
     realm_free(g->top);
     realm_buf_release(&g->held);
+    realm_buf_release(&g->unseen);
     realm_buf_release(&g->text);
     realm_cond_destroy(&g->callback_done);
     realm_mutex_destroy(&g->mu);
@@ -129,8 +133,13 @@ static realm_status prepare_text(realm_generation *g, const realm_generation_par
         g->base = realm_calloc(1, sizeof *g->base);
         if (!g->base) return REALM_E_NOMEM;
         g->base->detok = g->detok;
+        realm_buf_init(&g->unseen, g->held.max);
         realm_buf_init(&g->base->held, g->held.max);
-        if (realm_buf_reserve(&g->base->held, g->held.max) != REALM_OK) return REALM_E_NOMEM;
+        realm_buf_init(&g->base->unseen, g->held.max);
+        if (realm_buf_reserve(&g->unseen, g->held.max) != REALM_OK ||
+            realm_buf_reserve(&g->base->held, g->held.max) != REALM_OK ||
+            realm_buf_reserve(&g->base->unseen, g->held.max) != REALM_OK)
+            return REALM_E_NOMEM;
     }
     g->events = realm_calloc(g->cap_events, sizeof *g->events);
     if (!g->events) return REALM_E_NOMEM;
@@ -401,12 +410,13 @@ realm_logits *realm_generation_take_logits(realm_generation *g) {
 void realm_generation_confirm(realm_generation *g, uint32_t n) {
     realm_mutex_lock(&g->mu);
     uint32_t most = g->rewinding ? g->n_confirmed : g->n_published;
-    if (n > most) n = most;
-    bool wake = n > g->n_confirmed && (g->paused || g->end_pushed);
-    if (n > g->n_confirmed) g->n_confirmed = n;
-    if (wake) g->paused = false;
+    bool goes_on = REALM_MIN(n, most) > g->n_confirmed && g->paused;
+    g->n_confirmed = REALM_MAX(g->n_confirmed, REALM_MIN(n, most));
+    bool over = g->end_pushed && !g->final && n >= g->n_published;
+    if (over) g->final = true;
+    if (goes_on) g->paused = false;
     realm_mutex_unlock(&g->mu);
-    if (wake) realm_engine_wake(g->e);
+    if (goes_on || over) realm_engine_wake(g->e);
 }
 
 /* Under g->mu: events of dropped tokens that nobody has seen. */
@@ -435,32 +445,43 @@ static realm_status check_rewind(const realm_generation *g, uint32_t n_keep, con
     return REALM_OK;
 }
 
+/* Under g->mu, and the context's lock where there is one. */
+static realm_status note_rewind(realm_generation *g, uint32_t n_keep, const realm_token *tokens, size_t n,
+                                realm_error *err) {
+    if (n_keep < g->n_confirmed || n_keep > g->n_published)
+        return realm_error_set(err, REALM_E_RANGE, "rewind to %u, between %u and %u it can be", n_keep, g->n_confirmed,
+                               g->n_published);
+    if (g->final || atomic_load_explicit(&g->cancel, memory_order_relaxed))
+        return realm_error_set(err, REALM_E_CLOSED, "the generation has ended");
+    if (g->lent && (g->context->busy || g->context->edits != g->lent_edits))
+        return realm_error_set(err, REALM_E_CLOSED, "the generation has ended and its context has gone on");
+    if (n > 0) {
+        realm_token *forced = realm_realloc_array(g->forced, g->n_forced + n, sizeof *forced);
+        if (!forced) return realm_error_set(err, REALM_E_NOMEM, "no memory for %zu tokens", n);
+        memcpy(forced + g->n_forced, tokens, n * sizeof *forced);
+        g->forced = forced;
+    }
+    if (g->lent) g->context->busy = true;
+    g->lent = false;
+    drop_events(g, n_keep);
+    if (!g->rewinding) g->rewind_keep = n_keep; /* else it is where the tokens forced before end */
+    g->rewinding = true;
+    g->n_forced += (uint32_t)n;
+    g->n_published = g->n_confirmed = n_keep + (uint32_t)n;
+    g->end_pushed = g->paused = false;
+    return REALM_OK;
+}
+
 realm_status realm_generation_rewind(realm_generation *g, uint32_t n_keep, const realm_token *tokens, size_t n,
                                      realm_error *err) {
     realm_status s = check_rewind(g, n_keep, tokens, n, err);
     if (s != REALM_OK) return s;
+    realm_context *c = g->context; /* one that runs ahead keeps it */
+    if (c) realm_mutex_lock(&c->mu);
     realm_mutex_lock(&g->mu);
-    if (n_keep < g->n_confirmed || n_keep > g->n_published)
-        s = realm_error_set(err, REALM_E_RANGE, "rewind to %u, between %u and %u it can be", n_keep, g->n_confirmed,
-                            g->n_published);
-    else if (g->final || atomic_load_explicit(&g->cancel, memory_order_relaxed))
-        s = realm_error_set(err, REALM_E_CLOSED, "the generation has ended");
-    realm_token *forced = g->forced;
-    if (s == REALM_OK && n > 0) {
-        forced = realm_realloc_array(g->forced, g->n_forced + n, sizeof *forced);
-        if (!forced) s = realm_error_set(err, REALM_E_NOMEM, "no memory for %zu tokens", n);
-    }
-    if (s == REALM_OK) {
-        if (n > 0) memcpy(forced + g->n_forced, tokens, n * sizeof *forced);
-        g->forced = forced;
-        drop_events(g, n_keep);
-        if (!g->rewinding) g->rewind_keep = n_keep; /* else it is where the tokens forced before end */
-        g->rewinding = true;
-        g->n_forced += (uint32_t)n;
-        g->n_published = g->n_confirmed = n_keep + (uint32_t)n;
-        g->end_pushed = g->paused = false;
-    }
+    s = note_rewind(g, n_keep, tokens, n, err);
     realm_mutex_unlock(&g->mu);
+    if (c) realm_mutex_unlock(&c->mu);
     if (s == REALM_OK) realm_engine_wake(g->e);
     return s;
 }
@@ -510,17 +531,29 @@ void realm_generation_finish(realm_generation *g, realm_finish finish, realm_sta
     snprintf(g->status_text, sizeof g->status_text, "%.*s", (int)sizeof g->status_text - 1, text ? text : "");
 }
 
+static void text_failed(realm_generation *g) {
+    realm_generation_finish(g, REALM_FINISH_ERROR, REALM_E_INTERNAL, "a token's text exceeds its bound");
+}
+
+/* Run ahead: says of held bytes that are new whether a forced token brought them. */
+static void note_unseen(realm_generation *g, bool forced) {
+    while (g->base && g->unseen.len < g->held.len)
+        if (realm_buf_append(&g->unseen, forced ? "\1" : "\0", 1) != REALM_OK) break; /* it is as large as held */
+}
+
 /* Takes one token's text in and decides how much of what is held can be shown; STOP when a stop string is complete. */
-static void push_text(realm_generation *g, realm_token id) {
+static void push_text(realm_generation *g, realm_token id, bool forced) {
     if (realm_detok_push(&g->detok, id, &g->held) != REALM_OK) {
-        realm_generation_finish(g, REALM_FINISH_ERROR, REALM_E_INTERNAL, "a token's text exceeds its bound");
+        text_failed(g);
         return;
     }
+    note_unseen(g, forced);
     size_t len = g->held.len - g->carry;
     const char *text = len > 0 ? g->held.data + g->carry : "";
     size_t stop = g->n_stop > 0 ? find_stop(g, text, len) : len;
     if (stop < len) {
         g->held.len = g->shown = g->carry + stop;
+        if (g->base) g->unseen.len = g->held.len;
         g->detok.n_held = 0;
         realm_generation_finish(g, REALM_FINISH_STOP, REALM_OK, NULL);
         return;
@@ -537,7 +570,7 @@ void realm_generation_accept(realm_generation *g, realm_token id) {
     }
     g->s->tokens[g->s->n_tokens++] = id;
     g->token_shown = true;
-    push_text(g, id);
+    push_text(g, id, false);
     if (g->finish == REALM_FINISH_NONE && realm_chain_must_end(g->chain))
         realm_generation_finish(g, REALM_FINISH_STOP, REALM_OK, NULL);
     if (g->finish == REALM_FINISH_NONE && realm_generation_length(g) == g->max_new)
@@ -548,8 +581,14 @@ void realm_generation_accept(realm_generation *g, realm_token id) {
 
 static void consume_held(realm_generation *g, size_t n) {
     realm_buf_consume(&g->held, n);
+    if (g->base) realm_buf_consume(&g->unseen, n);
     g->carry = g->carry > n ? g->carry - n : 0;
     g->shown = 0;
+}
+
+static bool copy_text(realm_buf *to, const realm_buf *from) {
+    realm_buf_reset(to);
+    return from->len == 0 || realm_buf_append(to, from->data, from->len) == REALM_OK;
 }
 
 /* The text's state after the first n generated tokens, which lie behind `base`. */
@@ -557,26 +596,34 @@ static void replay_text(realm_generation *g, uint32_t n) {
     const realm_text_mark *base = g->base;
     g->detok = base->detok;
     g->carry = base->carry;
-    realm_buf_reset(&g->held);
-    if (base->held.len > 0 && realm_buf_append(&g->held, base->held.data, base->held.len) != REALM_OK)
-        realm_generation_finish(g, REALM_FINISH_ERROR, REALM_E_INTERNAL, "a token's text exceeds its bound");
+    if (!copy_text(&g->held, &base->held) || !copy_text(&g->unseen, &base->unseen)) text_failed(g);
     for (uint32_t i = base->n; i < n && g->finish == REALM_FINISH_NONE; i++) {
-        push_text(g, g->s->tokens[g->n_prompt + i]);
+        push_text(g, g->s->tokens[g->n_prompt + i], false);
         consume_held(g, g->shown); /* it was shown before */
     }
 }
 
-/* A forced token has no event: of its text only what may be the start of a stop string stays. What was held before it
- * and can no longer be one is carried to the next event; `*own` of the held bytes are such. */
-static void force_text(realm_generation *g, realm_token id, size_t *own) {
-    push_text(g, id);
-    if (*own > g->held.len) *own = g->held.len;
-    if (g->shown > *own) {
-        memmove(g->held.data + *own, g->held.data + g->shown, g->held.len - g->shown);
-        g->held.len -= g->shown - *own;
-        g->carry = *own;
+/* A forced token has no event: what can be shown now waits for the next one, without the text of forced tokens. */
+static void force_text(realm_generation *g, realm_token id) {
+    push_text(g, id, true);
+    size_t kept = 0, carry = 0;
+    for (size_t i = 0; i < g->held.len; i++) {
+        if (i < g->shown && g->unseen.data[i]) continue;
+        carry += i < g->shown;
+        g->held.data[kept] = g->held.data[i];
+        g->unseen.data[kept++] = g->unseen.data[i];
     }
+    g->carry = carry;
+    g->held.len = g->unseen.len = kept;
     g->shown = 0;
+}
+
+static void mark_base(realm_generation *g) {
+    realm_text_mark *base = g->base;
+    base->n = realm_generation_length(g);
+    base->detok = g->detok;
+    base->carry = g->carry;
+    if (!copy_text(&base->held, &g->held) || !copy_text(&base->unseen, &g->unseen)) text_failed(g);
 }
 
 /* The tokens that were drawn since, an end token too, are forgotten, the forced ones seen. */
@@ -587,23 +634,18 @@ static void rewind_chain(realm_generation *g, uint32_t n_keep, const realm_token
     if (s != REALM_OK) realm_generation_finish(g, REALM_FINISH_ERROR, s, err.text);
 }
 
-static void mark_base(realm_generation *g) {
-    realm_text_mark *base = g->base;
-    base->n = realm_generation_length(g);
-    base->detok = g->detok;
-    base->carry = g->carry;
-    realm_buf_reset(&base->held);
-    if (g->held.len > 0 && realm_buf_append(&base->held, g->held.data, g->held.len) != REALM_OK)
-        realm_generation_finish(g, REALM_FINISH_ERROR, REALM_E_INTERNAL, "a token's text exceeds its bound");
-}
-
 bool realm_generation_settles(realm_generation *g) {
     if (g->run_ahead == 0 || g->finish == REALM_FINISH_CANCELLED || g->finish == REALM_FINISH_ERROR) return true;
     realm_mutex_lock(&g->mu);
-    bool settled = g->released || (!g->rewinding && g->n_confirmed >= realm_generation_length(g));
-    if (settled) g->final = true;
+    bool settled = g->final || g->released;
     realm_mutex_unlock(&g->mu);
     return settled;
+}
+
+void realm_generation_close(realm_generation *g) {
+    realm_mutex_lock(&g->mu);
+    g->final = true;
+    realm_mutex_unlock(&g->mu);
 }
 
 bool realm_generation_apply_rewind(realm_generation *g) {
@@ -618,16 +660,17 @@ bool realm_generation_apply_rewind(realm_generation *g) {
     realm_mutex_unlock(&g->mu);
     if (!wanted) return false;
 
+    if (g->context) g->s = &g->context->seq; /* it may have been lent */
     g->finish = REALM_FINISH_NONE;
     g->end_id = -1;
     realm_seq_truncate(&g->e->pool, g->s, g->n_prompt + n_keep);
     replay_text(g, n_keep);
     rewind_chain(g, n_keep, forced, n_forced);
-    size_t own = g->held.len;
     for (uint32_t i = 0; i < n_forced; i++) {
         g->s->tokens[g->s->n_tokens++] = forced[i];
-        if (g->finish == REALM_FINISH_NONE) force_text(g, forced[i], &own);
+        if (g->finish == REALM_FINISH_NONE) force_text(g, forced[i]);
     }
+    if (g->s->n_past == g->s->n_tokens) g->s->n_past--; /* what comes next is drawn from the last one's logits */
     mark_base(g);
     g->prompt_charged += n_forced;
     g->account->delta.prompt += n_forced;
@@ -645,7 +688,13 @@ static void show(realm_generation *g, realm_event *ev, size_t n) {
     ev->text_at = (uint32_t)g->text.len;
     ev->text_len = (uint32_t)n;
     if (n == 0) return;
-    if (realm_buf_append(&g->text, g->held.data, n) != REALM_OK) ev->text_len = 0;
+    if (!g->base) {
+        if (realm_buf_append(&g->text, g->held.data, n) != REALM_OK) ev->text_len = 0;
+    } else {
+        for (size_t i = 0; i < n; i++)
+            if (!g->unseen.data[i] && realm_buf_append(&g->text, g->held.data + i, 1) != REALM_OK) break;
+        ev->text_len = (uint32_t)g->text.len - ev->text_at;
+    }
     consume_held(g, n);
 }
 
@@ -683,7 +732,10 @@ static void add_step_events(realm_generation *g) {
 /* Under g->mu. */
 static void add_end_event(realm_generation *g) {
     realm_event ev = {.kind = REALM_EVENT_END, .finish = g->finish, .id = g->end_id};
-    if (g->n_rows == 0 && realm_detok_finish(&g->detok, &g->held) == REALM_OK) show(g, &ev, g->held.len);
+    if (g->n_rows == 0 && realm_detok_finish(&g->detok, &g->held) == REALM_OK) {
+        note_unseen(g, false);
+        show(g, &ev, g->held.len);
+    }
     add_event(g, &ev, NULL);
 }
 

@@ -91,8 +91,9 @@ struct realm_context {
     realm_context *next_published; /* engine->mu */
     realm_mutex mu;
     /* mu */
-    bool busy;     /* `seq` is the generation's; `shown` says what was there before */
-    realm_seq seq; /* idle: nothing is pinned */
+    uint64_t edits; /* counts changes of the tokens */
+    bool busy;      /* `seq` is the generation's; `shown` says what was there before */
+    realm_seq seq;  /* idle: nothing is pinned */
     realm_context_info shown;
 };
 
@@ -102,6 +103,8 @@ REALM_WARN_UNUSED realm_status realm_context_begin(realm_context *c, const realm
                                                    realm_error *err);
 /* Back to idle with n_tokens at most; what is pinned is let go: engine's thread, or before it knew of it. */
 void realm_context_end(realm_context *c, uint32_t n_tokens);
+/* Engine's thread: the same for a parked generation, unless its reader has rewound it meanwhile. */
+void realm_context_lend(realm_context *c, realm_generation *g);
 
 /* ---- logits, logits.c -------------------------------------------------------------------------------------------- */
 
@@ -128,7 +131,7 @@ typedef enum realm_gen_state { REALM_GEN_QUEUED, REALM_GEN_RUNNING, REALM_GEN_PA
 typedef struct realm_text_mark { /* the text's state after n generated tokens */
     uint32_t n;
     realm_detok detok;
-    realm_buf held;
+    realm_buf held, unseen;
     size_t carry;
 } realm_text_mark;
 
@@ -175,7 +178,10 @@ struct realm_generation {
     uint32_t prompt_charged, cached_charged;
     realm_detok detok;
     realm_buf held; /* text that may be the start of a stop string; its first `shown` bytes go out with this step */
-    size_t shown, carry; /* carry: leading bytes of `held` that no stop string is looked for in (rewind) */
+    /* Run ahead: a byte for each held one, not 0 where a forced token brought it; and how many held bytes are past
+     * being looked for stop strings in, waiting for an event. */
+    realm_buf unseen;
+    size_t shown, carry;
     realm_finish finish;
     realm_token end_id;
     realm_status status;
@@ -194,6 +200,8 @@ struct realm_generation {
     uint32_t n_pending_top;
     bool end_pushed;
     bool final; /* has ended for good */
+    bool lent;  /* parked: its context is idle, and may still be taken back */
+    uint64_t lent_edits;
     uint32_t counted_prompt, counted_cached, counted_new;
     uint32_t n_published, n_confirmed; /* generated tokens */
     bool rewinding;                    /* asked for, and not yet done by the engine */
@@ -218,6 +226,7 @@ void realm_generation_finish(realm_generation *g, realm_finish finish, realm_sta
 void realm_generation_publish(realm_generation *g);
 /* Whether its end, just decided, can no longer be taken back. */
 bool realm_generation_settles(realm_generation *g);
+void realm_generation_close(realm_generation *g); /* no rewind from now on */
 /* Does what a rewind asked for; true when there was one. It may decide an end. */
 bool realm_generation_apply_rewind(realm_generation *g);
 

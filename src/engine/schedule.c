@@ -149,27 +149,25 @@ static bool rewind_one(realm_engine *e, realm_generation *g) {
     return true;
 }
 
-/* Ends that could be taken back: they are, or they become final. */
+/* Ends that can be taken back: they are, or they become final. */
 static void sweep_parked(realm_engine *e, uint64_t now) {
     for (realm_generation **link = &e->parked, *g; (g = *link);) {
-        const bool late = g->deadline_ns != 0 && now >= g->deadline_ns;
-        const bool cancelled = e->stopping || atomic_load_explicit(&g->cancel, memory_order_relaxed) || late;
-        if (!cancelled && g->deadline_ns != 0) wake_at(e, g->deadline_ns);
-        if (!cancelled && realm_generation_apply_rewind(g)) {
+        const bool over = e->stopping || atomic_load_explicit(&g->cancel, memory_order_relaxed) ||
+                          (g->deadline_ns != 0 && now >= g->deadline_ns);
+        if (over) realm_generation_close(g);
+        if (realm_generation_apply_rewind(g)) { /* also when it is over: its context is then in its hands again */
+            *link = g->next_parked;
+            realm_schedule_enqueue(e, g, true);
             realm_engine_touch(e, g);
             e->progress = true;
-            if (g->finish == REALM_FINISH_NONE) {
-                *link = g->next_parked;
-                realm_schedule_enqueue(e, g, true);
-                continue;
-            }
-        }
-        if (!cancelled && !realm_generation_settles(g)) {
+            if (g->finish != REALM_FINISH_NONE) realm_engine_finished(e, g);
+        } else if (over || realm_generation_settles(g)) {
+            *link = g->next_parked;
+            realm_engine_retire(e, g);
+        } else {
+            if (g->deadline_ns != 0) wake_at(e, g->deadline_ns);
             link = &g->next_parked;
-            continue;
         }
-        *link = g->next_parked;
-        realm_engine_retire(e, g);
     }
 }
 
