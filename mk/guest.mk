@@ -134,7 +134,7 @@ $(BUILD)/wasm/guest/%.wasm: tests/unit/tenant/guest/%.c $(GUEST_HEADERS) mk/gues
 	$(call build_guest)
 
 $(TEST_GUESTS): tests/unit/tenant/guest/probe.h
-PROGRAM_TESTS := $(addprefix $(BUILD)/unit/tenant/,test_host test_wasi test_nn test_models test_modules test_programs test_hostile)
+PROGRAM_TESTS := $(addprefix $(BUILD)/unit/tenant/,test_host test_wasi test_nn test_models test_modules test_programs test_limits test_hostile)
 $(BUILD)/unit/tenant/test_hostile: | $(WAT_WASM)
 $(PROGRAM_TESTS): | $(TEST_GUESTS) $(GUEST_EXAMPLES)
 $(PROGRAM_TESTS): private TEST_CFLAGS += -DTEST_WASM='"$(BUILD)/wasm"' -DTEST_GUESTS='"$(BUILD)/guest"'
