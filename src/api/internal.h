@@ -103,6 +103,7 @@ typedef struct gen_request {
     uint64_t seed;
     realm_generation_params gen;
     realm_logit_bias *bias;
+    realm_grammar_state *grammar; /* of response_format; NULL: any text */
     realm_gguf_str stop[4];
     size_t n_stop;
     realm_buf messages; /* normalised, JSON */

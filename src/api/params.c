@@ -319,13 +319,6 @@ static bool read_plain(const gen_request *q, api_error *e) {
         CHECK(realm_json_str(&v, &s, &len, &err_), &v);
         if (len) return api_error_field(e, &v, "unsupported_parameter", "inserting before a suffix is not supported");
     }
-    if (realm_json_get_set(&q->root, "response_format", &v)) {
-        CHECK(realm_json_expect(&v, REALM_JSON_OBJECT, &err_), &v);
-        (void)realm_json_get(&v, "type", &item);
-        if (!ONE_OF(&item, "text", "json_object", "json_schema")) return false;
-        if (!realm_json_is(&item, "text"))
-            return api_error_field(e, &v, "unsupported_parameter", "only the type \"text\" is supported");
-    }
     if (realm_json_get_set(&q->root, "tool_choice", &v) && !realm_json_is(&v, "none"))
         return api_error_field(e, &v, "unsupported_parameter", "tools are not supported; only \"none\" is accepted");
     if (realm_json_get_set(&q->root, "modalities", &v)) {
@@ -337,6 +330,69 @@ static bool read_plain(const gen_request *q, api_error *e) {
     return true;
 }
 
+/* {"name","schema","description","strict"}: the object into *v, on which the schema hangs. */
+static bool read_json_schema(const realm_json *format, realm_json *v, realm_json *schema, api_error *e) {
+    static const char *const known[] = {"name", "schema", "description", "strict"};
+    realm_json name, unknown;
+    (void)realm_json_get(format, "json_schema", v);
+    CHECK(realm_json_expect(v, REALM_JSON_OBJECT, &err_), v);
+    unknown = *v;
+    CHECK(realm_json_only(v, known, 4, &unknown, &err_), &unknown);
+    const char *s = "";
+    size_t len = 0;
+    bool strict = false; /* a schema is always kept to */
+    (void)realm_json_get(v, "name", &name);
+    CHECK(realm_json_str(&name, &s, &len, &err_), &name);
+    if (len == 0 || len > 64) return api_error_field(e, &name, "invalid_value", "must have 1 to 64 bytes");
+    if (realm_json_get_set(v, "description", &name)) CHECK(realm_json_str(&name, &s, &len, &err_), &name);
+    if (!opt_bool(v, "strict", &strict, e)) return false;
+    (void)realm_json_get(v, "schema", schema);
+    CHECK(realm_json_expect(schema, REALM_JSON_OBJECT, &err_), schema);
+    return true;
+}
+
+/* A grammar that does not compile is the client's error: the answer is never given without it. */
+static bool read_format(gen_request *q, realm_runtime *rt, api_error *e) {
+    static const char any_object[] = "{\"type\":\"object\"}";
+    realm_json v, item, object, wanted;
+    if (!realm_json_get_set(&q->root, "response_format", &v)) return true;
+    CHECK(realm_json_expect(&v, REALM_JSON_OBJECT, &err_), &v);
+    (void)realm_json_get(&v, "type", &item);
+    if (!ONE_OF(&item, "text", "json_object", "json_schema")) return false;
+    const bool schema = realm_json_is(&item, "json_schema"), text = realm_json_is(&item, "text");
+    static const char *const known[] = {"type", "json_schema"};
+    realm_json unknown = v;
+    CHECK(realm_json_only(&v, known, schema ? 2 : 1, &unknown, &err_), &unknown);
+    if (text) return true;
+    realm_buf grammar;
+    realm_buf_init(&grammar, REALM_GRAMMAR_BYTES_MAX);
+    if (!schema) {
+        realm_buf_puts(&grammar, any_object);
+    } else {
+        if (!read_json_schema(&v, &object, &wanted, e)) return false;
+        if (realm_json_dump(&wanted, &grammar) != REALM_OK) {
+            const bool large = realm_buf_status(&grammar) == REALM_E_LIMIT;
+            realm_buf_release(&grammar);
+            if (!large) return api_error_status(e, REALM_E_NOMEM, NULL);
+            return api_error_field(e, &wanted, "invalid_value", "at most %u bytes are taken", REALM_GRAMMAR_BYTES_MAX);
+        }
+    }
+    realm_error err = {0};
+    realm_status s = realm_buf_status(&grammar);
+    if (s == REALM_OK)
+        s = realm_runtime_grammar(rt, q->model, REALM_GRAMMAR_KIND_JSON_SCHEMA, grammar.data, grammar.len, &q->grammar,
+                                  &err);
+    realm_buf_release(&grammar);
+    q->gen.grammar = q->grammar;
+    switch (s) {
+    case REALM_OK: return true;
+    case REALM_E_FORMAT:
+    case REALM_E_LIMIT:
+    case REALM_E_TIMEOUT: return api_error_field(e, schema ? &wanted : &v, "invalid_value", "%s", err.text);
+    default: return api_error_status(e, s, &err);
+    }
+}
+
 void gen_request_init(gen_request *q, bool chat) {
     *q = (gen_request){.chat = chat, .n = 1};
     realm_buf_init(&q->messages, REALM_RUN_INPUT_MAX);
@@ -345,6 +401,7 @@ void gen_request_init(gen_request *q, bool chat) {
 void gen_request_release(gen_request *q) {
     realm_json_doc_close(q->doc);
     realm_buf_release(&q->messages);
+    realm_grammar_state_close(q->grammar);
     realm_free(q->bias);
     realm_free(q->prompts);
     realm_free(q->tokens);
@@ -381,5 +438,5 @@ bool gen_request_read(gen_request *q, realm_runtime *rt, const char *body, size_
         return api_error_set(e, 400, "invalid_value", "n",
                              "n times the number of prompts is %zu, at most %u are accepted", q->n * q->n_prompts,
                              API_CHOICES_MAX);
-    return true;
+    return read_format(q, rt, e); /* the last: it may take long */
 }

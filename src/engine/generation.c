@@ -67,6 +67,13 @@ static realm_status check_params(const realm_engine *e, const realm_generation_p
     if (p->top_logprobs > REALM_TOP_LOGPROBS_MAX)
         return realm_error_set(err, REALM_E_RANGE, "top_logprobs is %u, at most %u are given", p->top_logprobs,
                                REALM_TOP_LOGPROBS_MAX);
+    if (p->grammar && realm_grammar_state_vocab_size(p->grammar) != e->n_vocab)
+        return realm_error_set(err, REALM_E_INVALID, "the grammar is for a model with another vocabulary");
+    if (p->chain && p->chain->n_vocab != e->n_vocab)
+        return realm_error_set(err, REALM_E_INVALID, "the sampler is for a model with another vocabulary");
+    if (p->chain && p->grammar && p->chain->n_stages == REALM_STAGES_MAX)
+        return realm_error_set(err, REALM_E_LIMIT, "the sampler's %u stages leave no place for a grammar",
+                               REALM_STAGES_MAX);
     return realm_sampling_check(&p->sampling, e->n_vocab, err);
 }
 

@@ -39,7 +39,7 @@ REALM_WARN_UNUSED realm_status realm_grammar_compile(realm_grammar_vocab *v, rea
 realm_grammar *realm_grammar_retain(realm_grammar *g); /* returns g */
 void realm_grammar_release(realm_grammar *g);          /* NULL-safe */
 
-/* A state at the start. It holds its grammar. */
+/* A state at the start. It holds its grammar. While nothing else is done with a state several threads may fork it. */
 REALM_WARN_UNUSED realm_status realm_grammar_state_open(realm_grammar *g, realm_grammar_state **out, realm_error *err);
 REALM_WARN_UNUSED realm_status realm_grammar_state_fork(const realm_grammar_state *s, realm_grammar_state **out,
                                                         realm_error *err);

@@ -56,7 +56,7 @@ void grammar_call_end(realm_grammar_vocab *v, int place);
 struct realm_grammar {
     atomic_uint refs;
     realm_grammar_vocab *vocab;
-    realm_mutex mu; /* leaf: the library's handle is for one thread at a time */
+    realm_mutex mu; /* leaf: one state, or the start, may be copied by several threads at once */
     LlgMatcher *start;
 };
 

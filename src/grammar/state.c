@@ -58,7 +58,10 @@ realm_status realm_grammar_state_open(realm_grammar *g, realm_grammar_state **ou
 
 realm_status realm_grammar_state_fork(const realm_grammar_state *from, realm_grammar_state **out, realm_error *err) {
     *out = NULL;
-    realm_status status = state_new(from->g, llg_clone_matcher(from->m), out, err);
+    realm_mutex_lock(&from->g->mu);
+    LlgMatcher *m = llg_clone_matcher(from->m);
+    realm_mutex_unlock(&from->g->mu);
+    realm_status status = state_new(from->g, m, out, err);
     if (status != REALM_OK) return status;
     (*out)->n_tokens = from->n_tokens;
     (*out)->ended = from->ended;

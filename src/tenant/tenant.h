@@ -81,6 +81,12 @@ size_t realm_runtime_model_count(const realm_runtime *rt);
 realm_status realm_runtime_model_at(const realm_runtime *rt, size_t i, realm_model_info *out);
 /* NULL when no model has this id. */
 realm_engine *realm_runtime_engine(const realm_runtime *rt, const char *id);
+/* What an answer must look like, for realm_run_params.generation.grammar; closed with realm_grammar_state_close after
+ * the run. Takes up to seconds: not for an I/O thread. REALM_E_NOT_FOUND without the model, else as
+ * realm_grammar_compile. */
+REALM_WARN_UNUSED realm_status realm_runtime_grammar(realm_runtime *rt, const char *model_id, realm_grammar_kind kind,
+                                                     const char *text, size_t len, realm_grammar_state **out,
+                                                     realm_error *err);
 /* Renders the model's chat template. `messages` and `tools` (or NULL) are JSON arrays. `spans` (freed with realm_free)
  * says which parts are the template's own (control tokens are parsed there) and which came from messages.
  * REALM_E_NOT_FOUND: the model has no template. REALM_E_INVALID: the template refused the messages. */

@@ -1,6 +1,7 @@
 """The official Python client as a black box, against one server with three tenants."""
 import asyncio
 import concurrent.futures
+import json
 import math
 
 import openai
@@ -209,6 +210,34 @@ def test_text_endpoints(server):
     assert len(tokens(server, r["prompt"], parse_special=True)) == prompt
 
 
+def test_answers_keep_to_a_schema(server):
+    c = server.client()
+    schema = {"type": "object", "properties": {"city": {"type": "string", "maxLength": 20},
+                                               "size": {"enum": ["small", "large"]},
+                                               "inhabitants": {"type": "integer", "minimum": 1, "maximum": 99999999}},
+              "required": ["city", "size", "inhabitants"], "additionalProperties": False}
+    form = {"type": "json_schema", "json_schema": {"name": "city", "schema": schema, "strict": True}}
+    ask = dict(model="smollm2", messages=[{"role": "user", "content": "Paris as JSON: city, size, inhabitants."}])
+    for temperature in (0, 1, 2):
+        r = c.chat.completions.create(**ask, response_format=form, temperature=temperature, n=2, max_tokens=300, seed=3)
+        for choice in r.choices:
+            assert choice.finish_reason == "stop", choice
+            v = json.loads(choice.message.content)
+            assert set(v) == set(schema["required"]) and v["size"] in ("small", "large"), v
+            assert len(v["city"]) <= 20 and 1 <= v["inhabitants"] <= 99999999, v
+    text = "".join(k.choices[0].delta.content or "" for k in c.chat.completions.create(
+        **ask, response_format=form, temperature=1, seed=4, max_tokens=300, stream=True) if k.choices)
+    assert set(json.loads(text)) == set(schema["required"])
+    r = c.chat.completions.create(**ask, response_format={"type": "json_object"}, temperature=0, max_tokens=400)
+    if r.choices[0].finish_reason == "stop":
+        assert isinstance(json.loads(r.choices[0].message.content), dict)
+    else:
+        assert r.choices[0].message.content.lstrip().startswith("{")
+    form["json_schema"]["schema"] = {"type": "object", "properties": {"a": {"type": "strin"}}}
+    e = raises(openai.BadRequestError, lambda: c.chat.completions.create(**ask, response_format=form))
+    assert e.param == "response_format.json_schema.schema" and "#/properties/a/type" in e.message, e
+
+
 def test_errors_are_the_clients_exceptions(server):
     c = server.client()
     e = raises(openai.AuthenticationError, lambda: server.client("wrong-key").models.list())
@@ -216,7 +245,7 @@ def test_errors_are_the_clients_exceptions(server):
     e = raises(openai.NotFoundError, lambda: c.chat.completions.create(**{**CHAT, "model": "gpt-4"}))
     assert e.code == "model_not_found" and e.param == "model"
     for field, value in dict(temperature=3, top_p=-1, n=0, max_tokens=0, stop=["a"] * 5, seed="x", logit_bias={"x": 1},
-                             top_logprobs=3, response_format={"type": "json_object"}, tools=[{"type": "function"}]).items():
+                             top_logprobs=3, response_format={"type": "xml"}, tools=[{"type": "function"}]).items():
         e = raises(openai.BadRequestError, lambda: c.chat.completions.create(**{**CHAT, field: value}))
         assert e.param and e.param.startswith(field), (field, e)
         assert e.body["type"] == "invalid_request_error" and set(e.body) == {"message", "type", "param", "code"}
