@@ -361,7 +361,7 @@ static void order_done(void *user, realm_status status, const realm_error *err) 
 }
 
 /* Four lists of one tenant, then one of another and one of a third: the others' come after the first of the four, and
- * each tenant's in their order. Every list is a turn long, so that none is over within another's. */
+ * each tenant's in their order. A turn is one list's at most. */
 static void rotation(void **state) {
     (void)state;
     tensor_run r;
@@ -406,7 +406,7 @@ static void given_up(void **state) {
     realm_tensor_job *j;
     tensor_run_open(&r, NULL, 2, NULL);
     realm_tensor *x = tensor_make(&r, M, K), *y = tensor_make(&r, M, K);
-    realm_tensor_op ops[40];
+    static realm_tensor_op ops[2000]; /* seconds, if it were let */
     for (size_t i = 0; i < REALM_ARRAY_LEN(ops); i++)
         ops[i] = (realm_tensor_op){.kind = REALM_TENSOR_MATMUL, .out = y, .a = x, .b = x};
     waiter_init(&w);
@@ -524,10 +524,113 @@ static void lack_of_memory(void **state) {
     tensor_run_close(&r);
 }
 
+static uint64_t rng = 1;
+static uint32_t random_below(uint32_t n) {
+    rng = rng * UINT64_C(6364136223846793005) + UINT64_C(1442695040888963407);
+    return (uint32_t)(rng >> 33) % n;
+}
+
+/* Mostly small and often right, now and then anything. */
+static uint32_t random_number(void) {
+    static const uint32_t numbers[] = {0, 1, 2, 3, 4, 8, 16, 31, 32, 64, 1u << 31, UINT32_MAX};
+    return numbers[random_below(random_below(8) ? 10 : REALM_ARRAY_LEN(numbers))];
+}
+
+static float random_float(void) {
+    static const float numbers[] = {1, 0.5f, 1e-5f, 10000, 0, -1, INFINITY, NAN};
+    return numbers[random_below(random_below(8) ? 4 : REALM_ARRAY_LEN(numbers))];
+}
+
+/* Lists made at random are refused with an op's number or run; the sanitizers see to the rest. */
+static void random_lists(void **state) {
+    (void)state;
+    tiny_spec spec = tiny_llama;
+    spec.type = REALM_TYPE_Q8_0;
+    tiny_model *tiny = tiny_make(&spec);
+    realm_error err = {0};
+    realm_gguf *g;
+    assert_int_equal(realm_gguf_open_memory(&g, tiny->file, tiny->file_len, &err), REALM_OK);
+    model_run m;
+    model_run_open(&m, g, 2, 8, 1);
+    tensor_run r;
+    tensor_run_open(&r, m.b, 0, NULL);
+    static const uint64_t shapes[][2] = {{1, 64}, {4, 64}, {8, 64}, {8, 32}, {4, 32}, {1, 32},
+                                         {4, 1},  {4, 4},  {64, 4}, {32, 8}, {4, 96}, {4, 8}};
+    static const char *const names[] = {"blk.0.attn_q.weight", "blk.1.ffn_norm.weight", "token_embd.weight",
+                                        "blk.2.ffn_gate.weight", "blk.0.attn_k.weight"};
+    realm_tensor *t[REALM_ARRAY_LEN(shapes) + REALM_ARRAY_LEN(names)];
+    size_t n = 0;
+    for (size_t i = 0; i < REALM_ARRAY_LEN(shapes); i++) t[n++] = tensor_make(&r, shapes[i][0], shapes[i][1]);
+    for (size_t i = 0; i < REALM_ARRAY_LEN(names); i++) t[n++] = tensor_weight(m.m, names[i]);
+    uint32_t ran = 0;
+    for (uint32_t round = 0; round < 30000; round++) {
+        int32_t ids[4];
+        for (int i = 0; i < 4; i++) ids[i] = (int32_t)random_number();
+        realm_tensor_op op = {.kind = (realm_tensor_op_kind)random_below(REALM_TENSOR_PIN)};
+        realm_tensor **const operands[] = {&op.out, &op.a, &op.b, &op.c, &op.d};
+        for (int i = 0; i < 5; i++)
+            if (random_below(8) < (i < 2 ? 8u : 4u)) *operands[i] = t[random_below((uint32_t)n)];
+        if (op.kind != REALM_TENSOR_ATTENTION && random_below(8)) op.c = op.d = NULL;
+        if (random_below(4) == 0) op.out = op.a;
+        if (random_below(3) == 0) op.m = random_number();
+        switch (op.kind) {
+        case REALM_TENSOR_GET_ROWS:
+            op.u.get_rows.ids = ids;
+            op.u.get_rows.n = random_below(5);
+            op.u.get_rows.scale = random_float();
+            break;
+        case REALM_TENSOR_ROPE:
+            op.u.rope.head_dim = random_number();
+            op.u.rope.rope_dims = random_number();
+            op.u.rope.first_pos = random_number();
+            op.u.rope.base = random_float();
+            op.u.rope.freq_scale = random_float();
+            op.u.rope.style = (realm_rope_style)random_below(3);
+            break;
+        case REALM_TENSOR_ATTENTION:
+            op.u.attention.n_head = random_number();
+            op.u.attention.n_kv_head = random_number();
+            op.u.attention.head_dim = random_number();
+            if (random_below(4)) { /* q of 64 columns, k and v of 32 */
+                op.u.attention.n_head = 4;
+                op.u.attention.n_kv_head = 2;
+                op.u.attention.head_dim = 16;
+                op.out = t[random_below(3)];
+                op.a = t[random_below(3)];
+                op.b = t[3 + random_below(3)];
+                op.c = t[3 + random_below(3)];
+            }
+            op.u.attention.t = random_number();
+            op.u.attention.n_past = random_number();
+            op.u.attention.window = random_number();
+            op.u.attention.full = random_below(2);
+            op.u.attention.scale = random_float();
+            op.u.attention.softcap = random_float();
+            break;
+        case REALM_TENSOR_COPY:
+            op.u.copy.row = random_number();
+            op.u.copy.n_rows = random_below(8) ? random_number() : UINT64_MAX - random_number();
+            op.u.copy.out_row = random_number();
+            break;
+        default: op.u.scale = random_float(); break;
+        }
+        realm_status s = tensor_try(&r, &op, 1, &err);
+        ran += s == REALM_OK;
+        if (s != REALM_OK && strncmp(err.text, "op 0", 4) != 0) model_run_fail("no op is named", &err);
+    }
+    print_message("%u of 30000 lists ran\n", ran);
+    assert_true(ran > 300);
+    for (size_t i = 0; i < n; i++) realm_tensor_release(t[i]);
+    tensor_run_close(&r);
+    model_run_close(&m);
+    tiny_free(tiny);
+}
+
 int main(void) {
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(handles),  cmocka_unit_test(weights),   cmocka_unit_test(refused),
-        cmocka_unit_test(busy),     cmocka_unit_test(cancelled), cmocka_unit_test(rotation),
-        cmocka_unit_test(given_up), cmocka_unit_test(pins),      cmocka_unit_test(lack_of_memory)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(handles),        cmocka_unit_test(weights),
+                                       cmocka_unit_test(refused),        cmocka_unit_test(busy),
+                                       cmocka_unit_test(cancelled),      cmocka_unit_test(rotation),
+                                       cmocka_unit_test(given_up),       cmocka_unit_test(pins),
+                                       cmocka_unit_test(lack_of_memory), cmocka_unit_test(random_lists)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
