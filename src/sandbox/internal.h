@@ -33,7 +33,7 @@
 /* Credit of CPU time: a program earns a third of the time that passes, up to REALM_SOFT_NS, and spends what it uses.
  * One in debt runs in the background. */
 #define REALM_SOFT_NS (3 * REALM_NS_PER_MS)
-#define REALM_DEBT_NS (12 * REALM_NS_PER_MS) /* at most, so that a burst is forgotten in time */
+#define REALM_DEBT_NS (6 * REALM_NS_PER_MS) /* at most, so that a burst is forgotten in time */
 #define REALM_EARN_DIV 3
 #define REALM_CALL_STATE_BYTES 64
 
