@@ -37,6 +37,11 @@ GUEST_EXAMPLES := $(foreach f,$(sort $(wildcard guest/examples/*/*.c)),$(BUILD)/
 GUEST_DEFAULT  := $(BUILD)/guest/default.wasm
 DEFAULT_BYTES_MAX := 16384
 
+# The transformer that a program writes itself, for 64-bit memory too.
+GUEST_EXAMPLES += $(BUILD)/guest/forward64.wasm
+$(BUILD)/guest/forward64.wasm: guest/examples/forward/forward.c $(GUEST_HEADERS) mk/guest.mk
+	$(call build_guest,--target=wasm64,-mwasm64)
+
 .PHONY: guests
 guests: $(GUEST_DEFAULT) $(GUEST_EXAMPLES)
 
@@ -134,7 +139,7 @@ $(BUILD)/wasm/guest/%.wasm: tests/unit/tenant/guest/%.c $(GUEST_HEADERS) mk/gues
 	$(call build_guest)
 
 $(TEST_GUESTS): tests/unit/tenant/guest/probe.h
-PROGRAM_TESTS := $(addprefix $(BUILD)/unit/tenant/,test_host test_wasi test_nn test_models test_modules test_programs test_limits test_hostile)
+PROGRAM_TESTS := $(addprefix $(BUILD)/unit/tenant/test_,host wasi nn models modules programs limits hostile tensors)
 $(BUILD)/unit/tenant/test_hostile: | $(WAT_WASM)
 $(PROGRAM_TESTS): | $(TEST_GUESTS) $(GUEST_EXAMPLES)
 $(PROGRAM_TESTS): private TEST_CFLAGS += -DTEST_WASM='"$(BUILD)/wasm"' -DTEST_GUESTS='"$(BUILD)/guest"'

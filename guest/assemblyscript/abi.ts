@@ -973,3 +973,70 @@ export declare function store_delete(key: usize, key_len: usize): i32;
 // @ts-ignore: decorator
 @external("realm", "store_list")
 export declare function store_list(prefix: usize, prefix_len: usize, after: usize, after_len: usize, out: usize, max: usize): i32;
+
+// ---- Tensors ----
+
+// A float32 tensor of zeros, up to 4 dimensions, the last one contiguous. Counts against tensor_bytes.
+// @ts-ignore: decorator
+@external("realm", "tensor_new")
+export declare function tensor_new(dims: usize, n_dims: usize): i32;
+
+// A weight of a model by its name in the file; no copy. It can be computed with, not read, unless read_weights.
+// @ts-ignore: decorator
+@external("realm", "tensor_weight")
+export declare function tensor_weight(model: i32, name: usize, len: usize): i32;
+
+// Dimensions and type.
+// @ts-ignore: decorator
+@external("realm", "tensor_info")
+export declare function tensor_info(tensor: i32, out: usize): i32;
+
+// Writes values from the given element on.
+// @ts-ignore: decorator
+@external("realm", "tensor_write")
+export declare function tensor_write(tensor: i32, at: u64, values: usize, n: usize): i32;
+
+// Reads values. Metered (read_bytes).
+// @ts-ignore: decorator
+@external("realm", "tensor_read")
+export declare function tensor_read(tensor: i32, at: u64, out: usize, n: usize): i32;
+
+// Runs a list of operations in order on the shared device, all checked before the first runs; waits for them.
+// last_error names the operation and operand at fault.
+// @ts-ignore: decorator
+@external("realm", "tensor_run")
+export declare function tensor_run(ops: usize, n: usize): i32;
+
+// float32 [m,k] x [k,n] from and to the program's memory; lengths in bytes.
+// @ts-ignore: decorator
+@external("realm", "candle_matmul")
+export declare function candle_matmul(a: usize, a_len: usize, b: usize, b_len: usize, m: u32, k: u32, n: u32, out: usize): i32;
+
+// Attention over tensor handles, causal (mask 0: the last row sees all) or with an additive (rows, positions) mask;
+// scale_bits are the bits of the float32 scale.
+// @ts-ignore: decorator
+@external("realm", "attention_forward")
+export declare function attention_forward(q: i32, k: i32, v: i32, mask: i32, out: i32, n_head: u32, n_kv_head: u32, head_dim: u32, scale_bits: u32): i32;
+
+// ---- Models larger than their memory budget ----
+
+// The layer's tensors as in the file, in the file's order, into the program's memory (needs read_weights); with out 0
+// brings the layer in and pins it, no copy. Returns bytes.
+// @ts-ignore: decorator
+@external("realm", "memory64_load_layer")
+export declare function memory64_load_layer(model: i32, layer: u32, out: usize, max: usize): i32;
+
+// A tensor handle by layer and name (`attn_q.weight`); no copy.
+// @ts-ignore: decorator
+@external("realm", "memory64_load_tensor")
+export declare function memory64_load_tensor(model: i32, layer: u32, name: usize, len: usize): i32;
+
+// Unpins.
+// @ts-ignore: decorator
+@external("realm", "memory64_unload_layer")
+export declare function memory64_unload_layer(model: i32, layer: u32): i32;
+
+// Hits, misses, evictions and bytes of the model in use.
+// @ts-ignore: decorator
+@external("realm", "memory64_get_stats")
+export declare function memory64_get_stats(out: usize, max: usize): i32;

@@ -260,3 +260,50 @@ int32_t realm_store_delete(const char *key, size_t key_len) REALM_IMPORT(store_d
 /* Keys with a prefix, in order, behind `after`, each followed by a NUL, as many as fit; returns the bytes. */
 int32_t realm_store_list(const char *prefix, size_t prefix_len, const char *after, size_t after_len, char *out,
                          size_t max) REALM_IMPORT(store_list);
+
+/* ---- Tensors ---- */
+
+/* A float32 tensor of zeros, up to 4 dimensions, the last one contiguous. Counts against tensor_bytes. */
+int32_t realm_tensor_new(const uint64_t *dims, size_t n_dims) REALM_IMPORT(tensor_new);
+
+/* A weight of a model by its name in the file; no copy. It can be computed with, not read, unless read_weights. */
+int32_t realm_tensor_weight(int32_t model, const char *name, size_t len) REALM_IMPORT(tensor_weight);
+
+/* Dimensions and type. */
+int32_t realm_tensor_info(int32_t tensor, realm_guest_tensor *out) REALM_IMPORT(tensor_info);
+
+/* Writes values from the given element on. */
+int32_t realm_tensor_write(int32_t tensor, uint64_t at, const float *values, size_t n) REALM_IMPORT(tensor_write);
+
+/* Reads values. Metered (read_bytes). */
+int32_t realm_tensor_read(int32_t tensor, uint64_t at, float *out, size_t n) REALM_IMPORT(tensor_read);
+
+/* Runs a list of operations in order on the shared device, all checked before the first runs; waits for them.
+ * last_error names the operation and operand at fault. */
+int32_t realm_tensor_run(const realm_guest_tensor_op *ops, size_t n) REALM_IMPORT(tensor_run);
+
+/* float32 [m,k] x [k,n] from and to the program's memory; lengths in bytes. */
+int32_t realm_candle_matmul(const float *a, size_t a_len, const float *b, size_t b_len, uint32_t m, uint32_t k,
+                            uint32_t n, float *out) REALM_IMPORT(candle_matmul);
+
+/* Attention over tensor handles, causal (mask 0: the last row sees all) or with an additive (rows, positions) mask;
+ * scale_bits are the bits of the float32 scale. */
+int32_t realm_attention_forward(int32_t q, int32_t k, int32_t v, int32_t mask, int32_t out, uint32_t n_head,
+                                uint32_t n_kv_head, uint32_t head_dim, uint32_t scale_bits) REALM_IMPORT(attention_forward);
+
+/* ---- Models larger than their memory budget ---- */
+
+/* The layer's tensors as in the file, in the file's order, into the program's memory (needs read_weights); with out 0
+ * brings the layer in and pins it, no copy. Returns bytes. */
+int32_t realm_memory64_load_layer(int32_t model, uint32_t layer, void *out,
+                                  size_t max) REALM_IMPORT(memory64_load_layer);
+
+/* A tensor handle by layer and name (`attn_q.weight`); no copy. */
+int32_t realm_memory64_load_tensor(int32_t model, uint32_t layer, const char *name,
+                                   size_t len) REALM_IMPORT(memory64_load_tensor);
+
+/* Unpins. */
+int32_t realm_memory64_unload_layer(int32_t model, uint32_t layer) REALM_IMPORT(memory64_unload_layer);
+
+/* Hits, misses, evictions and bytes of the model in use. */
+int32_t realm_memory64_get_stats(realm_stream_stats *out, size_t max) REALM_IMPORT(memory64_get_stats);

@@ -165,7 +165,9 @@
     X(LOGITS, logits_mask, "iipp", REALM_IMPORT_OFF_FIBER, (int32_t handle, uint32_t row, const void *bits, size_t len), \
       "Keeps the tokens whose bit is set (bit t % 8 of byte t / 8, vocabulary / 8 bytes rounded up), in place.") \
     X(LOGITS, logits_read, "iipp", 0, (int32_t handle, uint32_t row, float *out, size_t max), \
-      "The whole row as float32, `max` in values. Metered (read_bytes).")
+      "The whole row as float32, `max` in values. Metered (read_bytes).") \
+    X(LOGITS, tensor_logits, "i", REALM_IMPORT_OFF_FIBER, (int32_t tensor), \
+      "A logits handle over a copy of a (rows, vocabulary) tensor, for the calls of that group.")
 
 #define REALM_ABI_SAMPLERS(X) \
     X(SAMPLERS, sampler_new, "ppl", REALM_IMPORT_OFF_FIBER, \
@@ -258,8 +260,6 @@
     X(TENSORS, tensor_run, "pp", REALM_IMPORT_OFF_FIBER, (const realm_guest_tensor_op *ops, size_t n), \
       "Runs a list of operations in order on the shared device, all checked before the first runs; waits for them. " \
       "last_error names the operation and operand at fault.") \
-    X(TENSORS, tensor_logits, "i", REALM_IMPORT_OFF_FIBER, (int32_t tensor), \
-      "A logits handle over a copy of a (rows, vocabulary) tensor, for the calls of that group.") \
     X(TENSORS, candle_matmul, "ppppiiip", REALM_IMPORT_OFF_FIBER, \
       (const float *a, size_t a_len, const float *b, size_t b_len, uint32_t m, uint32_t k, uint32_t n, float *out), \
       "float32 [m,k] x [k,n] from and to the program's memory; lengths in bytes.") \
@@ -298,7 +298,9 @@
     REALM_ABI_LOGITS(X)    \
     REALM_ABI_SAMPLERS(X)  \
     REALM_ABI_GRAMMARS(X)  \
-    REALM_ABI_STORE(X)
+    REALM_ABI_STORE(X)     \
+    REALM_ABI_TENSORS(X)   \
+    REALM_ABI_STREAMING(X)
 
 #define REALM_ABI_DECLARE(group, name, params, flags, declaration, text) \
     realm_call_result host_##name(realm_call *call, const uint64_t *args, int32_t *result);

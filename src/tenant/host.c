@@ -83,6 +83,7 @@ void realm_host_set_instance(realm_host *h, realm_instance *instance) {
 void realm_host_close(realm_host *h) {
     if (!h) return;
     host_nn_close(h);
+    host_tensors_close(h);
     for (uint32_t i = 0; i < h->n_slots; i++)
         if (h->slots[i].kind != HOST_FREE) close_slot(h, i);
     realm_free(h->slots);

@@ -98,7 +98,8 @@ typedef struct host_generation {
     X(GENERATION, host_generation_free) \
     X(CONTEXT, host_context_free)       \
     X(SAMPLER, host_sampler_free)       \
-    X(GRAMMAR, host_grammar_free)
+    X(GRAMMAR, host_grammar_free)       \
+    X(TENSOR, host_tensor_free)
 
 #define HOST_KIND(kind, free) HOST_##kind,
 typedef enum host_kind { HOST_FREE, HOST_KINDS(HOST_KIND) } host_kind;
@@ -110,8 +111,9 @@ typedef struct host_slot {
     void *object;
 } host_slot;
 
-typedef struct host_wasi host_wasi; /* host_wasi.c */
-typedef struct host_nn host_nn;     /* host_nn.c */
+typedef struct host_wasi host_wasi;       /* host_wasi.c */
+typedef struct host_nn host_nn;           /* host_nn.c */
+typedef struct host_tensors host_tensors; /* host_tensor.c */
 
 struct realm_host {
     realm_run *run;
@@ -139,6 +141,7 @@ struct realm_host {
     uint64_t tensor_bytes;          /* of the limit of this name: held now */
     uint64_t ring_at, ring_len;     /* the registered ring in the program's memory; 0: none */
     uint64_t log_bytes, read_bytes; /* of the limits of these names: used */
+    host_tensors *tensors;          /* once a call of that group needs it */
     host_wasi *wasi;                /* once the program has printed something */
     uint8_t wasi_closed;            /* bit per descriptor */
     host_nn *nn;                    /* once the program has loaded a graph */
@@ -192,6 +195,9 @@ void host_wasi_close(realm_host *h); /* writes what has no newline yet */
 
 /* host_nn.c */
 void host_nn_close(realm_host *h);
+
+/* host_tensor.c */
+void host_tensors_close(realm_host *h); /* stops what is computed, unpins layers */
 
 /* host_text.c */
 void host_prompt_release(realm_host *h, host_prompt *p); /* what is in it */

@@ -18,6 +18,7 @@
 #include "template/template.h"
 #include "tenant/run.h"
 #include "tenant/tenant.h"
+#include "tensor/tensor.h"
 
 #define RUNTIME_MODELS_MAX 16u
 #define STORED_LOADED_MAX 16u           /* models that tenants stored, loaded at once */
@@ -94,10 +95,11 @@ struct realm_tenant {
     bool forgotten;      /* runtime.mu: and its models and files are gone too */
     atomic_uint jobs[2]; /* quick and heavy ones, queued or running */
 
-    tenant_model *stored;       /* runtime.mu: those loaded, or about to be */
-    realm_token_counts carried; /* flush_mu: of stored models that were unloaded, not yet in the ledger */
-    saved_context *saved;       /* mu */
-    realm_mutex files_mu;       /* what the store lists and what is in the tenant's folder agree outside of it */
+    realm_tensor_budget *tensors; /* mu: made when first used */
+    tenant_model *stored;         /* runtime.mu: those loaded, or about to be */
+    realm_token_counts carried;   /* flush_mu: of stored models that were unloaded, not yet in the ledger */
+    saved_context *saved;         /* mu */
+    realm_mutex files_mu;         /* what the store lists and what is in the tenant's folder agree outside of it */
 
     realm_mutex mu;
     realm_limits limits;       /* mu */
@@ -130,7 +132,8 @@ struct realm_runtime {
     realm_program *default_program;
     uint64_t program_bytes; /* most compiled code that is kept for tenants */
     tenant_jobs *jobs;
-    char *models_dir; /* NULL without a state folder */
+    realm_tensor_service *tensors; /* computes lists of operations, in turns with the engines */
+    char *models_dir;              /* NULL without a state folder */
 
     realm_mutex mu;
     tenant_model *models[RUNTIME_MODELS_MAX]; /* written under mu, before n_models; read freely below n_models */

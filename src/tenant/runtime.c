@@ -42,6 +42,7 @@ realm_status realm_runtime_open(realm_runtime **out, const realm_runtime_config 
     if ((s = realm_sandbox_open(&rt->sandbox, &sc, err)) != REALM_OK) goto fail;
     realm_backend_config bc = {.n_threads = config->n_threads};
     if ((s = realm_backend_open_cpu(&rt->backend, &bc, err)) != REALM_OK) goto fail;
+    if ((s = realm_tensor_service_open(rt->backend, &rt->tensors, err)) != REALM_OK) goto fail;
     realm_program_limits own = {.trusted = true};
     s = realm_program_open(rt->sandbox, realm_default_program, realm_default_program_len, &own, &rt->default_program,
                            err);
@@ -82,6 +83,7 @@ void realm_runtime_close(realm_runtime *rt) {
     realm_program_release(rt->default_program);
     realm_sandbox_close(sandbox);
     jobs_close(rt->jobs);
+    realm_tensor_service_close(rt->tensors); /* what it still computed held models and tenants */
     if (rt->store) ledger_flush(rt);
     tenants_close(rt);
     size_t n = atomic_load_explicit(&rt->n_models, memory_order_acquire);

@@ -29,6 +29,7 @@ static void tenant_free(realm_tenant *t) {
     for (size_t i = 0; i < RUNTIME_MODELS_MAX; i++)
         if (t->accounts[i]) realm_account_close(t->accounts[i]);
     realm_program_release(t->program);
+    realm_tensor_budget_close(t->tensors);
     realm_free(t->args);
     realm_free(t->env);
     realm_mutex_destroy(&t->files_mu);

@@ -1045,3 +1045,70 @@ func StoreDelete(key *byte, keyLen uint32) int32
 //
 //go:wasmimport realm store_list
 func StoreList(prefix *byte, prefixLen uint32, after *byte, afterLen uint32, out *byte, max uint32) int32
+
+// ---- Tensors ----
+
+// A float32 tensor of zeros, up to 4 dimensions, the last one contiguous. Counts against tensor_bytes.
+//
+//go:wasmimport realm tensor_new
+func TensorNew(dims *uint64, nDims uint32) int32
+
+// A weight of a model by its name in the file; no copy. It can be computed with, not read, unless read_weights.
+//
+//go:wasmimport realm tensor_weight
+func TensorWeight(model int32, name *byte, len uint32) int32
+
+// Dimensions and type.
+//
+//go:wasmimport realm tensor_info
+func TensorInfo(tensor int32, out *GuestTensor) int32
+
+// Writes values from the given element on.
+//
+//go:wasmimport realm tensor_write
+func TensorWrite(tensor int32, at uint64, values *float32, n uint32) int32
+
+// Reads values. Metered (read_bytes).
+//
+//go:wasmimport realm tensor_read
+func TensorRead(tensor int32, at uint64, out *float32, n uint32) int32
+
+// Runs a list of operations in order on the shared device, all checked before the first runs; waits for them.
+// last_error names the operation and operand at fault.
+//
+//go:wasmimport realm tensor_run
+func TensorRun(ops *GuestTensorOp, n uint32) int32
+
+// float32 [m,k] x [k,n] from and to the program's memory; lengths in bytes.
+//
+//go:wasmimport realm candle_matmul
+func CandleMatmul(a *float32, aLen uint32, b *float32, bLen uint32, m uint32, k uint32, n uint32, out *float32) int32
+
+// Attention over tensor handles, causal (mask 0: the last row sees all) or with an additive (rows, positions) mask;
+// scale_bits are the bits of the float32 scale.
+//
+//go:wasmimport realm attention_forward
+func AttentionForward(q int32, k int32, v int32, mask int32, out int32, nHead uint32, nKVHead uint32, headDim uint32, scaleBits uint32) int32
+
+// ---- Models larger than their memory budget ----
+
+// The layer's tensors as in the file, in the file's order, into the program's memory (needs read_weights); with out 0
+// brings the layer in and pins it, no copy. Returns bytes.
+//
+//go:wasmimport realm memory64_load_layer
+func Memory64LoadLayer(model int32, layer uint32, out unsafe.Pointer, max uint32) int32
+
+// A tensor handle by layer and name (`attn_q.weight`); no copy.
+//
+//go:wasmimport realm memory64_load_tensor
+func Memory64LoadTensor(model int32, layer uint32, name *byte, len uint32) int32
+
+// Unpins.
+//
+//go:wasmimport realm memory64_unload_layer
+func Memory64UnloadLayer(model int32, layer uint32) int32
+
+// Hits, misses, evictions and bytes of the model in use.
+//
+//go:wasmimport realm memory64_get_stats
+func Memory64GetStats(out *StreamStats, max uint32) int32

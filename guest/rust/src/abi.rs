@@ -727,4 +727,45 @@ extern "C" {
 
     /// Keys with a prefix, in order, behind `after`, each followed by a NUL, as many as fit; returns the bytes.
     pub fn store_list(prefix: *const u8, prefix_len: usize, after: *const u8, after_len: usize, out: *mut u8, max: usize) -> i32;
+    // ---- Tensors ----
+
+    /// A float32 tensor of zeros, up to 4 dimensions, the last one contiguous. Counts against tensor_bytes.
+    pub fn tensor_new(dims: *const u64, n_dims: usize) -> i32;
+
+    /// A weight of a model by its name in the file; no copy. It can be computed with, not read, unless read_weights.
+    pub fn tensor_weight(model: i32, name: *const u8, len: usize) -> i32;
+
+    /// Dimensions and type.
+    pub fn tensor_info(tensor: i32, out: *mut GuestTensor) -> i32;
+
+    /// Writes values from the given element on.
+    pub fn tensor_write(tensor: i32, at: u64, values: *const f32, n: usize) -> i32;
+
+    /// Reads values. Metered (read_bytes).
+    pub fn tensor_read(tensor: i32, at: u64, out: *mut f32, n: usize) -> i32;
+
+    /// Runs a list of operations in order on the shared device, all checked before the first runs; waits for them.
+    /// last_error names the operation and operand at fault.
+    pub fn tensor_run(ops: *const GuestTensorOp, n: usize) -> i32;
+
+    /// float32 [m,k] x [k,n] from and to the program's memory; lengths in bytes.
+    pub fn candle_matmul(a: *const f32, a_len: usize, b: *const f32, b_len: usize, m: u32, k: u32, n: u32, out: *mut f32) -> i32;
+
+    /// Attention over tensor handles, causal (mask 0: the last row sees all) or with an additive (rows, positions)
+    /// mask; scale_bits are the bits of the float32 scale.
+    pub fn attention_forward(q: i32, k: i32, v: i32, mask: i32, out: i32, n_head: u32, n_kv_head: u32, head_dim: u32, scale_bits: u32) -> i32;
+    // ---- Models larger than their memory budget ----
+
+    /// The layer's tensors as in the file, in the file's order, into the program's memory (needs read_weights); with
+    /// out 0 brings the layer in and pins it, no copy. Returns bytes.
+    pub fn memory64_load_layer(model: i32, layer: u32, out: *mut u8, max: usize) -> i32;
+
+    /// A tensor handle by layer and name (`attn_q.weight`); no copy.
+    pub fn memory64_load_tensor(model: i32, layer: u32, name: *const u8, len: usize) -> i32;
+
+    /// Unpins.
+    pub fn memory64_unload_layer(model: i32, layer: u32) -> i32;
+
+    /// Hits, misses, evictions and bytes of the model in use.
+    pub fn memory64_get_stats(out: *mut StreamStats, max: usize) -> i32;
 }
