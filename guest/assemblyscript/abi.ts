@@ -901,6 +901,11 @@ export declare function logits_mask(handle: i32, row: u32, bits: usize, len: usi
 @external("realm", "logits_read")
 export declare function logits_read(handle: i32, row: u32, out: usize, max: usize): i32;
 
+// A logits handle over a copy of a (rows, vocabulary) tensor, for the calls of that group.
+// @ts-ignore: decorator
+@external("realm", "tensor_logits")
+export declare function tensor_logits(tensor: i32): i32;
+
 // ---- Samplers ----
 
 // A chain of stages in the given order, run on the host: penalties, DRY, bias, mask, grammar, temperature, top-k,

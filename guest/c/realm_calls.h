@@ -213,6 +213,9 @@ int32_t realm_logits_mask(int32_t handle, uint32_t row, const void *bits, size_t
 /* The whole row as float32, `max` in values. Metered (read_bytes). */
 int32_t realm_logits_read(int32_t handle, uint32_t row, float *out, size_t max) REALM_IMPORT(logits_read);
 
+/* A logits handle over a copy of a (rows, vocabulary) tensor, for the calls of that group. */
+int32_t realm_tensor_logits(int32_t tensor) REALM_IMPORT(tensor_logits);
+
 /* ---- Samplers ---- */
 
 /* A chain of stages in the given order, run on the host: penalties, DRY, bias, mask, grammar, temperature, top-k,

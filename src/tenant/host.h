@@ -71,6 +71,11 @@ typedef struct host_rows {
     uint64_t charged;     /* of `tensor_bytes` */
 } host_rows;
 
+typedef struct host_logits { /* rows that a program computed itself: tensor_logits */
+    const host_model *model;
+    host_rows rows;
+} host_logits;
+
 typedef struct host_generation {
     realm_host *host;
     const host_model *model;
@@ -99,7 +104,8 @@ typedef struct host_generation {
     X(CONTEXT, host_context_free)       \
     X(SAMPLER, host_sampler_free)       \
     X(GRAMMAR, host_grammar_free)       \
-    X(TENSOR, host_tensor_free)
+    X(TENSOR, host_tensor_free)         \
+    X(LOGITS, host_logits_free)
 
 #define HOST_KIND(kind, free) HOST_##kind,
 typedef enum host_kind { HOST_FREE, HOST_KINDS(HOST_KIND) } host_kind;

@@ -40,24 +40,23 @@ typedef struct row {
 
 /* The row that a call is about; false with *result set. */
 static bool find_row(realm_host *h, const uint64_t *args, const char *call, row *out, int32_t *result) {
-    host_generation *g = host_get(h, args[0], HOST_GENERATION);
-    if (!g || !g->forward) {
+    const host_logits *own = host_get(h, args[0], HOST_LOGITS);
+    const host_generation *g = host_get(h, args[0], HOST_GENERATION);
+    if (!own && (!g || !g->forward)) {
         host_fail(h, result, REALM_E_INVALID, "%s: %d is no open forward pass", call, (int32_t)(uint32_t)args[0]);
         return false;
     }
-    if (!g->rows.logits) {
+    realm_logits *logits = own ? own->rows.logits : g->rows.logits;
+    if (!logits) {
         host_fail(h, result, g->delivered ? REALM_E_CLOSED : REALM_E_AGAIN, "%s: the forward pass has %s", call,
                   g->delivered ? "no rows" : "not ended");
         return false;
     }
-    *out = (row){.model = g->model,
-                 .logits = g->rows.logits,
-                 .at = (size_t)args[1],
-                 .x = realm_logits_row(g->rows.logits, (size_t)args[1]),
-                 .n = realm_tokenizer_vocab_size(host_tokenizer(g->model))};
+    *out = (row){.model = own ? own->model : g->model, .logits = logits, .at = (size_t)args[1]};
+    out->x = realm_logits_row(logits, out->at);
+    out->n = realm_tokenizer_vocab_size(host_tokenizer(out->model));
     if (!out->x)
-        host_fail(h, result, REALM_E_RANGE, "%s: row %u of %zu", call, (unsigned)args[1],
-                  realm_logits_rows(g->rows.logits));
+        host_fail(h, result, REALM_E_RANGE, "%s: row %u of %zu", call, (unsigned)args[1], realm_logits_rows(logits));
     return out->x;
 }
 

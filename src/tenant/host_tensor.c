@@ -397,6 +397,50 @@ realm_call_result host_tensor_run(realm_call *call, const uint64_t *args, int32_
     return state;
 }
 
+/* ---- rows of logits ---- */
+
+void host_logits_free(realm_host *h, void *object) {
+    host_logits *l = object;
+    realm_logits_release(l->rows.logits);
+    h->tensor_bytes -= l->rows.charged;
+    realm_free(l);
+}
+
+static realm_status copy_logits(realm_host *h, const realm_tensor *t, const realm_tensor_info *info, host_logits *l) {
+    realm_engine *e = l->model->m->engine;
+    uint64_t values = info->rows * info->cols; /* of a tensor that exists: no overflow */
+    float *rows = realm_malloc((size_t)values * sizeof *rows);
+    if (!rows) return realm_error_set(&h->error, REALM_E_NOMEM, "tensor_logits: no memory for a copy");
+    realm_status st = realm_tensor_read(t, 0, values, rows, &h->error);
+    if (!st) st = realm_logits_open(e, rows, (size_t)info->rows, &l->rows.logits, &h->error);
+    realm_free(rows);
+    return st;
+}
+
+realm_call_result host_tensor_logits(realm_call *call, const uint64_t *args, int32_t *result) {
+    realm_host *h = host_of(call);
+    realm_tensor_info info;
+    realm_tensor *t = get_tensor(call, args[0], "tensor_logits", result);
+    if (!t) return REALM_CALL_DONE;
+    realm_tensor_get_info(t, &info);
+    size_t vocabulary = realm_tokenizer_vocab_size(host_tokenizer(h->model));
+    if (info.is_weight || info.cols != vocabulary || info.rows > REALM_FORWARD_ROWS_MAX)
+        return host_fail(h, result, REALM_E_RANGE,
+                         "tensor_logits: a tensor of (%llu, %llu), not of up to %u rows of %zu values of one's own",
+                         (unsigned long long)info.rows, (unsigned long long)info.cols, REALM_FORWARD_ROWS_MAX,
+                         vocabulary);
+    host_logits *l = realm_calloc(1, sizeof *l);
+    if (!l) return host_fail(h, result, REALM_E_NOMEM, "tensor_logits: out of memory");
+    l->model = h->model;
+    realm_status st = host_charge_tensor(h, info.bytes, "tensor_logits");
+    if (!st) l->rows.charged = info.bytes;
+    if (!st) st = copy_logits(h, t, &info, l);
+    if (!st) st = host_slot_take(h, HOST_LOGITS, l, result);
+    if (!st) return REALM_CALL_DONE;
+    host_logits_free(h, l);
+    return host_failed(h, result);
+}
+
 /* ---- the specification's two ---- */
 
 static realm_status make_own(realm_host *h, size_t i, uint32_t rows, uint32_t cols, const char *values) {

@@ -973,6 +973,11 @@ func LogitsMask(handle int32, row uint32, bits unsafe.Pointer, len uint32) int32
 //go:wasmimport realm logits_read
 func LogitsRead(handle int32, row uint32, out *float32, max uint32) int32
 
+// A logits handle over a copy of a (rows, vocabulary) tensor, for the calls of that group.
+//
+//go:wasmimport realm tensor_logits
+func TensorLogits(tensor int32) int32
+
 // ---- Samplers ----
 
 // A chain of stages in the given order, run on the host: penalties, DRY, bias, mask, grammar, temperature, top-k,

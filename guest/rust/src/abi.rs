@@ -683,6 +683,9 @@ extern "C" {
 
     /// The whole row as float32, `max` in values. Metered (read_bytes).
     pub fn logits_read(handle: i32, row: u32, out: *mut f32, max: usize) -> i32;
+
+    /// A logits handle over a copy of a (rows, vocabulary) tensor, for the calls of that group.
+    pub fn tensor_logits(tensor: i32) -> i32;
     // ---- Samplers ----
 
     /// A chain of stages in the given order, run on the host: penalties, DRY, bias, mask, grammar, temperature, top-k,

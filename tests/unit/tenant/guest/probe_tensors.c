@@ -167,4 +167,27 @@ static int32_t weights(void) {
     return 1;
 }
 
-PROBE(products, handles, attention, lists, weights)
+/* Rows of one's own are sampled like those of a forward pass. */
+static int32_t rows(void) {
+    realm_guest_limits limits;
+    realm_guest_token top[2];
+    IS(realm_limits_get(&limits, sizeof limits), sizeof limits);
+    int32_t t = matrix(2, limits.vocabulary), narrow = matrix(2, limits.vocabulary - 1);
+    const float peak = 9;
+    IS(realm_tensor_write(t, 5, &peak, 1), 0);
+    IS(realm_tensor_write(t, limits.vocabulary + 7, &peak, 1), 0);
+    int32_t l = realm_tensor_logits(t);
+    TRUE(l > 0);
+    IS(realm_logits_sample(l, 0, 0, NULL), 5);
+    IS(realm_logits_sample(l, 1, 0, NULL), 7);
+    IS(realm_logits_top(l, 1, 2, top, 2), 2);
+    TRUE(top[0].token == 7 && top[0].logprob > top[1].logprob);
+    IS(realm_logits_sample(l, 2, 0, NULL), REALM_E_RANGE);
+    IS(realm_tensor_logits(narrow), REALM_E_RANGE);
+    IS(realm_tensor_logits(l), REALM_E_INVALID);
+    IS(realm_close(l), 0);
+    IS(realm_logits_sample(l, 0, 0, NULL), REALM_E_INVALID);
+    return 1;
+}
+
+PROBE(rows, products, handles, attention, lists, weights)
