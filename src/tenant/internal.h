@@ -23,6 +23,7 @@
 #define RUNTIME_MODELS_MAX 16u
 #define STORED_LOADED_MAX 16u           /* models that tenants stored, loaded at once */
 #define STORED_LOADED_PER_TENANT 4u     /* of these, of one tenant */
+#define STARTING_MAX 1024u              /* runs of a tenant that wait for its program to be compiled */
 #define MODEL_ID_SERVER 0x40000000      /* bit of the ids of the server's models: no tenant can choose it */
 #define MODEL_ID_CHOSEN_MAX 0x3fffffffu /* ids of stored models are 1 to this */
 
@@ -108,6 +109,8 @@ struct realm_tenant {
     bool program_set;          /* mu: by realm_tenant_set_program, which the store does not override */
     realm_program *program;    /* mu */
     uint64_t program_used_ns;  /* mu: when a request last asked for it */
+    realm_run *starting;       /* mu: runs that wait until it is opened; the first of them had a job submitted for it */
+    uint32_t n_starting;       /* mu */
     realm_error program_error; /* mu: why the stored program could not be opened */
     realm_account
         *accounts[RUNTIME_MODELS_MAX]; /* by model, made when first used: under flush_mu and mu, read under either */
@@ -173,7 +176,7 @@ typedef enum run_state {
 struct realm_run {
     realm_request *request;
     atomic_uint refs;        /* the caller's and the instance's */
-    realm_run *next_waiting; /* runtime.mu */
+    realm_run *next_waiting; /* for its program, under tenant.mu; in the end for the ledger, under runtime.mu */
     realm_arena arena;       /* copies of the parameters */
     realm_run_params params;
     realm_program *program;
@@ -258,7 +261,9 @@ realm_status template_open_for(const realm_tokenizer *tok, const char *source, s
 realm_account_limits tenant_account_limits(const realm_limits *l);
 /* The tenant's account with a server model's engine; may wait for a flush of the ledger when it is new. */
 realm_status tenant_account(realm_tenant *t, size_t model_index, realm_account **out, realm_error *err);
-realm_program *tenant_program(realm_tenant *t, realm_error *err); /* retained; NULL with err */
+/* The program for a run, retained. REALM_E_AGAIN: it has to be opened first, by the pool; run_program_ready follows, on
+ * another thread, perhaps at once. */
+REALM_WARN_UNUSED realm_status tenant_program(realm_tenant *t, realm_run *run, realm_program **out, realm_error *err);
 /* Drops programs that were not used for longest while there is more compiled code than is to be kept. */
 void tenants_trim_programs(realm_runtime *rt);
 void tenants_refresh(realm_runtime *rt); /* after the store's version changed */
@@ -279,5 +284,7 @@ void request_count(realm_request *r, bool aborted);
 
 /* run.c */
 void run_durable(realm_run *run);
+/* Starts a run that waited for its tenant's program; without one it ends with `why`. */
+void run_program_ready(realm_run *run, realm_program *program, const realm_error *why);
 
 #endif

@@ -101,10 +101,8 @@ static bool copy_words(realm_run *run, const realm_tenant *t) {
     return copy != NULL;
 }
 
-/* A worker: the instance has ended and its memory is gone. */
-static void run_instance_done(void *user, realm_instance *instance, const realm_instance_result *result) {
-    (void)instance;
-    realm_run *run = user;
+/* Nothing of the program runs any more, or it never began: `text` says why, where status is not REALM_OK. */
+static void run_ended(realm_run *run, realm_status status, int32_t value, const char *text) {
     realm_mutex_lock(&run->mu);
     realm_host *host = run->host;
     run->host = NULL; /* from here on nobody else calls it */
@@ -116,16 +114,16 @@ static void run_instance_done(void *user, realm_instance *instance, const realm_
     run->cached_tokens += run->pipe_cached;
     run->completion_tokens += run->pipe_completion;
     run->pipe_prompt = run->pipe_cached = run->pipe_completion = 0;
-    run->status = result->status;
-    if (result->status != REALM_OK) {
-        realm_error_set(&run->error, result->status, "%s", result->text);
-        if (result->status != REALM_E_CANCELLED)
+    run->status = status;
+    if (status != REALM_OK) {
+        realm_error_set(&run->error, status, "%s", text);
+        if (status != REALM_E_CANCELLED)
             atomic_fetch_add_explicit(&run->request->tenant->rt->failures, 1, memory_order_relaxed);
-    } else if (result->value < 0) {
+    } else if (value < 0) {
         /* The program gave up: with the failure of its last host call where that is what it returned. */
-        run->status = (realm_status)result->value;
+        run->status = (realm_status)value;
         if (run->error.code != run->status)
-            realm_error_set(&run->error, REALM_E_PROGRAM, "the program returned %d (%s)", (int)result->value,
+            realm_error_set(&run->error, REALM_E_PROGRAM, "the program returned %d (%s)", (int)value,
                             realm_status_text(run->status));
         run->status = run->error.code;
     }
@@ -143,6 +141,12 @@ static void run_instance_done(void *user, realm_instance *instance, const realm_
     realm_mutex_unlock(&run->mu);
     if (!refused) request_count(run->request, cancelled);
     ledger_enqueue(run->request->tenant->rt, run);
+}
+
+/* A worker: the instance has ended and its memory is gone. */
+static void run_instance_done(void *user, realm_instance *instance, const realm_instance_result *result) {
+    (void)instance;
+    run_ended(user, result->status, result->value, result->text);
 }
 
 void run_durable(realm_run *run) {
@@ -171,8 +175,70 @@ static realm_status on_answer(void *user, const char *text, size_t len, realm_er
     return REALM_OK;
 }
 
+/* The prompt of a `generate` program, as text: the conversation as its template writes it, or the prompt as it is. */
+static realm_status prompt_text(realm_run *run, realm_buf *rendered, realm_instance_params *ip, realm_error *err) {
+    const realm_run_params *p = &run->params;
+    const tenant_model *m = run->request->model;
+    realm_status s = REALM_OK;
+    ip->prompt = p->prompt;
+    ip->prompt_len = p->prompt_len;
+    if (p->kind == REALM_PROMPT_TEXT) return s;
+    if (p->kind == REALM_PROMPT_MESSAGES) {
+        realm_text_span *spans = NULL;
+        size_t n_spans;
+        s = template_apply(m, p->prompt, p->prompt_len, p->tools, p->tools_len, true, rendered, &spans, &n_spans, err);
+        realm_free(spans);
+    } else {
+        s = realm_tokenizer_decode(m->tokenizer, p->tokens, p->n_tokens, true, rendered, err);
+    }
+    ip->prompt = rendered->data;
+    ip->prompt_len = rendered->len;
+    return s;
+}
+
+/* Starts the instance, which takes over one reference; on failure nothing of it is left. */
+static realm_status launch(realm_run *run, realm_error *err) {
+    realm_program_info info;
+    realm_buf rendered;
+    realm_instance_params ip = {.user = run,
+                                .memory_bytes = run->limits.memory_bytes,
+                                .cpu_ms_per_wake = run->limits.cpu_ms_per_wake,
+                                .wall_ms = run->limits.wall_ms,
+                                .model_id = MODEL_ID_SERVER | (int32_t)run->request->model_index,
+                                .on_answer = on_answer,
+                                .on_done = run_instance_done};
+    realm_host *host;
+    realm_status s = realm_host_open(&host, run, err);
+    if (s != REALM_OK) return s;
+    realm_buf_init(&rendered, REALM_RUN_INPUT_MAX);
+    realm_program_get_info(run->program, &info);
+    if (info.kind == REALM_PROGRAM_GENERATE) s = prompt_text(run, &rendered, &ip, err);
+    /* Under the lock: whoever cancels finds the instance, or is found to have cancelled before there was one. */
+    realm_mutex_lock(&run->mu);
+    if (s == REALM_OK && run->cancelled) s = realm_error_set(err, REALM_E_CANCELLED, "the request was cancelled");
+    run->host = host; /* before its first call */
+    if (s == REALM_OK) s = realm_instance_start(run->program, &ip, &run->instance, err);
+    if (s == REALM_OK)
+        realm_host_set_instance(host, run->instance);
+    else
+        run->host = NULL;
+    realm_mutex_unlock(&run->mu);
+    if (s != REALM_OK) realm_host_close(host);
+    realm_buf_release(&rendered);
+    return s;
+}
+
+void run_program_ready(realm_run *run, realm_program *program, const realm_error *why) {
+    realm_error err = *why;
+    realm_status s = why->code ? why->code : REALM_E_INTERNAL;
+    if (program) {
+        run->program = realm_program_retain(program);
+        s = launch(run, &err);
+    }
+    if (s != REALM_OK) run_ended(run, s, 0, err.text);
+}
+
 realm_status realm_run_start(realm_request *r, const realm_run_params *p, realm_run **out, realm_error *err) {
-    realm_runtime *rt = r->tenant->rt;
     realm_run *run = realm_calloc(1, sizeof *run);
     if (!run) return realm_error_set(err, REALM_E_NOMEM, "run: out of memory");
     realm_mutex_init(&run->mu, REALM_RANK_REQUEST);
@@ -183,18 +249,10 @@ realm_status realm_run_start(realm_request *r, const realm_run_params *p, realm_
     run->on_ready_user = p->user;
     atomic_init(&run->refs, 1);
     realm_status s = REALM_OK;
-    if (!copy_params(run, p)) {
-        s = realm_error_set(err, REALM_E_NOMEM, "run: out of memory");
-        goto fail;
-    }
-    run->program = p->program ? realm_program_retain(p->program) : tenant_program(r->tenant, err);
-    if (!run->program) {
-        s = err ? err->code : REALM_E_PROGRAM;
-        goto fail;
-    }
+    bool copied = copy_params(run, p);
     realm_mutex_lock(&r->tenant->mu);
     run->limits = r->tenant->limits;
-    bool copied = copy_words(run, r->tenant);
+    copied = copied && copy_words(run, r->tenant);
     realm_mutex_unlock(&r->tenant->mu);
     if (!copied) {
         s = realm_error_set(err, REALM_E_NOMEM, "run: out of memory");
@@ -203,53 +261,18 @@ realm_status realm_run_start(realm_request *r, const realm_run_params *p, realm_
     /* From here on a failure that is seen through the request releases it too. */
     run->request = r;
     atomic_fetch_add_explicit(&r->refs, 1, memory_order_relaxed);
-    atomic_fetch_add_explicit(&rt->runs_active, 1, memory_order_relaxed);
-    if ((s = realm_host_open(&run->host, run, err)) != REALM_OK) goto fail;
-    realm_program_info info;
-    realm_program_get_info(run->program, &info);
-    realm_instance_params ip = {.user = run,
-                                .memory_bytes = run->limits.memory_bytes,
-                                .cpu_ms_per_wake = run->limits.cpu_ms_per_wake,
-                                .wall_ms = run->limits.wall_ms,
-                                .model_id = MODEL_ID_SERVER | (int32_t)r->model_index,
-                                .on_answer = on_answer,
-                                .on_done = run_instance_done};
-    realm_buf rendered;
-    realm_buf_init(&rendered, REALM_RUN_INPUT_MAX);
-    if (info.kind == REALM_PROGRAM_GENERATE) {
-        /* `generate` takes text: the conversation as its template writes it, or the prompt as it is. */
-        ip.prompt = run->params.prompt;
-        ip.prompt_len = run->params.prompt_len;
-        if (run->params.kind == REALM_PROMPT_MESSAGES) {
-            realm_text_span *spans = NULL;
-            size_t n_spans;
-            s = realm_runtime_apply_template(rt, r->model->id, run->params.prompt, run->params.prompt_len,
-                                             run->params.tools, run->params.tools_len, true, &rendered, &spans,
-                                             &n_spans, err);
-            realm_free(spans);
-            ip.prompt = rendered.data;
-            ip.prompt_len = rendered.len;
-        } else if (run->params.kind == REALM_PROMPT_TOKENS) {
-            s = realm_tokenizer_decode(r->model->tokenizer, run->params.tokens, run->params.n_tokens, true, &rendered,
-                                       err);
-            ip.prompt = rendered.data;
-            ip.prompt_len = rendered.len;
-        }
-    }
-    if (s == REALM_OK) {
-        atomic_fetch_add_explicit(&run->refs, 1, memory_order_relaxed); /* the instance's */
-        s = realm_instance_start(run->program, &ip, &run->instance, err);
-        if (s != REALM_OK) atomic_fetch_sub_explicit(&run->refs, 1, memory_order_relaxed);
-    }
-    realm_buf_release(&rendered);
-    if (s != REALM_OK) {
-        realm_host_close(run->host);
-        run->host = NULL;
+    atomic_fetch_add_explicit(&r->tenant->rt->runs_active, 1, memory_order_relaxed);
+    atomic_fetch_add_explicit(&run->refs, 1, memory_order_relaxed); /* the instance's */
+    if (p->program)
+        run->program = realm_program_retain(p->program);
+    else
+        s = tenant_program(r->tenant, run, &run->program, err);
+    if (s == REALM_OK) s = launch(run, err);
+    /* AGAIN: the program is being compiled, and what becomes of the run is heard as of any that has started. */
+    if (s != REALM_OK && s != REALM_E_AGAIN) {
+        atomic_fetch_sub_explicit(&run->refs, 1, memory_order_relaxed);
         goto fail;
     }
-    realm_mutex_lock(&run->mu);
-    if (run->host) realm_host_set_instance(run->host, run->instance);
-    realm_mutex_unlock(&run->mu);
     *out = run;
     return REALM_OK;
 fail:

@@ -283,21 +283,29 @@ realm_status tenant_account(realm_tenant *t, size_t i, realm_account **out, real
     return s;
 }
 
-realm_program *tenant_program(realm_tenant *t, realm_error *err) {
+/* The program when it is there, or why it never will be; t->mu is held. REALM_E_AGAIN: it must be opened first. */
+static realm_status program_now(realm_tenant *t, realm_program **out, realm_error *err) {
+    t->program_used_ns = realm_clock_ns();
+    *out = t->program ? realm_program_retain(t->program) : NULL;
+    if (!*out && t->program_sha256[0] == '\0') *out = realm_program_retain(t->rt->default_program);
+    if (*out) return REALM_OK;
+    if (t->program_error.code == REALM_OK) return REALM_E_AGAIN;
+    if (err) *err = t->program_error;
+    return t->program_error.code;
+}
+
+/* Opens the stored program: blocks for as long as compiling takes, so only the pool does it. */
+static realm_status open_program(realm_tenant *t, realm_program **out, realm_error *err) {
     char sha[65];
     uint64_t memory_bytes;
+    realm_program *p = NULL;
     realm_mutex_lock(&t->mu);
-    t->program_used_ns = realm_clock_ns();
-    realm_program *p = t->program ? realm_program_retain(t->program) : NULL;
-    if (!p && t->program_sha256[0] == '\0') p = realm_program_retain(t->rt->default_program);
-    if (!p && t->program_error.code != REALM_OK && err) *err = t->program_error;
-    bool failed = !p && t->program_error.code != REALM_OK;
+    realm_status now = program_now(t, out, err);
     memcpy(sha, t->program_sha256, sizeof sha);
     memory_bytes = t->limits.memory_bytes;
     realm_mutex_unlock(&t->mu);
-    if (p || failed) return p;
+    if (now != REALM_E_AGAIN) return now;
 
-    /* First use since it was set: compile outside the lock; whoever comes second finds it in the cache. */
     realm_error local = {0};
     void *wasm = NULL;
     size_t len = 0;
@@ -317,8 +325,75 @@ realm_program *tenant_program(realm_tenant *t, realm_error *err) {
         if (s == REALM_OK && !t->program) t->program = realm_program_retain(p);
     }
     realm_mutex_unlock(&t->mu);
-    if (s != REALM_OK && err) *err = local;
-    return s == REALM_OK ? p : NULL;
+    if (s != REALM_OK) *err = local;
+    *out = p;
+    return s;
+}
+
+static void program_free(tenant_job *job) { realm_free(job); }
+
+/* Opens the program and lets go of the runs that came meanwhile, with it or with the reason why there is none. */
+static void program_work(tenant_job *job) {
+    realm_tenant *t = job->tenant;
+    realm_program *p = NULL;
+    realm_status s = open_program(t, &p, &job->error);
+    realm_mutex_lock(&t->mu);
+    realm_run *list = t->starting;
+    t->starting = NULL;
+    t->n_starting = 0;
+    realm_mutex_unlock(&t->mu);
+    while (list) {
+        realm_run *run = list;
+        list = run->next_waiting;
+        run->next_waiting = NULL;
+        run_program_ready(run, s == REALM_OK ? p : NULL, &job->error);
+    }
+    realm_program_release(p);
+}
+
+/* Nobody will open the program: the run that would have seen to it fails, those that came behind it end with its error.
+ */
+static realm_status abandon(realm_tenant *t, realm_run *run, realm_status why, realm_error *err) {
+    realm_error local = {.code = why};
+    if (err) local = *err;
+    realm_mutex_lock(&t->mu);
+    realm_run *list = t->starting;
+    t->starting = NULL;
+    t->n_starting = 0;
+    realm_mutex_unlock(&t->mu);
+    while (list) {
+        realm_run *each = list;
+        list = each->next_waiting;
+        each->next_waiting = NULL;
+        if (each != run) run_program_ready(each, NULL, &local);
+    }
+    return why;
+}
+
+realm_status tenant_program(realm_tenant *t, realm_run *run, realm_program **out, realm_error *err) {
+    realm_mutex_lock(&t->mu);
+    realm_status s = program_now(t, out, err);
+    bool first = s == REALM_E_AGAIN && !t->starting;
+    if (s == REALM_E_AGAIN && t->n_starting == STARTING_MAX)
+        s = realm_error_set(err, REALM_E_BUSY, "%u requests wait for the tenant's program to be compiled",
+                            STARTING_MAX);
+    if (s == REALM_E_AGAIN) {
+        run->next_waiting = t->starting;
+        t->starting = run;
+        t->n_starting++;
+    }
+    realm_mutex_unlock(&t->mu);
+    if (s != REALM_E_AGAIN || !first) return s;
+    tenant_job *j = realm_calloc(1, sizeof *j);
+    realm_status queued = j ? REALM_OK : realm_error_set(err, REALM_E_NOMEM, "run: out of memory");
+    if (j) {
+        j->work = program_work;
+        j->free = program_free;
+        job_init(j, t, NULL, true);
+        queued = jobs_submit(t->rt->jobs, j, err);
+        job_release(j);
+    }
+    return queued == REALM_OK ? s : abandon(t, run, queued, err);
 }
 
 /* The tenant whose stored program was not used for longest; rt->mu is held. */

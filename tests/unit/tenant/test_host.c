@@ -67,6 +67,14 @@ static void test_limits(void **state) {
     assert_int_equal(c.finish, REALM_FINISH_LENGTH);
     assert_true(c.len > 0 && c.len <= 5);
     end(&c);
+    meet(&c, "read", "read_bytes", "10000"); /* rows of 320 floats */
+    expect_ok(&c);
+    assert_string_equal(c.text, "7");
+    end(&c);
+    meet(&c, "keep", "tensor_bytes", "10000");
+    expect_ok(&c);
+    assert_string_equal(c.text, "7");
+    end(&c);
     meet(&c, "wall", "wall_ms", "50");
     assert_int_equal(c.status, REALM_E_TIMEOUT);
     end(&c);
@@ -139,6 +147,88 @@ static void test_store_together(void **state) {
     expect_ok(&c[0]);
     assert_string_equal(c[0].text, "0020");
     end(&c[0]);
+    realm_tenant_release(t);
+    realm_tenant_release(u);
+}
+
+static char *plain_answer(void);
+
+static realm_status ask_saved(realm_tenant *t, const char *what, char **text) {
+    client c;
+    char input[128];
+    complete(&c, t, limits_request(what, input, sizeof input));
+    realm_status st = c.status;
+    if (text) *text = strdup(c.text ? c.text : "");
+    end(&c);
+    return st;
+}
+
+/* A context outlives its request, and is another tenant's in no way. */
+static void test_saved_contexts(void **state) {
+    (void)state;
+    char *text, *plain = plain_answer();
+    realm_tenant *t = tenant_with("saves", TEST_WASM "/guest", "saved"),
+                 *u = tenant_with("steals", TEST_WASM "/guest", "saved");
+    assert_int_equal(ask_saved(t, "open", NULL), REALM_E_NOT_FOUND);
+    assert_int_equal(ask_saved(t, "save", NULL), REALM_OK);
+    assert_int_equal(ask_saved(u, "open", NULL), REALM_E_NOT_FOUND);
+    assert_int_equal(ask_saved(u, "drop", NULL), REALM_E_NOT_FOUND);
+    for (int i = 0; i < 2; i++) {
+        assert_int_equal(ask_saved(t, "open", &text), REALM_OK);
+        assert_string_equal(text, plain);
+        free(text);
+    }
+    assert_int_equal(ask_saved(t, "drop", NULL), REALM_OK);
+    assert_int_equal(ask_saved(t, "open", NULL), REALM_E_NOT_FOUND);
+    assert_int_equal(ask_saved(t, "save", NULL), REALM_OK); /* stays: the tenant is deleted with it */
+    realm_tenant_release(t);
+    realm_tenant_release(u);
+    assert_int_equal(realm_store_tenant_delete(realm_runtime_store(rt), "saves", NULL), REALM_OK);
+    realm_engine_stats stats;
+    uint64_t until = realm_clock_ns() + PATIENCE_NS;
+    do { /* the maintenance thread lets go of it once its last run has */
+        realm_runtime_reload(rt);
+        realm_engine_get_stats(realm_runtime_engine(rt, "tiny"), &stats);
+    } while (stats.contexts > 0 && realm_clock_ns() < until);
+    assert_int_equal(stats.contexts, 0);
+    free(plain);
+}
+
+/* The first requests of a tenant come while its stored program is being compiled: none waits in realm_run_start, all
+ * are served, and a module that cannot be used ends each with the reason. */
+static void test_stored_programs(void **state) {
+    (void)state;
+    enum { N = 8 };
+    client c[N];
+    realm_error err = {0};
+    size_t n = 0;
+    char *wasm = read_file(TEST_WASM "/guest", "counter", &n);
+    realm_store *store = realm_runtime_store(rt);
+    realm_tenant *t = tenant_with("stored", NULL, NULL), *u = tenant_with("broken", NULL, NULL);
+    assert_int_equal(realm_store_tenant_set(store, "stored", NULL, wasm, n, &err), REALM_OK);
+    assert_int_equal(realm_store_tenant_set(store, "broken", NULL, wasm, n - 20, &err), REALM_OK);
+    realm_free(wasm);
+    realm_runtime_reload(rt);
+    for (int i = 0; i < N; i++) begin(&c[i], t, text_request());
+    realm_run_cancel(c[3].run);
+    for (int i = 0; i < N; i++) {
+        follow(&c[i], 0);
+        if (i == 3)
+            assert_int_equal(c[i].finish, REALM_FINISH_CANCELLED);
+        else
+            expect_ok(&c[i]);
+        end(&c[i]);
+    }
+    complete(&c[0], u, text_request()); /* before it is known */
+    assert_int_equal(c[0].status, REALM_E_FORMAT);
+    assert_non_null(strstr(c[0].error, "program of tenant broken"));
+    end(&c[0]);
+    realm_request *r;
+    realm_run *run;
+    realm_run_params p = text_request();
+    assert_int_equal(realm_request_open(u, "tiny", NULL, &r, &err), REALM_OK);
+    assert_int_equal(realm_run_start(r, &p, &run, &err), REALM_E_FORMAT); /* and after */
+    realm_request_close(r);
     realm_tenant_release(t);
     realm_tenant_release(u);
 }
@@ -342,6 +432,8 @@ int main(int argc, char **argv) {
         cmocka_unit_test(test_every_call_with_64_bits),
         cmocka_unit_test(test_limits),
         cmocka_unit_test(test_log_bytes),
+        cmocka_unit_test(test_saved_contexts),
+        cmocka_unit_test(test_stored_programs),
         cmocka_unit_test(test_contexts),
         cmocka_unit_test(test_sampling),
         cmocka_unit_test(test_events),

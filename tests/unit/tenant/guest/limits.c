@@ -48,6 +48,37 @@ static int32_t logs(void) {
     return 0;
 }
 
+/* Whole rows, until no more may be read; says how many. */
+static int32_t reads(void) {
+    static float row[4096];
+    realm_guest_event e;
+    int32_t c = realm_context_new(), f, n, rows = 0;
+    if ((n = realm_context_append_prompt(c, realm_prompt_own())) < 0) return n;
+    if ((f = realm_forward(c, NULL, 0, 1, 0)) < 0) return f;
+    if ((n = realm_wait(f, &e, 1, NULL, 0, -1)) < 0) return n;
+    while ((n = realm_logits_read(f, 0, row, 4096)) > 0) rows++;
+    if (n != REALM_E_LIMIT) return n;
+    put_number((uint64_t)rows);
+    return 0;
+}
+
+/* Forward passes kept open, until there is no room for one more; and again after one is closed. */
+static int32_t keeps(void) {
+    realm_guest_event e;
+    int32_t c = realm_context_new(), f, n, passes = 0, last = 0;
+    if ((n = realm_context_append_prompt(c, realm_prompt_own())) < 0) return n;
+    while ((f = realm_forward(c, NULL, 0, 1, 0)) > 0) {
+        if ((n = realm_wait(f, &e, 1, NULL, 0, -1)) < 0) return n;
+        passes++;
+        last = f;
+    }
+    if (f != REALM_E_LIMIT) return f;
+    realm_close(last);
+    if ((f = realm_forward(c, NULL, 0, 1, 0)) < 0) return f;
+    put_number((uint64_t)passes);
+    return 0;
+}
+
 static bool is(const char *what) {
     size_t i = 0;
     while (what[i] && name[i] == what[i]) i++;
@@ -63,5 +94,7 @@ REALM_EXPORT(realm_main) int32_t realm_main(void) {
     if (is("pipe")) return pipes();
     if (is("wall")) return spins();
     if (is("log")) return logs();
+    if (is("read")) return reads();
+    if (is("keep")) return keeps();
     return -1;
 }
