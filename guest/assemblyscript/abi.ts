@@ -563,6 +563,14 @@ export const E_DEVICE: i32 = -17;
 export const E_INTERNAL: i32 = -18;
 // overloaded.
 export const E_BUSY: i32 = -19;
+// too many in this time.
+export const E_RATE: i32 = -20;
+// more than the quota holds.
+export const E_QUOTA: i32 = -21;
+// too many at the same time.
+export const E_CROWDED: i32 = -22;
+// longer than the context.
+export const E_CONTEXT: i32 = -23;
 
 // What a result code means.
 export function codeText(code: i32): string {
@@ -587,6 +595,10 @@ export function codeText(code: i32): string {
     case -17: return "the compute device failed";
     case -18: return "internal error";
     case -19: return "overloaded";
+    case -20: return "too many in this time";
+    case -21: return "more than the quota holds";
+    case -22: return "too many at the same time";
+    case -23: return "longer than the context";
     default: return "unknown failure";
   }
 }

@@ -120,8 +120,9 @@ typedef struct realm_job_params { /* initialise with REALM_JOB_PARAMS_INIT */
 } realm_job_params;
 #define REALM_JOB_PARAMS_INIT {.size = sizeof(realm_job_params), .top_p = 1, .repeat_penalty = 1}
 
-/* Starts the tenant's program with this request; returns at once. REALM_E_NOT_FOUND: tenant or model; REALM_E_LIMIT:
- * which of the tenant's limits; REALM_E_RANGE: which parameter. *out is the caller's until realm_job_close. */
+/* Starts the tenant's program with this request; returns at once. REALM_E_NOT_FOUND: tenant or model; REALM_E_RATE,
+ * REALM_E_QUOTA: which of the tenant's limits; REALM_E_RANGE: which parameter. *out is the caller's until
+ * realm_job_close. */
 realm_status realm_job_start(realm *r, const realm_job_params *params, realm_job **out, realm_error *err);
 
 typedef enum realm_job_end {

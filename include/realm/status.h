@@ -33,7 +33,12 @@ extern "C" {
     X(REALM_E_CLOSED, -16, "closed")                         \
     X(REALM_E_DEVICE, -17, "the compute device failed")      \
     X(REALM_E_INTERNAL, -18, "internal error")               \
-    X(REALM_E_BUSY, -19, "overloaded")
+    X(REALM_E_BUSY, -19, "overloaded")                       \
+    X(REALM_E_RATE, -20, "too many in this time")            \
+    X(REALM_E_QUOTA, -21, "more than the quota holds")       \
+    X(REALM_E_CROWDED, -22, "too many at the same time")     \
+    X(REALM_E_CONTEXT, -23, "longer than the context")       \
+    X(REALM_E_TOO_LARGE, -24, "more than is taken")
 
 typedef enum realm_status {
 #define REALM_STATUS_ENUM(name, value, text) name = value,

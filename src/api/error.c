@@ -48,8 +48,6 @@ bool api_error_field(api_error *e, const realm_json *v, const char *code, const 
     return false;
 }
 
-static bool says(const realm_error *err, const char *word) { return err && strstr(err->text, word) != NULL; }
-
 /* The tenant's own program: it would fail again. */
 static bool program_error(api_error *e, const char *text) {
     api_error_set(e, 500, "program_failed", NULL, "%s", text);
@@ -57,40 +55,31 @@ static bool program_error(api_error *e, const char *text) {
     return false;
 }
 
-/* One status stands for all limits; which one it is stands in the text, by the limit's name. */
-static bool limit_error(api_error *e, const char *text) {
-    static const char *const rates[] = {"requests_per_minute", "tokens_per_minute", "tokens_per_day",
-                                        "limit generations", "limit kv_tokens"};
-    size_t i = 0;
-    while (i < REALM_ARRAY_LEN(rates) && !strstr(text, rates[i])) i++;
-    if (i == REALM_ARRAY_LEN(rates)) {
-        if (strstr(text, "longer than")) return api_error_set(e, 413, "body_too_large", NULL, "%s", text);
-        return program_error(e, text); /* CPU, memory, handles of the program, the size of its module */
-    }
-    api_error_set(e, 429, i == 2 ? "insufficient_quota" : "rate_limit_exceeded", NULL, "%s", text);
+/* A limit of the tenant's: `again` where waiting helps, which it does not when the day's end is far or the request is
+ * too large for what the tenant may hold. */
+static bool limit_error(api_error *e, const char *code, bool again, const char *text) {
+    api_error_set(e, 429, code, NULL, "%s", text);
     e->retry_after_ms = 1000;
-    /* neither helps to wait for: the day's end is far, and a request that is too large stays so */
-    e->no_retry = i == 2 || i == 4;
+    e->no_retry = !again;
     return false;
 }
 
 bool api_error_status(api_error *e, realm_status s, const realm_error *err) {
     const char *text = err && err->text[0] ? err->text : realm_status_text(s);
-    if (s != REALM_E_NOMEM && says(err, "the module")) return program_error(e, text); /* it does not load */
     switch (s) {
     case REALM_E_INVALID:
     case REALM_E_FORMAT:
     case REALM_E_UNSUPPORTED: return api_error_set(e, 400, "invalid_request", NULL, "%s", text);
-    case REALM_E_RANGE:
-        /* the one code that clients look for, to shorten a conversation */
-        return api_error_set(e, 400, says(err, "context") ? "context_length_exceeded" : "invalid_value", NULL, "%s",
-                             text);
-    case REALM_E_NOT_FOUND:
-        if (says(err, "template")) return api_error_set(e, 400, "invalid_request", "messages", "%s", text);
-        return api_error_set(e, 404, "not_found", NULL, "%s", text);
+    case REALM_E_RANGE: return api_error_set(e, 400, "invalid_value", NULL, "%s", text);
+    /* the one code that clients look for, to shorten a conversation */
+    case REALM_E_CONTEXT: return api_error_set(e, 400, "context_length_exceeded", NULL, "%s", text);
+    case REALM_E_TOO_LARGE: return api_error_set(e, 413, "body_too_large", NULL, "%s", text);
+    case REALM_E_NOT_FOUND: return api_error_set(e, 404, "not_found", NULL, "%s", text);
     case REALM_E_UNAUTHENTICATED: return api_error_set(e, 401, "invalid_api_key", NULL, "%s", text);
     case REALM_E_DENIED: return api_error_set(e, 403, "permission_denied", NULL, "%s", text);
-    case REALM_E_LIMIT: return limit_error(e, text);
+    case REALM_E_RATE:
+    case REALM_E_CROWDED: return limit_error(e, "rate_limit_exceeded", true, text);
+    case REALM_E_QUOTA: return limit_error(e, "insufficient_quota", false, text);
     case REALM_E_BUSY:
     case REALM_E_NOMEM:
     case REALM_E_AGAIN:
@@ -100,6 +89,7 @@ bool api_error_status(api_error *e, realm_status s, const realm_error *err) {
     case REALM_E_CANCELLED:
     case REALM_E_CLOSED: return api_error_set(e, 503, "shutting_down", NULL, "%s", text);
     case REALM_E_TIMEOUT: return api_error_set(e, 408, "timeout", NULL, "%s", text);
+    case REALM_E_LIMIT: /* CPU, memory, handles, output of the program */
     case REALM_E_PROGRAM: return program_error(e, text);
     default: return api_error_set(e, 500, "internal_error", NULL, "%s", text);
     }

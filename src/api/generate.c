@@ -69,7 +69,7 @@ static realm_status start_some(api_call *c, realm_error *err) {
         gen_choice *ch = &c->choices[i];
         if (ch->state != CHOICE_PENDING) continue;
         realm_status s = start_choice(c, ch, err);
-        if (s == REALM_E_LIMIT && c->n_running > 0) {
+        if (s == REALM_E_CROWDED && c->n_running > 0) {
             c->parallel = c->n_running;
             return REALM_OK;
         }
@@ -131,7 +131,7 @@ void gen_start(api_call *c) {
     if (s == REALM_OK) return;
     api_error_status(e, s, &err);
     if (s == REALM_E_NOT_FOUND) e->code = "model_not_found";
-    if (s == REALM_E_LIMIT && c->rate.retry_after_ms) e->retry_after_ms = c->rate.retry_after_ms;
+    if ((s == REALM_E_RATE || s == REALM_E_QUOTA) && c->rate.retry_after_ms) e->retry_after_ms = c->rate.retry_after_ms;
 }
 
 void gen_release(api_call *c) {
@@ -260,8 +260,7 @@ static bool choice_ended(api_call *c, gen_choice *ch, const realm_event *e) {
     c->n_running--;
     if (e->finish == REALM_FINISH_ERROR || e->finish == REALM_FINISH_CANCELLED) {
         realm_status s = e->finish == REALM_FINISH_CANCELLED ? REALM_E_CANCELLED : b->status;
-        if (s == REALM_E_LIMIT && !ch->any && c->n_running > 0 && b->prompt_tokens == 0 &&
-            strstr(b->error.text, "limit generations")) {
+        if (s == REALM_E_CROWDED && !ch->any && c->n_running > 0 && b->prompt_tokens == 0) {
             realm_run_release(ch->run); /* there will be room when a sibling has ended */
             ch->run = NULL;
             ch->state = CHOICE_PENDING;

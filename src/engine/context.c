@@ -80,7 +80,7 @@ static realm_status check_tokens(const realm_engine *e, const realm_token *token
 /* Idle, c->mu held: room for so many tokens, with some to spare, as programs append one at a time. */
 static realm_status reserve(realm_context *c, uint64_t n, realm_error *err) {
     if (n > c->e->n_ctx)
-        return realm_error_set(err, REALM_E_RANGE, "the context would have %llu tokens, %u are the most",
+        return realm_error_set(err, REALM_E_CONTEXT, "the context would have %llu tokens, %u are the most",
                                (unsigned long long)n, c->e->n_ctx);
     if (n <= c->seq.cap_tokens) return REALM_OK;
     uint64_t cap = REALM_MAX(n, (uint64_t)c->seq.cap_tokens * 2);
@@ -197,7 +197,7 @@ realm_status realm_context_begin(realm_context *c, const realm_generation_params
         s = realm_error_set(err, REALM_E_RANGE, "the context has %llu tokens with the prompt, %u are to be computed",
                             (unsigned long long)n, p->forward ? p->n_rows : 1u);
     else if (!p->forward && n == n_ctx)
-        s = realm_error_set(err, REALM_E_RANGE, "the context has %llu tokens, %llu leave no room for an answer",
+        s = realm_error_set(err, REALM_E_CONTEXT, "the context has %llu tokens, %llu leave no room for an answer",
                             (unsigned long long)n, (unsigned long long)n_ctx);
     else
         s = reserve(c, n > n_ctx ? n : REALM_MIN(n + more, n_ctx), err);

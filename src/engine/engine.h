@@ -69,7 +69,7 @@ uint32_t realm_engine_context_length(const realm_engine *e);
  */
 
 typedef struct realm_account_limits {
-    uint32_t generations; /* running or queued at once; past it submit answers REALM_E_LIMIT; 0: no limit */
+    uint32_t generations; /* running or queued at once; past it submit answers REALM_E_CROWDED; 0: no limit */
     /* Tokens held in KV at once, counted in whole pages, shared pages once; 0: no limit. A prompt (with max_tokens,
      * when given) that can never fit is refused; generations that do not fit beside each other take turns; one that
      * fills the limit alone ends with LENGTH. Idle contexts are suspended and cached prefixes forgotten before that:
@@ -132,15 +132,15 @@ REALM_WARN_UNUSED realm_status realm_engine_publish_prefix(realm_engine *e, cons
  *        +---- generation submitted --^        busy: a generation or forward pass runs on it, these give REALM_E_BUSY
  *
  * Pages of idle contexts are moved to memory outside the pool, or to disk, when the pool or the account's kv_tokens
- * needs them, and come back with the next use. A context longer than the engine's is never made: REALM_E_RANGE.
+ * needs them, and come back with the next use. A context longer than the engine's is never made: REALM_E_CONTEXT.
  */
 
 REALM_WARN_UNUSED realm_status realm_context_open(realm_engine *e, realm_account *a, realm_context **out,
                                                   realm_error *err);
 realm_context *realm_context_retain(realm_context *c); /* returns c */
 void realm_context_release(realm_context *c);          /* NULL-safe; the last one gives the pages back */
-/* Tokens behind the others, to be computed by the next generation or forward pass. REALM_E_RANGE (too long, or a token
- * that the vocabulary lacks), REALM_E_BUSY, REALM_E_NOMEM; the context is then as before. */
+/* Tokens behind the others, to be computed by the next generation or forward pass. REALM_E_CONTEXT (too long),
+ * REALM_E_RANGE (a token that the vocabulary lacks), REALM_E_BUSY, REALM_E_NOMEM; the context is then as before. */
 REALM_WARN_UNUSED realm_status realm_context_append(realm_context *c, const realm_token *tokens, size_t n,
                                                     realm_error *err);
 /* Keeps the first n_tokens. REALM_E_RANGE: there are fewer; REALM_E_BUSY. */
@@ -223,8 +223,8 @@ REALM_WARN_UNUSED realm_status realm_prompt_share_open(realm_engine *e, realm_ac
                                                        realm_error *err);
 void realm_prompt_share_close(realm_prompt_share *s); /* NULL-safe */
 
-/* Queues a generation. REALM_E_RANGE (prompt empty, too long for the context, token out of range, bad sampling field),
- * REALM_E_LIMIT (account's limits; the text says which), REALM_E_BUSY (queue full). */
+/* Queues a generation. REALM_E_RANGE (prompt empty, token out of range, bad sampling field), REALM_E_CONTEXT (too long
+ * for it), REALM_E_CROWDED, REALM_E_QUOTA (the account's generations, kv_tokens), REALM_E_BUSY (queue full). */
 REALM_WARN_UNUSED realm_status realm_generation_submit(realm_engine *e, const realm_generation_params *p,
                                                        realm_generation **out, realm_error *err);
 /* Sets the flag that the scheduler reads at every step, in prefill too; an END event with CANCELLED follows. */

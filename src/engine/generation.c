@@ -37,7 +37,7 @@ static realm_status check_params(const realm_engine *e, const realm_generation_p
                                "prompt_logprobs");
     if (p->n_prompt == 0 && !p->context) return realm_error_set(err, REALM_E_RANGE, "the prompt is empty");
     if (p->n_prompt > e->n_ctx || (p->n_prompt == e->n_ctx && !p->forward))
-        return realm_error_set(err, REALM_E_RANGE,
+        return realm_error_set(err, REALM_E_CONTEXT,
                                "the prompt has %zu tokens, the context of %u leaves no room for an answer", p->n_prompt,
                                e->n_ctx);
     for (size_t i = 0; i < p->n_prompt; i++)
@@ -242,13 +242,13 @@ static realm_status admit_to_queue(realm_engine *e, const realm_generation_param
     const realm_account *a = p->account;
     if (e->shut) return realm_error_set(err, REALM_E_CLOSED, "the engine is closing");
     if (a->limits.generations > 0 && a->n_generations >= a->limits.generations)
-        return realm_error_set(err, REALM_E_LIMIT, "limit generations: %u are running or queued, %u are allowed",
+        return realm_error_set(err, REALM_E_CROWDED, "limit generations: %u are running or queued, %u are allowed",
                                a->n_generations, a->limits.generations);
     /* The last token sampled needs no place in the KV. */
     uint64_t held = (uint64_t)g->n_prompt + (p->max_tokens > 0 && g->max_new > 0 ? g->max_new - 1 : 0);
     uint64_t pages = realm_pages_for(held);
     if (a->limits.kv_tokens > 0 && pages > a->limits.kv_tokens / REALM_KV_PAGE_TOKENS)
-        return realm_error_set(err, REALM_E_LIMIT,
+        return realm_error_set(err, REALM_E_QUOTA,
                                "limit kv_tokens: %llu tokens would be held (in pages of %u), "
                                "%llu are allowed",
                                (unsigned long long)(pages * REALM_KV_PAGE_TOKENS), REALM_KV_PAGE_TOKENS,

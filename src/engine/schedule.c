@@ -304,7 +304,7 @@ static fit pages_allow(realm_engine *e, realm_generation *g) {
         uint64_t used = (uint64_t)a->owner.pinned + pages_reserved(e, a);
         if (a->n_running > 0 && used + want > a->owner.max) return WAITS_FOR_ACCOUNT;
         if (a->n_running == 0 && realm_pages_for(g->n_prompt) > a->owner.max) { /* the limit was lowered */
-            realm_engine_end(e, g, REALM_FINISH_ERROR, REALM_E_LIMIT, "limit kv_tokens: the prompt is longer");
+            realm_engine_end(e, g, REALM_FINISH_ERROR, REALM_E_QUOTA, "limit kv_tokens: the prompt is longer");
             return ENDED;
         }
     }
@@ -526,7 +526,8 @@ static bool relieve(realm_engine *e, realm_account *a, realm_page_result why) {
     } else if (needy->n_new > 0) {
         realm_engine_end(e, needy, REALM_FINISH_LENGTH, REALM_OK, NULL);
     } else {
-        realm_engine_end(e, needy, REALM_FINISH_ERROR, REALM_E_LIMIT,
+        realm_engine_end(e, needy, REALM_FINISH_ERROR,
+                         why == REALM_PAGE_OWNER_LIMIT ? REALM_E_QUOTA : REALM_E_BUSY,
                          why == REALM_PAGE_OWNER_LIMIT ? "limit kv_tokens: the prompt does not fit"
                                                        : "the prompt does not fit into the KV memory");
     }

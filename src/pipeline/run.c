@@ -242,7 +242,7 @@ static realm_status start_call(pipe_run *r, uint32_t step, uint32_t branch, real
     st = open_call(r, c, model, b->attempts, err);
     if (st != REALM_OK) {
         free_call(c);
-        if ((st == REALM_E_LIMIT || st == REALM_E_BUSY) &&
+        if ((st == REALM_E_CROWDED || st == REALM_E_BUSY) &&
             r->n_running > 0) { /* there is room when others have ended */
             r->parallel = r->n_running;
             realm_error_clear(err);
@@ -308,7 +308,7 @@ static realm_status call_ended(pipe_run *r, pipe_call *c, realm_finish finish, r
     r->prompt_tokens += c->batch.prompt_tokens;
     r->completion_tokens += c->batch.completion_tokens;
     /* Refused for the tenant's limit beside others: not this call's fault, it takes its turn after one of them. */
-    bool put_back = st == REALM_E_LIMIT && c->crowded && c->batch.prompt_tokens == 0 && c->text.len == 0;
+    bool put_back = st == REALM_E_CROWDED && c->crowded && c->batch.prompt_tokens == 0 && c->text.len == 0;
     s->branches[branch].finish = finish;
     realm_buf text = c->text;
     c->text = (realm_buf){0};

@@ -245,7 +245,7 @@ static realm_status read_reply(int out, int wait_status, bool reaped, const real
     }
     data[r.len] = 0;
     if (r.status) {
-        realm_status st = r.status < 0 && r.status >= REALM_E_BUSY ? (realm_status)r.status : REALM_E_INTERNAL;
+        realm_status st = r.status < 0 && r.status >= REALM_E_TOO_LARGE ? (realm_status)r.status : REALM_E_INTERNAL;
         realm_error_set(err, st, "%s", data);
         realm_free(data);
         return st;

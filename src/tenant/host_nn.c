@@ -107,6 +107,8 @@ static int32_t bad_argument(realm_host *h, const char *what) {
 static int32_t code_of(realm_host *h, realm_status st) {
     switch (st) {
     case REALM_E_LIMIT:
+    case REALM_E_QUOTA:
+    case REALM_E_CROWDED:
     case REALM_E_BUSY: return failed(h, NN_BUSY);
     case REALM_E_RANGE:
     case REALM_E_INVALID: return failed(h, NN_INVALID_ARGUMENT);

@@ -115,7 +115,7 @@ void host_prompt_free(realm_host *h, void *object) {
 }
 
 static realm_status too_long(realm_host *h, const host_model *model) {
-    return realm_error_set(&h->error, REALM_E_RANGE, "the prompt is longer than the context of %zu tokens",
+    return realm_error_set(&h->error, REALM_E_CONTEXT, "the prompt is longer than the context of %zu tokens",
                            host_context_length(model));
 }
 

@@ -268,7 +268,7 @@ REALM_WARN_UNUSED realm_status tenant_program(realm_tenant *t, realm_run *run, r
 void tenants_trim_programs(realm_runtime *rt);
 void tenants_refresh(realm_runtime *rt); /* after the store's version changed */
 void tenants_close(realm_runtime *rt);
-/* Takes one request from the buckets; REALM_E_LIMIT names the limit. */
+/* Takes one request from the buckets; REALM_E_RATE and REALM_E_QUOTA name the limit. */
 realm_status tenant_admit(realm_tenant *t, realm_rate *rate, realm_error *err);
 void tenant_spend_tokens(realm_tenant *t, uint64_t n);
 

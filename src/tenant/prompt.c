@@ -36,7 +36,7 @@ realm_status template_apply(const tenant_model *m, const char *messages, size_t 
                             size_t tools_len, bool answer, realm_buf *text, realm_text_span **spans, size_t *n_spans,
                             realm_error *err) {
     if (!m->template)
-        return realm_error_set(err, REALM_E_NOT_FOUND,
+        return realm_error_set(err, REALM_E_UNSUPPORTED,
                                "model \"%s\" has no chat template; use the completions endpoint, or name a template",
                                m->id);
     realm_template_input in = {.messages = {messages, messages_len},
@@ -45,6 +45,8 @@ realm_status template_apply(const tenant_model *m, const char *messages, size_t 
                                .now_unix = realm_clock_wall_s()};
     realm_template_spans found = {0};
     realm_status s = realm_template_render(m->template, &in, text, &found, err);
+    /* The conversation is too much for the template's bounds: no limit of the tenant's, nor of its program's. */
+    if (s == REALM_E_LIMIT) s = err ? (err->code = REALM_E_TOO_LARGE) : REALM_E_TOO_LARGE;
     if (s != REALM_OK) return s;
     realm_text_span *out = realm_calloc(found.len + 1, sizeof *out);
     if (!out) {

@@ -89,7 +89,8 @@ REALM_WARN_UNUSED realm_status realm_runtime_grammar(realm_runtime *rt, const ch
                                                      realm_error *err);
 /* Renders the model's chat template. `messages` and `tools` (or NULL) are JSON arrays. `spans` (freed with realm_free)
  * says which parts are the template's own (control tokens are parsed there) and which came from messages.
- * REALM_E_NOT_FOUND: the model has no template. REALM_E_INVALID: the template refused the messages. */
+ * REALM_E_UNSUPPORTED: the model has no template. REALM_E_INVALID: the template refused the messages; REALM_E_TOO_LARGE:
+ * they are more than it may work on. */
 REALM_WARN_UNUSED realm_status realm_runtime_apply_template(const realm_runtime *rt, const char *model_id,
                                                             const char *messages, size_t messages_len,
                                                             const char *tools, size_t tools_len,
@@ -131,8 +132,8 @@ typedef struct realm_rate {                /* for x-ratelimit-* and retry-after 
     uint32_t token_reset_ms;
 } realm_rate;
 
-/* Admits a request. REALM_E_NOT_FOUND: no such model. REALM_E_LIMIT: a limit of the tenant (the text says which; `rate`
- * is filled on success and failure, may be NULL). */
+/* Admits a request. REALM_E_NOT_FOUND: no such model. REALM_E_RATE, REALM_E_QUOTA: a limit of the tenant (the text says
+ * which; `rate` is filled on success and failure, may be NULL). */
 REALM_WARN_UNUSED realm_status realm_request_open(realm_tenant *t, const char *model_id, realm_rate *rate,
                                                   realm_request **out, realm_error *err);
 /* Before the first run is started: says that this many runs with the same prompt will come, so that they compute and

@@ -316,12 +316,13 @@ static realm_status open_program(realm_tenant *t, realm_program **out, realm_err
     if (s != REALM_OK) {
         realm_error_prefix(&local, "program of tenant %s", t->name);
         realm_log_error("tenant", "%s", local.text);
+        /* A refusal is final for these bytes, and the tenant's own affair; running out of something may pass. */
+        if (s == REALM_E_FORMAT || s == REALM_E_UNSUPPORTED || s == REALM_E_LIMIT || s == REALM_E_INVALID)
+            s = local.code = REALM_E_PROGRAM;
     }
     realm_mutex_lock(&t->mu);
     if (strcmp(sha, t->program_sha256) == 0 && !t->program_set) {
-        /* A refusal is final for these bytes; running out of something may pass. */
-        if (s == REALM_E_FORMAT || s == REALM_E_UNSUPPORTED || s == REALM_E_LIMIT || s == REALM_E_INVALID)
-            t->program_error = local;
+        if (s == REALM_E_PROGRAM) t->program_error = local;
         if (s == REALM_OK && !t->program) t->program = realm_program_retain(p);
     }
     realm_mutex_unlock(&t->mu);
@@ -495,7 +496,7 @@ realm_status tenant_admit(realm_tenant *t, realm_rate *rate, realm_error *err) {
         refill(&t->request_credit, &t->request_credit_ns, l->requests_per_minute, now_ns);
         if (t->request_credit < 1) {
             r.retry_after_ms = wait_ms(1 - t->request_credit, l->requests_per_minute);
-            s = realm_error_set(err, REALM_E_LIMIT, "requests_per_minute: %llu are allowed",
+            s = realm_error_set(err, REALM_E_RATE, "requests_per_minute: %llu are allowed",
                                 (unsigned long long)l->requests_per_minute);
         }
     }
@@ -503,7 +504,7 @@ realm_status tenant_admit(realm_tenant *t, realm_rate *rate, realm_error *err) {
         refill(&t->token_credit, &t->token_credit_ns, l->tokens_per_minute, now_ns);
         if (t->token_credit <= 0) {
             r.retry_after_ms = wait_ms(1 - t->token_credit, l->tokens_per_minute);
-            s = realm_error_set(err, REALM_E_LIMIT, "tokens_per_minute: %llu are allowed",
+            s = realm_error_set(err, REALM_E_RATE, "tokens_per_minute: %llu are allowed",
                                 (unsigned long long)l->tokens_per_minute);
         }
     }
@@ -511,7 +512,7 @@ realm_status tenant_admit(realm_tenant *t, realm_rate *rate, realm_error *err) {
         know_today(t);
         if (t->day_tokens >= l->tokens_per_day) {
             r.retry_after_ms = (uint32_t)((t->day_s + 86400 - realm_clock_wall_s()) * 1000);
-            s = realm_error_set(err, REALM_E_LIMIT, "tokens_per_day: %llu are allowed",
+            s = realm_error_set(err, REALM_E_QUOTA, "tokens_per_day: %llu are allowed",
                                 (unsigned long long)l->tokens_per_day);
         }
     }

@@ -247,7 +247,7 @@ def test_wrong_configurations_name_the_line():
         for text, says in (("listen: 1\n", "line 1: listen: must be a string"),
                            ("threads: 2\nlistn: x\n", "line 2: listn: unknown key"),
                            ("models:\n  - id: a\n    fiel: b\n", "line 3: models[0].fiel: unknown key"),
-                           ("models:\n  - id: a\n", "line 2: models[0].file: is required"),
+                           ("models:\n  - id: a\n", "line 2: models[0].file: no model \"a\""),
                            ("tenants:\n  - name: a\n    limits: {weight: 0}\n", "line 3: tenants[0].limits.weight"),
                            ("http: {head_bytes: 1}\n", "http.head_bytes: must be from 1024"),
                            ("threads: 2\nthreads: 3\n", "line 2"),

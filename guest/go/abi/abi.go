@@ -615,6 +615,10 @@ const EClosed = -16          // closed
 const EDevice = -17          // the compute device failed
 const EInternal = -18        // internal error
 const EBusy = -19            // overloaded
+const ERate = -20            // too many in this time
+const EQuota = -21           // more than the quota holds
+const ECrowded = -22         // too many at the same time
+const EContext = -23         // longer than the context
 
 // CodeText says what a result code means.
 func CodeText(code int32) string {
@@ -659,6 +663,14 @@ func CodeText(code int32) string {
 		return "internal error"
 	case -19:
 		return "overloaded"
+	case -20:
+		return "too many in this time"
+	case -21:
+		return "more than the quota holds"
+	case -22:
+		return "too many at the same time"
+	case -23:
+		return "longer than the context"
 	}
 	return "unknown failure"
 }

@@ -460,6 +460,14 @@ pub const E_DEVICE: i32 = -17;
 pub const E_INTERNAL: i32 = -18;
 /// overloaded.
 pub const E_BUSY: i32 = -19;
+/// too many in this time.
+pub const E_RATE: i32 = -20;
+/// more than the quota holds.
+pub const E_QUOTA: i32 = -21;
+/// too many at the same time.
+pub const E_CROWDED: i32 = -22;
+/// longer than the context.
+pub const E_CONTEXT: i32 = -23;
 
 /// What a result code means.
 pub const fn code_text(code: i32) -> &'static str {
@@ -484,6 +492,10 @@ pub const fn code_text(code: i32) -> &'static str {
         -17 => "the compute device failed",
         -18 => "internal error",
         -19 => "overloaded",
+        -20 => "too many in this time",
+        -21 => "more than the quota holds",
+        -22 => "too many at the same time",
+        -23 => "longer than the context",
         _ => "unknown failure",
     }
 }

@@ -212,7 +212,7 @@ realm_status realm_request_open(realm_tenant *t, const char *model, realm_rate *
     if (strcmp(model, "limited") == 0) {
         rate->remaining = 0;
         rate->retry_after_ms = 2500;
-        return realm_error_set(err, REALM_E_LIMIT, "requests_per_minute: 60 are allowed");
+        return realm_error_set(err, REALM_E_RATE, "requests_per_minute: 60 are allowed");
     }
     *out = realm_calloc(1, sizeof **out);
     if (!*out) return realm_error_set(err, REALM_E_NOMEM, "out of memory");
@@ -267,14 +267,14 @@ static void *fake_run(void *arg) {
     r->finish = REALM_FINISH_STOP;
     r->prompt = 4;
     if (r->refused) {
-        r->finish = REALM_FINISH_ERROR, r->status = REALM_E_LIMIT, r->why = "limit generations: too many";
+        r->finish = REALM_FINISH_ERROR, r->status = REALM_E_CROWDED, r->why = "limit generations: too many";
         r->prompt = 0;
     } else if (strstr(r->input, "@wait")) {
         fake_wait(r);
     } else if (strstr(r->input, "@program")) {
         r->finish = REALM_FINISH_ERROR, r->status = REALM_E_PROGRAM, r->why = "trap: unreachable";
     } else if (strstr(r->input, "@range")) {
-        r->finish = REALM_FINISH_ERROR, r->status = REALM_E_RANGE,
+        r->finish = REALM_FINISH_ERROR, r->status = REALM_E_CONTEXT,
         r->why = "the prompt has 9 tokens, the context of 8 leaves no room";
     } else if (strstr(r->input, "@emit")) {
         fake_push(r, REALM_EVENT_TOKEN, -1, "HELLO ", 6, 0);

@@ -238,19 +238,19 @@ static void busy_and_wrong(void **state) {
     REFUSED(REALM_E_INVALID, "account", p.account = other);
     REFUSED(REALM_E_INVALID, "prompt_logprobs", p.prompt_logprobs = true);
     REFUSED(REALM_E_RANGE, "token 0", (p.prompt = &wrong, p.n_prompt = 1));
-    REFUSED(REALM_E_RANGE, "most", p.n_prompt = 460);
-    REFUSED(REALM_E_RANGE, "room", p.n_prompt = 512 - info.n_tokens);
+    REFUSED(REALM_E_CONTEXT, "most", p.n_prompt = 460);
+    REFUSED(REALM_E_CONTEXT, "room", p.n_prompt = 512 - info.n_tokens);
     REFUSED(REALM_E_RANGE, "n_rows", p.forward = true);
     REFUSED(REALM_E_RANGE, "n_rows", (p.forward = true, p.n_rows = REALM_FORWARD_ROWS + 1));
     REFUSED(REALM_E_RANGE, "run_ahead", p.run_ahead = REALM_RUN_AHEAD_MAX + 1);
     realm_account_set_limits(r.a, &(realm_account_limits){.kv_tokens = 64});
-    REFUSED(REALM_E_LIMIT, "kv_tokens", (void)0);
+    REFUSED(REALM_E_QUOTA, "kv_tokens", (void)0);
     realm_account_set_limits(r.a, &(realm_account_limits){0});
 #undef REFUSED
     assert_int_equal(realm_context_append(c, &wrong, 1, &err), REALM_E_RANGE);
     wrong = -1;
     assert_int_equal(realm_context_append(c, &wrong, 1, &err), REALM_E_RANGE);
-    assert_int_equal(realm_context_append(c, tokens, 512, &err), REALM_E_RANGE);
+    assert_int_equal(realm_context_append(c, tokens, 512, &err), REALM_E_CONTEXT);
     assert_int_equal(realm_context_truncate(c, info.n_tokens + 1, &err), REALM_E_RANGE);
     /* An empty context has nothing to compute; a full one can still be computed. */
     assert_int_equal(realm_context_truncate(c, 0, &err), REALM_OK);
@@ -259,7 +259,7 @@ static void busy_and_wrong(void **state) {
     assert_int_equal(consumer_submit(&none, r.e, &p, &err), REALM_E_RANGE);
     assert_int_equal(realm_context_append(c, tokens, 512, &err), REALM_OK);
     realm_logits_release(forward(&r, c, NULL, 0, 3, false));
-    assert_int_equal(consumer_submit(&none, r.e, &p, &err), REALM_E_RANGE);
+    assert_int_equal(consumer_submit(&none, r.e, &p, &err), REALM_E_CONTEXT);
     realm_context_release(c);
     realm_account_close(other);
     engine_run_close(&r);

@@ -333,7 +333,7 @@ static void at_the_limit(void **state) {
     realm_context_get_info(c[2], &info);
     assert_false(info.suspended);
     realm_generation_params p = greedy(a, want[0], 120, 60);
-    assert_int_equal(consumer_submit(&k, r.e, &p, &err), REALM_E_LIMIT);
+    assert_int_equal(consumer_submit(&k, r.e, &p, &err), REALM_E_QUOTA);
     for (unsigned i = 0; i < 3; i++) realm_context_release(c[i]);
     realm_account_close(a);
     realm_account_close(b);

@@ -186,15 +186,15 @@ static void limits(void **state) {
     assert_int_equal(
         realm_account_open(r.e, &(realm_account_limits){.generations = 1, .kv_tokens = 96}, NULL, &a, &err), REALM_OK);
     realm_generation_params p = greedy(a, prompt, 97, 1);
-    assert_int_equal(consumer_submit(&c[0], r.e, &p, &err), REALM_E_LIMIT);
+    assert_int_equal(consumer_submit(&c[0], r.e, &p, &err), REALM_E_QUOTA);
     assert_non_null(strstr(err.text, "kv_tokens"));
     p = greedy(a, prompt, 90, 8); /* 97 tokens held: a fourth page */
-    assert_int_equal(consumer_submit(&c[0], r.e, &p, &err), REALM_E_LIMIT);
+    assert_int_equal(consumer_submit(&c[0], r.e, &p, &err), REALM_E_QUOTA);
     p = greedy(a, prompt, 90, 7);
     held stop;
     engine_stop(&stop, &r);
     assert_int_equal(consumer_submit(&c[0], r.e, &p, &err), REALM_OK);
-    assert_int_equal(consumer_submit(&c[1], r.e, &p, &err), REALM_E_LIMIT);
+    assert_int_equal(consumer_submit(&c[1], r.e, &p, &err), REALM_E_CROWDED);
     assert_non_null(strstr(err.text, "generations"));
     held_go(&stop);
     consumer_wait(&c[0]);
@@ -254,7 +254,7 @@ static void bad_requests(void **state) {
     memset(long_stop, 'a', sizeof long_stop);
     realm_gguf_str too_long = {long_stop, sizeof long_stop};
     REFUSED(REALM_E_RANGE, "empty", p.n_prompt = 0);
-    REFUSED(REALM_E_RANGE, "context", p.n_prompt = 512);
+    REFUSED(REALM_E_CONTEXT, "context", p.n_prompt = 512);
     REFUSED(REALM_E_RANGE, "token 1", (p.prompt = wrong, p.n_prompt = 2));
     wrong[1] = -1;
     REFUSED(REALM_E_RANGE, "token 1", (p.prompt = wrong, p.n_prompt = 2));

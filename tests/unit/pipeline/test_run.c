@@ -369,7 +369,7 @@ static void test_the_tenants_limits_hold(void **state) {
     expect_output("steps: [{id: a, " ONE ", n: 8, max_tokens: 6}]\noutput: '{{ steps.a.texts | length }}'", "8");
     set_limit("generations", "64");
     set_limit("requests_per_minute", "1");
-    expect_error("steps: [{id: a, " ONE ", max_tokens: 6}, {id: b, after: [a], " ONE ", max_tokens: 6}]", REALM_E_LIMIT,
+    expect_error("steps: [{id: a, " ONE ", max_tokens: 6}, {id: b, after: [a], " ONE ", max_tokens: 6}]", REALM_E_RATE,
                  "b: requests_per_minute");
     set_limit("requests_per_minute", "1000000");
 }

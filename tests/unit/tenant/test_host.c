@@ -386,7 +386,7 @@ static void test_errors_reach_the_client(void **state) {
     p.prompt_len = 4000;
     complete(&c, t, p);
     assert_int_equal(c.finish, REALM_FINISH_ERROR);
-    assert_int_equal(c.status, REALM_E_RANGE);
+    assert_int_equal(c.status, REALM_E_CONTEXT);
     assert_non_null(strstr(c.error, "context"));
     end(&c);
     free(big);

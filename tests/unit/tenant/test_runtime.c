@@ -253,7 +253,7 @@ static void limits_refuse_and_say_which(void **state) {
     assert_int_equal(rate.limit, 2);
     assert_int_equal(rate.remaining, 1);
     assert_int_equal(realm_request_open(t, "m", &rate, &r[1], &err), REALM_OK);
-    assert_int_equal(realm_request_open(t, "m", &rate, &r[2], &err), REALM_E_LIMIT);
+    assert_int_equal(realm_request_open(t, "m", &rate, &r[2], &err), REALM_E_RATE);
     assert_non_null(strstr(err.text, "requests_per_minute"));
     assert_true(rate.retry_after_ms > 20000 && rate.retry_after_ms <= 30000);
     realm_request_close(r[0]);
@@ -266,7 +266,7 @@ static void limits_refuse_and_say_which(void **state) {
     start(&a, "spent", QUESTION, 4);
     finish(&a);
     assert_int_equal(a.finish, REALM_FINISH_LENGTH);
-    assert_int_equal(realm_request_open(a.tenant, "m", &rate, &r[0], &err), REALM_E_LIMIT);
+    assert_int_equal(realm_request_open(a.tenant, "m", &rate, &r[0], &err), REALM_E_QUOTA);
     assert_non_null(strstr(err.text, "tokens_per_day"));
     drop(&a);
 
@@ -274,7 +274,7 @@ static void limits_refuse_and_say_which(void **state) {
     start(&a, "narrow", QUESTION, 64);
     finish(&a);
     assert_int_equal(a.finish, REALM_FINISH_ERROR);
-    assert_int_equal(a.batch.status, REALM_E_LIMIT);
+    assert_int_equal(a.batch.status, REALM_E_QUOTA);
     assert_non_null(strstr(a.batch.error.text, "kv_tokens"));
     drop(&a);
     assert_int_equal(usage_of("narrow").requests, 0); /* refused, not served */

@@ -138,7 +138,7 @@ static int32_t prompts(void) {
     IS(realm_prompt_tokens((int32_t *)(void *)PAST, 2), REALM_E_RANGE);
     IS(realm_prompt_text(PAST, 3, 0), REALM_E_RANGE);
     for (int i = 0; i < 4096; i++) buf[i] = 'e';
-    IS(realm_prompt_text(buf, 4096, 0), REALM_E_RANGE); /* longer than the context */
+    IS(realm_prompt_text(buf, 4096, 0), REALM_E_CONTEXT); /* longer than the context */
     TRUE(error_says("context"));
     /* handles: closed, forged, of another kind */
     IS(realm_close(chat), 0);
