@@ -571,6 +571,8 @@ export const E_QUOTA: i32 = -21;
 export const E_CROWDED: i32 = -22;
 // longer than the context.
 export const E_CONTEXT: i32 = -23;
+// more than is taken.
+export const E_TOO_LARGE: i32 = -24;
 
 // What a result code means.
 export function codeText(code: i32): string {
@@ -599,6 +601,7 @@ export function codeText(code: i32): string {
     case -21: return "more than the quota holds";
     case -22: return "too many at the same time";
     case -23: return "longer than the context";
+    case -24: return "more than is taken";
     default: return "unknown failure";
   }
 }

@@ -619,6 +619,7 @@ const ERate = -20            // too many in this time
 const EQuota = -21           // more than the quota holds
 const ECrowded = -22         // too many at the same time
 const EContext = -23         // longer than the context
+const ETooLarge = -24        // more than is taken
 
 // CodeText says what a result code means.
 func CodeText(code int32) string {
@@ -671,6 +672,8 @@ func CodeText(code int32) string {
 		return "too many at the same time"
 	case -23:
 		return "longer than the context"
+	case -24:
+		return "more than is taken"
 	}
 	return "unknown failure"
 }

@@ -468,6 +468,8 @@ pub const E_QUOTA: i32 = -21;
 pub const E_CROWDED: i32 = -22;
 /// longer than the context.
 pub const E_CONTEXT: i32 = -23;
+/// more than is taken.
+pub const E_TOO_LARGE: i32 = -24;
 
 /// What a result code means.
 pub const fn code_text(code: i32) -> &'static str {
@@ -496,6 +498,7 @@ pub const fn code_text(code: i32) -> &'static str {
         -21 => "more than the quota holds",
         -22 => "too many at the same time",
         -23 => "longer than the context",
+        -24 => "more than is taken",
         _ => "unknown failure",
     }
 }

@@ -68,7 +68,7 @@ static int32_t sequences(void) {
     for (int i = 0; i < 64; i++) ids[i] = 260;
     int32_t len = 0;
     for (int i = 0; i < 8 && len >= 0; i++) len = realm_context_append(c, ids, 64);
-    IS(len, REALM_E_RANGE); /* longer than the model's context: refused, and it stays as it was */
+    IS(len, REALM_E_CONTEXT); /* longer than the model's context: refused, and it stays as it was */
     IS(realm_context_stat(c, &s), 0);
     TRUE(s.n_tokens <= 256);
     IS(realm_close(c), 0);
