@@ -50,7 +50,7 @@ $(BUILD)/bench/tenants: $(sort $(wildcard bench/tenants/*.c)) $(foreach f,$(LINK
 # Size and start of the same program by every toolchain: the table of docs/programs.md.
 .PHONY: bench-programs
 bench-programs: $(BUILD)/bench/programs guests-all
-	@$(BUILD)/bench/programs $(SDK_GUESTS)
+	@$(BUILD)/bench/programs $(filter $(BUILD)/guest/stream%,$(SDK_GUESTS))
 
 $(BUILD)/bench/programs: bench/programs.c $(foreach f,$(LINK_sandbox),$(call objs_of,$(f))) $(DEPS_LIB)
 	@mkdir -p $(@D)

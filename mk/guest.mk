@@ -49,49 +49,49 @@ guests: $(GUEST_DEFAULT) $(GUEST_EXAMPLES)
 $(BUILD)/guest/%.wasm: guest/examples/$$*/$$*.c $(GUEST_HEADERS) mk/guest.mk
 	$(call build_guest)
 
-# --- the same program by every SDK: compilers that only tests need (tools/setup --test) ----------------------------
-SDK_SRC     := guest/examples/stream
-SDK_GUESTS  := $(addprefix $(BUILD)/guest/stream,.wasm 64.wasm _wasi.wasm _rust.wasm _go.wasm _go_reactor.wasm _as.wasm)
-RUSTC_WASM   = $(shell tools/find-rust-wasm)
-RUST_FLAGS  := --edition 2021 -C opt-level=z -C panic=abort -D warnings
-RUST_LINK   := -C lto -C strip=symbols -C link-self-contained=no -C linker=$(WASM_LD) -C linker-flavor=wasm-ld \
-               -C link-arg=--no-fatal-warnings
-GO_BUILD     = GOOS=wasip1 GOARCH=wasm GOFLAGS=-buildvcs=false $(shell tools/find-go) build -C $(<D) -trimpath -ldflags '-s -w'
-ASC          = $(shell tools/test-env --dir)/node_modules/.bin/asc
+# --- the same programs by every SDK: compilers that only tests need (tools/setup --test) ---------------------------
+SDK_KINDS    := .wasm 64.wasm _wasi.wasm _rust.wasm _as.wasm _go.wasm
+SDK_GUESTS   := $(foreach p,stream branches,$(addprefix $(BUILD)/guest/$(p),$(SDK_KINDS))) $(BUILD)/guest/stream_go_reactor.wasm
+RUSTC_WASM    = $(shell tools/find-rust-wasm)
+RUST_FLAGS   := --edition 2021 -C opt-level=z -C panic=abort -D warnings
+RUST_LINK    := -C lto -C strip=symbols -C link-self-contained=no -C linker=$(WASM_LD) -C linker-flavor=wasm-ld \
+                -C link-arg=--no-fatal-warnings
+GO_BUILD      = GOOS=wasip1 GOARCH=wasm GOFLAGS=-buildvcs=false $(shell tools/find-go) build -C guest/examples/$* -trimpath \
+                -ldflags '-s -w'
+GO_SRCS      := $(wildcard guest/go/*.go guest/go/*/*.go) guest/go/go.mod
+ASC           = $(shell tools/test-env --dir)/node_modules/.bin/asc
 
 .PHONY: guests-all
 guests-all: guests $(SDK_GUESTS)
 
-$(BUILD)/guest/stream64.wasm: $(SDK_SRC)/stream.c $(GUEST_HEADERS) mk/guest.mk
+$(BUILD)/guest/%64.wasm: guest/examples/$$*/$$*.c $(GUEST_HEADERS) mk/guest.mk
 	$(call build_guest,--target=wasm64,-mwasm64)
 
-$(BUILD)/guest/stream_wasi.wasm: $(SDK_SRC)/stream.c $(GUEST_HEADERS) mk/guest.mk
+$(BUILD)/guest/%_wasi.wasm: guest/examples/$$*/$$*.c $(GUEST_HEADERS) mk/guest.mk
 	@mkdir -p $(@D)
 	$(call say,WASM $@)
-	$(Q)$(CLANG) --target=wasm32-wasi -mexec-model=reactor -fuse-ld=$(shell command -v $(WASM_LD)) -O2 -s \
-	    -Iguest/c -Iinclude -o $@ $<
+	$(Q)$(CLANG) --target=wasm32-wasi -mexec-model=reactor -fuse-ld=$(shell command -v $(WASM_LD)) -O2 -s -Iguest/c -Iinclude -o $@ $<
 
-$(BUILD)/guest/librealm_guest.rlib: guest/rust/src/lib.rs guest/rust/src/abi.rs mk/guest.mk
+$(BUILD)/guest/librealm_guest.rlib: $(wildcard guest/rust/src/*.rs) mk/guest.mk
 	@mkdir -p $(@D)
 	$(call say,RUST $@)
-	$(Q)$(RUSTC_WASM) $(RUST_FLAGS) --crate-type rlib --crate-name realm_guest -o $@ $<
+	$(Q)$(RUSTC_WASM) $(RUST_FLAGS) --crate-type rlib --crate-name realm_guest -o $@ guest/rust/src/lib.rs
 
-$(BUILD)/guest/stream_rust.wasm: $(SDK_SRC)/stream.rs $(BUILD)/guest/librealm_guest.rlib
+$(BUILD)/guest/%_rust.wasm: guest/examples/$$*/$$*.rs $(BUILD)/guest/librealm_guest.rlib
 	$(call say,RUST $@)
 	$(Q)$(RUSTC_WASM) $(RUST_FLAGS) $(RUST_LINK) --crate-type cdylib --extern realm_guest=$(BUILD)/guest/librealm_guest.rlib -o $@ $<
 
-GO_SRCS := $(wildcard guest/go/*.go guest/go/*/*.go $(SDK_SRC)/*.go) $(SDK_SRC)/go.mod
-$(BUILD)/guest/stream_go.wasm: $(SDK_SRC)/stream.go $(GO_SRCS) mk/guest.mk
+$(BUILD)/guest/%_go.wasm: guest/examples/$$*/$$*.go guest/examples/$$*/go.mod $(GO_SRCS) mk/guest.mk
 	@mkdir -p $(@D)
 	$(call say,GO   $@)
 	$(Q)$(GO_BUILD) -o $(abspath $@) .
 
-$(BUILD)/guest/stream_go_reactor.wasm: $(SDK_SRC)/stream.go $(GO_SRCS) mk/guest.mk
+$(BUILD)/guest/%_go_reactor.wasm: guest/examples/$$*/$$*.go guest/examples/$$*/reactor.go guest/examples/$$*/go.mod $(GO_SRCS) mk/guest.mk
 	@mkdir -p $(@D)
 	$(call say,GO   $@)
 	$(Q)$(GO_BUILD) -tags reactor -buildmode=c-shared -o $(abspath $@) .
 
-$(BUILD)/guest/stream_as.wasm: $(SDK_SRC)/stream.ts $(wildcard guest/assemblyscript/*.ts) mk/guest.mk
+$(BUILD)/guest/%_as.wasm: guest/examples/$$*/$$*.ts $(wildcard guest/assemblyscript/*.ts) mk/guest.mk
 	@mkdir -p $(@D)/node_modules
 	@ln -sfn $(abspath guest/assemblyscript) $(@D)/node_modules/realm-guest
 	$(call say,ASC  $@)

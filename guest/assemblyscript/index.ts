@@ -6,8 +6,10 @@
 // failure is an answer (a field that is absent), null says so. Handles are given back with close(), or when the program
 // ends. `abi` is the whole interface as it is, with result codes, for what has no wrapper.
 import * as abi from "./abi";
+import { Grammar } from "./context";
 
 export { abi };
+export { Context, Grammar, Pass, Sampler, Token } from "./context";
 
 // The host's words for the last call that failed.
 export function lastError(): string {
@@ -183,6 +185,13 @@ export class Options {
     return this;
   }
 
+  // Only what the grammar allows from where it stands; its state is copied.
+  grammar(g: Grammar): Options {
+    this.raw.grammar = g.handle;
+    this.raw.set |= abi.SET_GRAMMAR;
+    return this;
+  }
+
   // abi.GENERATE_*
   flags(flags: u32): Options {
     this.raw.flags = flags;
@@ -271,4 +280,44 @@ export class Generation {
   close(): void {
     check(abi.close(this.handle));
   }
+}
+
+// ---- models and the tenant's store ----
+
+// The id of a model that the server offers under this name.
+export function findModel(name: string): i32 {
+  const n = String.UTF8.encode(name);
+  return check(abi.model_find(changetype<usize>(n), n.byteLength));
+}
+
+// The model of text, prompts, grammars and new contexts from now on (0: the request's own); the one before.
+export function useModel(id: i32): i32 {
+  return check(abi.model_use(id));
+}
+
+// A value of the tenant's store, which all its requests share; null when there is no such key.
+export function storeGet(key: string): ArrayBuffer | null {
+  const k = String.UTF8.encode(key);
+  const at = changetype<usize>(k);
+  for (let room: i32 = 256; ; ) {
+    const out = new ArrayBuffer(room);
+    const n = abi.store_get(at, k.byteLength, changetype<usize>(out), room);
+    if (n == abi.E_NOT_FOUND) return null;
+    if (check(n) <= room) return out.slice(0, n);
+    room = n;
+  }
+  return null;
+}
+
+// Sets a value, durably.
+export function storePut(key: string, value: ArrayBuffer): void {
+  const k = String.UTF8.encode(key);
+  check(abi.store_put(changetype<usize>(k), k.byteLength, changetype<usize>(value), value.byteLength));
+}
+
+// Removes a key; false when it was not there.
+export function storeDelete(key: string): bool {
+  const k = String.UTF8.encode(key);
+  const n = abi.store_delete(changetype<usize>(k), k.byteLength);
+  return n != abi.E_NOT_FOUND && check(n) >= 0;
 }

@@ -23,6 +23,12 @@ fn main() -> Result<()> {
             break;
         }
     }
-    write!(Client, "\n\n-- {}: {} tokens in, {} out", model, prompt.len()?, tokens)
-        .map_err(|_| Error::new(abi::E_IO))
+    write!(
+        Client,
+        "\n\n-- {}: {} tokens in, {} out",
+        model,
+        prompt.len()?,
+        tokens
+    )
+    .map_err(|_| Error::new(abi::E_IO))
 }

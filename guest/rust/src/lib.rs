@@ -10,7 +10,9 @@
 
 #[rustfmt::skip]
 pub mod abi;
+mod context;
 
+pub use context::{Context, Grammar, Pass, Sampler};
 use core::fmt::{self, Write};
 use core::marker::PhantomData;
 
@@ -325,10 +327,8 @@ pub struct Options<'a> {
 impl<'a> Options<'a> {
     /// The request's own parameters.
     pub fn new() -> Options<'a> {
-        let raw = abi::GenerateOptions {
-            size: core::mem::size_of::<abi::GenerateOptions>() as u32,
-            ..Default::default()
-        };
+        let raw =
+            abi::GenerateOptions { size: core::mem::size_of::<abi::GenerateOptions>() as u32, ..Default::default() };
         Options { raw, borrowed: PhantomData }
     }
 
@@ -368,6 +368,13 @@ impl<'a> Options<'a> {
         self.raw.stop = strings.as_ptr() as usize as u64;
         self.raw.n_stop = strings.len() as u32;
         self.raw.set |= abi::SET_STOP;
+        self
+    }
+
+    /// Only what the grammar allows from where it stands; its state is copied.
+    pub fn grammar(mut self, grammar: &'a Grammar) -> Self {
+        self.raw.grammar = grammar.handle();
+        self.raw.set |= abi::SET_GRAMMAR;
         self
     }
 
@@ -443,13 +450,8 @@ impl<'a> Batch<'a> {
 
 impl Generation {
     /// Waits for events of this generation and takes all that have come.
-    pub fn wait<'a, const N: usize, const BYTES: usize>(
-        &self,
-        room: &'a mut Events<N, BYTES>,
-    ) -> Result<Batch<'a>> {
-        let n = check(unsafe {
-            abi::wait(self.0 .0, room.events.as_mut_ptr(), N, room.text.as_mut_ptr(), BYTES, -1)
-        })?;
+    pub fn wait<'a, const N: usize, const BYTES: usize>(&self, room: &'a mut Events<N, BYTES>) -> Result<Batch<'a>> {
+        let n = check(unsafe { abi::wait(self.0 .0, room.events.as_mut_ptr(), N, room.text.as_mut_ptr(), BYTES, -1) })?;
         let events = &room.events[..n];
         let len = events.last().map_or(0, |e| (e.text_at + e.text_len) as usize);
         Ok(Batch { events, text: room.text.get(..len).ok_or(Error::new(abi::E_RANGE))? })
@@ -468,12 +470,63 @@ impl Generation {
     }
 }
 
+impl Generation {
+    /// Waits for the end and gives what is still to come, in the caller's buffer.
+    pub fn text<'a>(&self, out: &'a mut [u8]) -> Result<&'a str> {
+        let mut len = 0;
+        loop {
+            let mut events = [abi::GuestEvent::default(); 32];
+            let room = &mut out[len..];
+            let n = check(unsafe { abi::wait(self.0 .0, events.as_mut_ptr(), 32, room.as_mut_ptr(), room.len(), -1) })?;
+            len += events[..n].iter().map(|e| e.text_len as usize).sum::<usize>();
+            if let Some(last) = events[..n].last() {
+                if last.kind == abi::EVENT_KIND_END {
+                    check(last.status)?;
+                    return utf8(&out[..len]);
+                }
+            }
+        }
+    }
+}
+
 /// One user message in, the answer out, in the caller's buffer: a whole generation.
 pub fn ask<'a>(question: &str, options: &Options, out: &'a mut [u8]) -> Result<&'a str> {
     let mut raw = options.raw;
     raw.flags |= abi::GENERATE_CHAT;
-    let n = unsafe {
-        abi::realm_host_generate(0, question.as_ptr(), question.len(), &raw, out.as_mut_ptr(), out.len())
-    };
+    let n =
+        unsafe { abi::realm_host_generate(0, question.as_ptr(), question.len(), &raw, out.as_mut_ptr(), out.len()) };
     filled(out, n)
+}
+
+// ---- models and the tenant's store ----
+
+/// The id of a model that the server offers under this name.
+pub fn find_model(name: &str) -> Result<i32> {
+    check(unsafe { abi::model_find(name.as_ptr(), name.len()) }).map(|id| id as i32)
+}
+
+/// The model of text, prompts, grammars and new contexts from now on (0: the request's own); the one before.
+pub fn use_model(id: i32) -> Result<i32> {
+    check(unsafe { abi::model_use(id) }).map(|id| id as i32)
+}
+
+/// A value of the tenant's store, which all its requests share; `None` when there is no such key.
+pub fn store_get<'a>(key: &str, out: &'a mut [u8]) -> Result<Option<&'a [u8]>> {
+    match unsafe { abi::store_get(key.as_ptr(), key.len(), out.as_mut_ptr(), out.len()) } {
+        abi::E_NOT_FOUND => Ok(None),
+        n => part(out, n).map(Some),
+    }
+}
+
+/// Sets a value, durably.
+pub fn store_put(key: &str, value: &[u8]) -> Result<()> {
+    check(unsafe { abi::store_put(key.as_ptr(), key.len(), value.as_ptr(), value.len()) }).map(drop)
+}
+
+/// Removes a key; false when it was not there.
+pub fn store_delete(key: &str) -> Result<bool> {
+    match unsafe { abi::store_delete(key.as_ptr(), key.len()) } {
+        abi::E_NOT_FOUND => Ok(false),
+        n => check(n).map(|_| true),
+    }
 }
