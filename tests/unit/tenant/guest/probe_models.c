@@ -62,6 +62,52 @@ static int32_t server(void) {
     return 1;
 }
 
+/* What belongs to one model is refused by another's. */
+static int32_t apart(void) {
+    realm_guest_context st;
+    int32_t other = realm_model_find(REALM_LITERAL("other"));
+    int32_t p = realm_prompt_text(REALM_LITERAL("abc"), 0), c = realm_context_new();
+    int32_t g = realm_grammar_compile(REALM_GRAMMAR_REGEX, REALM_LITERAL("a+"));
+    realm_sampler_stage stage = {.kind = REALM_STAGE_GRAMMAR, .handle = g};
+    int32_t s = realm_sampler_new(&stage, 1, 1);
+    TRUE(p > 0 && c > 0 && g > 0 && s > 0);
+    IS(realm_context_append_prompt(c, p), realm_prompt_get_tokens(p, ids, 64));
+    IS(realm_context_save(c, REALM_LITERAL("name")), 0);
+    IS(realm_model_use(other), 0);
+    int32_t q = realm_prompt_text(REALM_LITERAL("abc"), 0), d = realm_context_new();
+    TRUE(q > 0 && d > 0);
+    IS(realm_context_append_prompt(c, q), REALM_E_INVALID);
+    TRUE(error_says("model"));
+    IS(realm_context_append_prompt(d, p), REALM_E_INVALID);
+    IS(realm_sampler_new(&stage, 1, 1), REALM_E_INVALID); /* the grammar is for the other vocabulary */
+    realm_generate_options o = {.size = sizeof o, .set = REALM_SET_CONTEXT, .context = c};
+    IS(realm_generate(q, &o, REALM_MODE_EVENTS), REALM_E_INVALID);
+    IS(realm_host_generate(other, "a", 1, &o, text, sizeof text), REALM_E_INVALID);
+    o = (realm_generate_options){.size = sizeof o, .set = REALM_SET_SAMPLER, .sampler = s};
+    IS(realm_generate(q, &o, REALM_MODE_EVENTS), REALM_E_INVALID);
+    o = (realm_generate_options){.size = sizeof o, .set = REALM_SET_GRAMMAR, .grammar = g};
+    IS(realm_generate(q, &o, REALM_MODE_EVENTS), REALM_E_INVALID);
+    IS(realm_context_append(d, ids, 1), 1);
+    int32_t f = realm_forward(d, NULL, 0, 1, 0);
+    TRUE(f > 0);
+    realm_guest_event e;
+    IS(realm_wait(f, &e, 1, NULL, 0, -1), 1);
+    IS(realm_logits_sample(f, 0, s, NULL), REALM_E_INVALID);
+    TRUE(realm_logits_sample(f, 0, 0, NULL) >= 0);
+    /* names of saved contexts are each model's own */
+    IS(realm_context_open(REALM_LITERAL("name")), REALM_E_NOT_FOUND);
+    IS(realm_context_drop(REALM_LITERAL("name")), REALM_E_NOT_FOUND);
+    IS(realm_context_save(d, REALM_LITERAL("name")), 0);
+    IS(realm_model_use(0), other);
+    int32_t back = realm_context_open(REALM_LITERAL("name"));
+    IS(realm_context_stat(back, &st), 0);
+    IS(st.n_tokens, realm_prompt_get_tokens(p, ids, 64));
+    IS(realm_context_drop(REALM_LITERAL("name")), 0);
+    int32_t all[] = {p, c, g, s, q, d, f, back};
+    for (int i = 0; i < 8; i++) IS(realm_close(all[i]), 0);
+    return 1;
+}
+
 static int32_t ids_and_files(void) {
     IS(realm_store_model(image, image_len, 7), 7);
     IS(realm_store_model(image, image_len, 7), 7); /* the same again */
@@ -157,4 +203,4 @@ static int32_t removed(void) {
     return 1;
 }
 
-PROBE(load, server, ids_and_files, tensors, used, removed)
+PROBE(load, server, apart, ids_and_files, tensors, used, removed)
