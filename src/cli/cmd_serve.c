@@ -24,17 +24,32 @@
 #include "cli/cli.h"
 #include "cli/serve_config.h"
 
-enum { OPT_CONFIG = 1, OPT_STATE, OPT_LISTEN, OPT_ADMIN, OPT_MODEL, OPT_MODELS_DIR, OPT_THREADS, OPT_WEIGHT_BUDGET };
+enum {
+    OPT_CONFIG = 1,
+    OPT_STATE,
+    OPT_LISTEN,
+    OPT_ADMIN,
+    OPT_MODEL,
+    OPT_MODELS_DIR,
+    OPT_THREADS,
+    OPT_WEIGHT_BUDGET,
+    OPT_KV_BYTES,
+    OPT_SPILL_BYTES,
+    OPT_SPILL_DIR
+};
 static const realm_option options[] = {
-    {"--config", OPT_CONFIG, true},   {"--state", OPT_STATE, true},
-    {"--listen", OPT_LISTEN, true},   {"--admin-listen", OPT_ADMIN, true},
-    {"--model", OPT_MODEL, true},     {"--models-dir", OPT_MODELS_DIR, true},
-    {"--threads", OPT_THREADS, true}, {"--weight-budget", OPT_WEIGHT_BUDGET, true},
+    {"--config", OPT_CONFIG, true},       {"--state", OPT_STATE, true},
+    {"--listen", OPT_LISTEN, true},       {"--admin-listen", OPT_ADMIN, true},
+    {"--model", OPT_MODEL, true},         {"--models-dir", OPT_MODELS_DIR, true},
+    {"--threads", OPT_THREADS, true},     {"--weight-budget", OPT_WEIGHT_BUDGET, true},
+    {"--kv-bytes", OPT_KV_BYTES, true},   {"--spill-bytes", OPT_SPILL_BYTES, true},
+    {"--spill-dir", OPT_SPILL_DIR, true},
 };
 
 static const char usage[] = "usage: realm serve [--config FILE] [--state DIR] [--listen A:P] [--admin-listen A:P]\n"
                             "                   [--model ID=FILE]... [--models-dir DIR] [--threads N]\n"
-                            "                   [--weight-budget SIZE]\n";
+                            "                   [--weight-budget SIZE] [--kv-bytes SIZE] [--spill-bytes SIZE]\n"
+                            "                   [--spill-dir DIR]\n";
 static const char help[] =
     "Serves models to tenants over HTTP until SIGTERM.\n"
     "  --config FILE      YAML; the options below override it; SIGHUP reads its tenants and keys again\n"
@@ -44,14 +59,19 @@ static const char help[] =
     "  --model ID=FILE    a model and its id; may be repeated; with ID alone it is looked for in the models folder\n"
     "  --models-dir DIR   that folder (default $XDG_DATA_HOME/realm/models)\n"
     "  --threads N        threads that compute (default one per core)\n"
-    "  --weight-budget S  memory for each model's weights, like 200M or 6G: the rest streams from the file\n";
+    "  --weight-budget S  memory for each model's weights, like 200M or 6G: the rest streams from the file\n"
+    "  --kv-bytes S       memory for each model's KV pages (default: for 64 answers at full length, at most a quarter\n"
+    "                     of the machine's)\n"
+    "  --spill-bytes S    memory for each model's KV pages of idle contexts that had to leave it (default 256M)\n"
+    "  --spill-dir DIR    beyond that, a file without a name in this folder (default: none, they are computed again)\n";
 
 typedef struct flags {
     const char *config, *state, *listen, *admin, *models_dir;
     const char *models[SERVE_MODELS_MAX];
     size_t n_models;
-    uint64_t threads, weight_budget;
-    bool has_threads;
+    const char *spill_dir;
+    uint64_t threads, weight_budget, kv_bytes, spill_bytes;
+    bool has_threads, has_kv, has_spill;
 } flags;
 
 typedef struct serving {
@@ -91,6 +111,15 @@ static bool read_flags(realm_args *args, flags *f, int *status) {
         case OPT_WEIGHT_BUDGET:
             if (!realm_args_size(args, "--weight-budget", value, &f->weight_budget)) return false;
             break;
+        case OPT_KV_BYTES:
+            if (!realm_args_size(args, "--kv-bytes", value, &f->kv_bytes)) return false;
+            f->has_kv = true;
+            break;
+        case OPT_SPILL_BYTES:
+            if (!realm_args_size(args, "--spill-bytes", value, &f->spill_bytes)) return false;
+            f->has_spill = true;
+            break;
+        case OPT_SPILL_DIR: f->spill_dir = value; break;
         case OPT_MODEL:
             if (f->n_models == SERVE_MODELS_MAX) {
                 *status = realm_args_usage(args, "too many models: ", value);
@@ -111,6 +140,9 @@ static realm_status read_config(serve_config *c, const flags *f, realm_error *er
     if (st != REALM_OK) return st;
     if (f->listen) c->listen = f->listen;
     if (f->admin) c->admin_listen = f->admin;
+    if (f->has_kv) c->engine.kv_bytes = f->kv_bytes;
+    if (f->has_spill) c->engine.spill_bytes = f->spill_bytes;
+    c->engine.spill_dir = f->spill_dir ? f->spill_dir : c->spill_dir;
     if (f->has_threads) c->threads = (int64_t)f->threads;
     if (f->models_dir && !f->config && !(c->models_dir = realm_strdup(f->models_dir)))
         return realm_error_set(err, REALM_E_NOMEM, "out of memory");
@@ -168,6 +200,13 @@ static realm_status load_models(serving *s, realm_error *err) {
         if (st != REALM_OK) {
             realm_error_prefix(err, "model %s", m->id);
             return st;
+        }
+        for (size_t k = 0; k < m->n_prefixes; k++) {
+            st = realm_runtime_publish_prefix(s->rt, m->id, m->prefixes[k], strlen(m->prefixes[k]), err);
+            if (st != REALM_OK) {
+                realm_error_prefix(err, "model %s, prefix %zu", m->id, k + 1);
+                return st;
+            }
         }
         if (realm_runtime_model_at(s->rt, realm_runtime_model_count(s->rt) - 1, &info) == REALM_OK)
             say("loaded %s: %s, %u layers, %" PRIu64 " MiB of weights, context %u, in %.1f s%s", m->id,

@@ -13,8 +13,13 @@
 #define KEY_FILE_MAX 4096u
 #define PROGRAM_MAX ((size_t)128 << 20)
 
+#define SPILL_BYTES_DEFAULT (UINT64_C(256) << 20) /* of each model */
+
 void serve_config_init(serve_config *c) {
-    *c = (serve_config){.listen = "127.0.0.1:8080", .admin_listen = "127.0.0.1:8081", .drain_seconds = 30};
+    *c = (serve_config){.listen = "127.0.0.1:8080",
+                        .admin_listen = "127.0.0.1:8081",
+                        .drain_seconds = 30,
+                        .engine.spill_bytes = SPILL_BYTES_DEFAULT};
     realm_http_limits_init(&c->http);
 }
 
@@ -29,6 +34,7 @@ void serve_config_release(serve_config *c) {
     }
     realm_free(c->tenants);
     realm_free(c->state);
+    realm_free(c->spill_dir);
     realm_free(c->models_dir);
     realm_free(c->dir);
     realm_json_doc_close(c->doc);
@@ -68,11 +74,10 @@ static realm_status opt_path(const serve_config *c, const realm_json *root, cons
     X(connections, 1, 1000000)                 \
     X(bodies_bytes, 1 << 20, INT64_C(1) << 46) \
     X(out_bytes, 16384, 16 << 20)
-#define ENGINE_LIMITS(X)             \
-    X(kv_bytes, 0, INT64_C(1) << 50) \
-    X(n_ctx, 0, INT32_MAX)           \
-    X(max_generations, 0, 65536)     \
-    X(max_queued, 0, 1000000)        \
+#define ENGINE_LIMITS(X)         \
+    X(n_ctx, 0, INT32_MAX)       \
+    X(max_generations, 0, 65536) \
+    X(max_queued, 0, 1000000)    \
     X(chunk_tokens, 0, 65536)
 
 #define NAME(field, least, most) #field,
@@ -93,16 +98,6 @@ static realm_status read_http(serve_config *c, const realm_json *root, realm_err
     return st;
 }
 
-static realm_status read_engine(serve_config *c, const realm_json *root, realm_error *err) {
-    static const char *const known[] = {ENGINE_LIMITS(NAME)};
-    realm_engine_config *to = &c->engine;
-    realm_json section;
-    if (!realm_json_get_set(root, "engine", &section)) return REALM_OK;
-    realm_status st = realm_json_only(&section, known, REALM_ARRAY_LEN(known), NULL, err);
-    ENGINE_LIMITS(READ)
-    return st;
-}
-
 /* A number of bytes, or a text like "6G". */
 static realm_status opt_size(const realm_json *object, const char *key, uint64_t *out, realm_error *err) {
     realm_json v;
@@ -119,8 +114,34 @@ static realm_status opt_size(const realm_json *object, const char *key, uint64_t
     return st;
 }
 
+static realm_status read_engine(serve_config *c, const realm_json *root, realm_error *err) {
+    static const char *const known[] = {ENGINE_LIMITS(NAME) "kv_bytes", "spill_bytes", "spill_dir", "spill_dir_bytes"};
+    realm_engine_config *to = &c->engine;
+    realm_json section;
+    if (!realm_json_get_set(root, "engine", &section)) return REALM_OK;
+    realm_status st = realm_json_only(&section, known, REALM_ARRAY_LEN(known), NULL, err);
+    ENGINE_LIMITS(READ)
+    if (st == REALM_OK) st = opt_size(&section, "kv_bytes", &to->kv_bytes, err);
+    if (st == REALM_OK) st = opt_size(&section, "spill_bytes", &to->spill_bytes, err);
+    if (st == REALM_OK) st = opt_size(&section, "spill_dir_bytes", &to->spill_dir_bytes, err);
+    if (st == REALM_OK) st = opt_path(c, &section, "spill_dir", &c->spill_dir, err);
+    return st;
+}
+
+static realm_status read_prefixes(const realm_json *model, serve_model *to, realm_error *err) {
+    realm_json list, v;
+    if (!realm_json_get_set(model, "prefixes", &list)) return REALM_OK;
+    realm_status st = realm_json_expect(&list, REALM_JSON_ARRAY, err);
+    for (size_t i = 0; st == REALM_OK && realm_json_at(&list, i, &v); i++) {
+        if (to->n_prefixes == SERVE_PREFIXES_MAX)
+            return realm_json_error(&v, REALM_E_LIMIT, err, "at most %u prefixes", SERVE_PREFIXES_MAX);
+        st = realm_json_cstr(&v, &to->prefixes[to->n_prefixes++], err);
+    }
+    return st;
+}
+
 static realm_status read_models(serve_config *c, const realm_json *root, realm_error *err) {
-    static const char *const known[] = {"id", "file", "weight_budget"};
+    static const char *const known[] = {"id", "file", "weight_budget", "prefixes"};
     realm_json list, m, v;
     if (!realm_json_get_set(root, "models", &list)) return REALM_OK;
     realm_status st = realm_json_expect(&list, REALM_JSON_ARRAY, err);
@@ -131,6 +152,7 @@ static realm_status read_models(serve_config *c, const realm_json *root, realm_e
         const char *id = "";
         st = realm_json_only(&m, known, REALM_ARRAY_LEN(known), NULL, err);
         if (st == REALM_OK) st = opt_size(&m, "weight_budget", &to->weight_budget, err);
+        if (st == REALM_OK) st = read_prefixes(&m, to, err);
         (void)realm_json_get(&m, "id", &v);
         if (st == REALM_OK) st = realm_json_cstr(&v, &id, err);
         if (st == REALM_OK && (!*id || strlen(id) > REALM_MODEL_ID_MAX))

@@ -13,9 +13,13 @@
 #define SERVE_MODELS_MAX 64u
 #define SERVE_NAMES_MAX 32u
 
+#define SERVE_PREFIXES_MAX 16u /* texts of a model that are computed once for everybody */
+
 typedef struct serve_model {
     char *id, *file;
     uint64_t weight_budget; /* 0: none */
+    const char *prefixes[SERVE_PREFIXES_MAX];
+    size_t n_prefixes;
 } serve_model;
 
 typedef struct serve_tenant {
@@ -38,7 +42,8 @@ typedef struct serve_config {
     size_t n_names;
     int64_t threads, io_threads, api_threads, workers, max_instances, program_bytes, drain_seconds;
     realm_http_limits http;
-    realm_engine_config engine;
+    realm_engine_config engine; /* spill_dir: the one below */
+    char *spill_dir;
 } serve_config;
 
 void serve_config_init(serve_config *c);

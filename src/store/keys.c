@@ -23,6 +23,17 @@ static realm_status mac_of(realm_store *store, const char *key, size_t len, uint
     return REALM_OK;
 }
 
+realm_status realm_store_derive(realm_store *store, const char *purpose, const char *name,
+                                uint8_t out[REALM_SHA256_BYTES], realm_error *err) {
+    realm_buf text; /* the purpose ends with NUL; keys' texts never have one */
+    realm_buf_init(&text, 4096);
+    realm_status s = realm_buf_append(&text, purpose, strlen(purpose) + 1);
+    if (s == REALM_OK) s = realm_buf_append(&text, name, strlen(name));
+    if (s == REALM_OK) s = realm_hmac_sha256(store->secret, sizeof store->secret, text.data, text.len, out);
+    realm_buf_release(&text);
+    return s == REALM_OK ? s : realm_error_set(err, s, "store: a secret cannot be derived");
+}
+
 static realm_status insert_key(realm_store *store, const char *tenant, bool admin, int64_t expires_s, const char *text,
                                size_t len, bool existing_ok, realm_key_row *out, realm_error *err) {
     db *d = &store->write;

@@ -120,6 +120,11 @@ REALM_WARN_UNUSED realm_status realm_store_key_create(realm_store *s, const char
  * the same tenant is fine. */
 REALM_WARN_UNUSED realm_status realm_store_key_import(realm_store *s, const char *tenant, const char *key,
                                                       realm_error *err);
+/* A secret of one's own for a purpose and a name: HMAC-SHA-256 under the server secret, so that it is the same after a
+ * restart and says nothing of it. */
+REALM_WARN_UNUSED realm_status realm_store_derive(realm_store *store, const char *purpose, const char *name,
+                                                  uint8_t out[32], realm_error *err);
+
 /* The row of a key text that is valid now; REALM_E_UNAUTHENTICATED otherwise, in time that does not depend on how much
  * of it matched. */
 REALM_WARN_UNUSED realm_status realm_store_key_find(realm_store *s, const char *key, size_t len, realm_key_row *out,

@@ -260,6 +260,9 @@ realm_status template_open_for(const realm_tokenizer *tok, const char *source, s
 /* tenants.c; the maintenance thread's part */
 realm_account_limits tenant_account_limits(const realm_limits *l);
 /* The tenant's account with a server model's engine; may wait for a flush of the ledger when it is new. */
+/* With a prefix cache under a secret of the tenant's own. */
+realm_status tenant_open_account(realm_tenant *t, realm_engine *e, const char *model, const realm_account_limits *al,
+                                 realm_account **out, realm_error *err);
 realm_status tenant_account(realm_tenant *t, size_t model_index, realm_account **out, realm_error *err);
 /* The program for a run, retained. REALM_E_AGAIN: it has to be opened first, by the pool; run_program_ready follows, on
  * another thread, perhaps at once. */

@@ -360,7 +360,7 @@ static realm_status load_stored(realm_tenant *t, tenant_model *m, realm_error *e
         realm_mutex_lock(&t->mu);
         realm_account_limits al = tenant_account_limits(&t->limits);
         realm_mutex_unlock(&t->mu);
-        s = realm_account_open(made->engine, &al, NULL, &made->account, err);
+        s = tenant_open_account(t, made->engine, m->sha256, &al, &made->account, err);
     }
     if (s == REALM_OK) {
         realm_mutex_lock(&t->rt->mu);

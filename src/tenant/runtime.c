@@ -195,6 +195,19 @@ realm_status realm_runtime_grammar(realm_runtime *rt, const char *model_id, real
     return s;
 }
 
+realm_status realm_runtime_publish_prefix(realm_runtime *rt, const char *id, const char *text, size_t len,
+                                          realm_error *err) {
+    const tenant_model *m = runtime_model(rt, id, NULL);
+    realm_tokens tokens = {0};
+    if (!m) return realm_error_set(err, REALM_E_NOT_FOUND, "no model has the id %s", id);
+    realm_status s =
+        realm_tokenizer_encode(m->tokenizer, text, len, REALM_ENCODE_ADD_SPECIAL | REALM_ENCODE_PARSE_SPECIAL,
+                               realm_engine_context_length(m->engine), &tokens, err);
+    if (s == REALM_OK) s = realm_engine_publish_prefix(m->engine, tokens.ids, tokens.len, err);
+    realm_tokens_release(&tokens);
+    return s;
+}
+
 void realm_runtime_get_stats(realm_runtime *rt, realm_runtime_stats *out) {
     realm_sandbox_stats ss;
     realm_sandbox_get_stats(rt->sandbox, &ss);

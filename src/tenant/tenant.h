@@ -79,6 +79,10 @@ REALM_WARN_UNUSED realm_status realm_runtime_add_model(realm_runtime *rt, const 
 size_t realm_runtime_model_count(const realm_runtime *rt);
 /* In the order added; valid until the runtime closes. */
 realm_status realm_runtime_model_at(const realm_runtime *rt, size_t i, realm_model_info *out);
+/* Computes the text's tokens once and keeps them for all tenants (realm_engine_publish_prefix): control tokens in it
+ * are parsed, as in a chat template's own text. Blocks for as long as it takes. */
+REALM_WARN_UNUSED realm_status realm_runtime_publish_prefix(realm_runtime *rt, const char *id, const char *text,
+                                                            size_t len, realm_error *err);
 /* NULL when no model has this id. */
 realm_engine *realm_runtime_engine(const realm_runtime *rt, const char *id);
 /* What an answer must look like, for realm_run_params.generation.grammar; closed with realm_grammar_state_close after

@@ -6,11 +6,13 @@
  */
 #include <math.h>
 #include <stddef.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "base/alloc.h"
 #include "base/clock.h"
 #include "base/log.h"
+#include "crypto/crypto.h"
 #include "tenant/internal.h"
 
 #define TRIM_MAX 64u /* programs dropped in one go; the rest a quarter of a second later */
@@ -264,6 +266,17 @@ void tenants_close(realm_runtime *rt) {
 /* ---- accounts and programs -----------------------------------------------------------------------------------------
  */
 
+realm_status tenant_open_account(realm_tenant *t, realm_engine *e, const char *model, const realm_account_limits *al,
+                                 realm_account **out, realm_error *err) {
+    uint8_t secret[REALM_CACHE_SECRET_BYTES];
+    char name[32 + REALM_MODEL_ID_MAX];
+    snprintf(name, sizeof name, "%lld/%s", (long long)t->id, model); /* ids are never used twice, names are */
+    realm_status s = realm_store_derive(t->rt->store, "prefix cache", name, secret, err);
+    if (s == REALM_OK) s = realm_account_open(e, al, secret, out, err);
+    realm_secret_wipe(secret, sizeof secret);
+    return s;
+}
+
 realm_status tenant_account(realm_tenant *t, size_t i, realm_account **out, realm_error *err) {
     realm_status s = REALM_OK;
     realm_mutex_lock(&t->mu);
@@ -275,7 +288,7 @@ realm_status tenant_account(realm_tenant *t, size_t i, realm_account **out, real
     realm_mutex_lock(&t->mu);
     if (!t->accounts[i]) {
         realm_account_limits al = tenant_account_limits(&t->limits);
-        s = realm_account_open(t->rt->models[i]->engine, &al, NULL, &t->accounts[i], err);
+        s = tenant_open_account(t, t->rt->models[i]->engine, t->rt->models[i]->id, &al, &t->accounts[i], err);
     }
     *out = t->accounts[i];
     realm_mutex_unlock(&t->mu);
