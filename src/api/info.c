@@ -235,6 +235,12 @@ VALUE(v_running, s->running)
 VALUE(v_queued, s->queued)
 VALUE(v_pages, s->kv_pages)
 VALUE(v_used, s->kv_pages_used)
+VALUE(v_pages_cached, s->kv_pages_cached)
+VALUE(v_suspended, s->suspended_pages)
+VALUE(v_suspended_bytes, (double)(s->suspended_bytes + s->suspended_disk))
+VALUE(v_resumes, s->resumes)
+VALUE(v_lost, s->dropped)
+VALUE(v_contexts, s->contexts)
 VALUE(v_page_bytes, s->kv_page_bytes)
 VALUE(v_weights, s->weight_bytes)
 VALUE(v_ended, s->ended)
@@ -261,6 +267,12 @@ static const struct {
     {"realm_engine_step_seconds_total", "counter", "Time spent in them.", v_seconds},
     {"realm_kv_pages", "gauge", "KV pages.", v_pages},
     {"realm_kv_pages_used", "gauge", "KV pages in use.", v_used},
+    {"realm_kv_pages_cached", "gauge", "KV pages kept for prompts that begin alike.", v_pages_cached},
+    {"realm_kv_pages_suspended", "gauge", "KV pages of idle contexts outside the pool.", v_suspended},
+    {"realm_kv_suspended_bytes", "gauge", "Memory and disk that they take.", v_suspended_bytes},
+    {"realm_kv_resumes_total", "counter", "KV pages that came back into the pool.", v_resumes},
+    {"realm_kv_lost_total", "counter", "KV pages that have to be computed again.", v_lost},
+    {"realm_contexts", "gauge", "Contexts of programs and saved ones.", v_contexts},
     {"realm_kv_page_bytes", "gauge", "Bytes of a KV page.", v_page_bytes},
     {"realm_model_weight_bytes", "gauge", "Bytes of weights.", v_weights},
 };

@@ -472,7 +472,7 @@ void realm_engine_get_stats(realm_engine *e, realm_engine_stats *out) {
     realm_mutex_unlock(&e->mu);
     realm_page_pool *p = &e->pool;
     realm_mutex_lock(&p->mu);
-    out->kv_pages_used = p->n - p->n_free;
+    out->kv_pages_used = p->n - p->n_free - p->cached.n;
     out->kv_pages_cached = p->cached.n;
     out->suspended_pages = p->n_suspended;
     out->suspended_bytes = p->spill.memory_used;

@@ -113,7 +113,7 @@ typedef struct realm_engine_stats {
     uint64_t kv_page_bytes, weight_bytes;
     uint64_t ended, cancelled, failed; /* generations since start, each in one of the three */
     uint32_t contexts;
-    uint32_t kv_pages_cached;                 /* of those used: held by nobody, kept for the prefix cache */
+    uint32_t kv_pages_cached;                 /* besides those used: held by nobody, kept for the prefix cache */
     uint32_t suspended_pages;                 /* held, outside the pool */
     uint64_t suspended_bytes, suspended_disk; /* in memory, in the file */
     uint64_t suspends, resumes, dropped;      /* pages since start; dropped: had to be computed again */
