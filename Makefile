@@ -59,6 +59,7 @@ LINK_tenant    := base crypto quant gguf data store template tokenizer compute m
 LINK_pipeline  := $(LINK_tenant) pipeline
 LINK_catalog   := base crypto quant gguf data catalog
 LINK_net       := base net
+LINK_guest     := base# headers of guest/, compiled for the host
 LINK_api       := base data net api# its tests bring a double of tenant.h
 LINK_embed     := $(LINK_tenant) embed
 

@@ -39,8 +39,6 @@ DEFAULT_BYTES_MAX := 16384
 
 # The transformer that a program writes itself, for 64-bit memory too.
 GUEST_EXAMPLES += $(BUILD)/guest/forward64.wasm
-$(BUILD)/guest/forward64.wasm: guest/examples/forward/forward.c $(GUEST_HEADERS) mk/guest.mk
-	$(call build_guest,--target=wasm64,-mwasm64)
 
 .PHONY: guests
 guests: $(GUEST_DEFAULT) $(GUEST_EXAMPLES)
