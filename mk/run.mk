@@ -36,6 +36,7 @@ install: all
 	install -m 644 include/realm/realm.h include/realm/status.h $(DESTDIR)$(PREFIX)/include/realm/
 	install -m 644 guest/c/*.h $(DESTDIR)$(PREFIX)/share/realm/guest/
 	install -m 644 include/realm/abi.h include/realm/status.h $(DESTDIR)$(PREFIX)/share/realm/guest/realm/
+	cp -R guest/rust guest/go guest/assemblyscript $(DESTDIR)$(PREFIX)/share/realm/guest/
 
 format:
 	@command -v clang-format-19 >/dev/null || { echo 'make format needs clang-format-19 (Debian package of that name)' >&2; exit 1; }
