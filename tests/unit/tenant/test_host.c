@@ -220,14 +220,14 @@ static void test_stored_programs(void **state) {
         end(&c[i]);
     }
     complete(&c[0], u, text_request()); /* before it is known */
-    assert_int_equal(c[0].status, REALM_E_FORMAT);
+    assert_int_equal(c[0].status, REALM_E_PROGRAM);
     assert_non_null(strstr(c[0].error, "program of tenant broken"));
     end(&c[0]);
     realm_request *r;
     realm_run *run;
     realm_run_params p = text_request();
     assert_int_equal(realm_request_open(u, "tiny", NULL, &r, &err), REALM_OK);
-    assert_int_equal(realm_run_start(r, &p, &run, &err), REALM_E_FORMAT); /* and after */
+    assert_int_equal(realm_run_start(r, &p, &run, &err), REALM_E_PROGRAM); /* and after */
     realm_request_close(r);
     realm_tenant_release(t);
     realm_tenant_release(u);
