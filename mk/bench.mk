@@ -64,3 +64,12 @@ bench-models: $(BUILD)/bench/models
 $(BUILD)/bench/models: bench/models.c $(foreach f,$(LINK_engine),$(call objs_of,$(f))) $(DEPS_LIB)
 	@mkdir -p $(@D)
 	$(Q)$(CC) $(ALL_CFLAGS) $(LDFLAGS) -o $@ $(filter %.c %.o %.a,$^) $(LIBS) $(SYSLIBS)
+
+# A quiet tenant beside a flooding one: make bench-fairness MODEL=file.gguf
+.PHONY: bench-fairness
+bench-fairness: $(BUILD)/bench/fairness
+	$(BUILD)/bench/fairness $(or $(MODEL),$(CACHE)/models/smollm2-135m-instruct-q4_1.gguf)
+
+$(BUILD)/bench/fairness: bench/fairness.c $(foreach f,$(LINK_engine),$(call objs_of,$(f))) $(DEPS_LIB)
+	@mkdir -p $(@D)
+	$(Q)$(CC) $(ALL_CFLAGS) $(LDFLAGS) -o $@ $(filter %.c %.o %.a,$^) $(LIBS) $(SYSLIBS)

@@ -47,6 +47,7 @@
 #define FIRST_STEPS 4u
 #define GATE 9.0    /* variances */
 #define OFF_MOST 4u /* steps in a row */
+#define UNSURE 0.25
 #define DOUBT_MOST                                                                                    \
     0.004 /* variance of what the promise rests on, above which a step now and then is there to learn \
            */
@@ -90,7 +91,7 @@ static void rescale(realm_cost_model *m, double by) {
 }
 
 /* Whether this time is taken for what the steps cost. The first ones set the scale, by the fastest of them. A time far
- * off what is known is a disturbance, unless it comes again and again: then the machine has another speed. */
+ * off what is known is a disturbance, unless it comes again and again: then what was known is doubted. */
 static bool believe(realm_cost_model *m, double times, double off, double var) {
     if (m->n < FIRST_STEPS) {
         if (m->n++ == 0 || times < 1) rescale(m, times);
@@ -101,9 +102,9 @@ static bool believe(realm_cost_model *m, double times, double off, double var) {
         return true;
     }
     if (++m->n_off < OFF_MOST) return false;
-    rescale(m, times);
+    for (uint32_t i = 0; i < REALM_COST_TERMS; i++) m->cov[i][i] = fmax(m->cov[i][i], UNSURE);
     m->n_off = 0;
-    return false;
+    return true;
 }
 
 void realm_cost_learn(realm_cost_model *m, const realm_work *work, double ns) {

@@ -445,7 +445,10 @@ static void rollback_and_fork(void **state) {
             assert_int_equal(realm_grammar_state_fork(s, &fork, NULL), REALM_OK);
             mask(w, fork, w->other);
             assert_memory_equal(w->bits, w->other, (w->n + 31) / 32 * 4);
-            if (realm_grammar_state_must_end(s) && !has(w->bits, realm_tokenizer_eos(w->t))) break;
+            if (realm_grammar_state_must_end(s) && !has(w->bits, realm_tokenizer_eos(w->t))) {
+                realm_grammar_state_close(fork);
+                break;
+            }
             bool any = false;
             for (size_t i = 0; i < (w->n + 31) / 32; i++) any |= w->bits[i] != 0;
             if (any) {

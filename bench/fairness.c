@@ -1,0 +1,232 @@
+/* bench/fairness.c - a quiet tenant beside a flooding one: time between its tokens and to its first one.
+ *
+ * In each round the quiet account generates alone; then the other floods (many generations that decode, or prompts one
+ * after the other) and the quiet one does the same again. Its fair share of the machine is half of it, so the promise
+ * is a time between tokens of at most 1.2 * 2 * (that alone), and the flood's likewise by its own. Rounds are short, so
+ * that what else the machine does falls on both halves; printed are medians of rounds, and of their ratios.
+ *
+ *     build/bench/fairness MODEL.gguf [generations] [rounds]
+ */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/alloc.h"
+#include "base/clock.h"
+#include "base/thread.h"
+#include "engine/engine.h"
+
+#define ROUNDS_MAX 64u
+#define FLOOD_MAX 256u
+#define QUIET_TOKENS 40u
+#define QUIET_PROMPT 100u
+#define FLOOD_PROMPT 32u
+#define LONG_PROMPT 1500u
+#define FLOOD_STEPS 24u /* tokens of each flooding generation that its own rate is taken from */
+
+typedef struct reader { /* of all generations */
+    realm_mutex mu;
+    realm_cond cond;
+    bool ready;
+} reader;
+
+typedef struct stream {
+    realm_generation *g;
+    uint32_t n;
+    uint64_t first_ns, last_ns;
+    bool ended;
+} stream;
+
+typedef struct bench {
+    realm_engine *e;
+    realm_account *quiet, *loud;
+    reader r;
+    realm_event_batch batch;
+    stream one, flood[FLOOD_MAX];
+    uint32_t n_flood;
+    bool prompts; /* the flood is one long prompt after the other */
+    uint32_t salt;
+} bench;
+
+static void on_ready(void *user) {
+    reader *r = user;
+    realm_mutex_lock(&r->mu);
+    r->ready = true;
+    realm_cond_signal(&r->cond);
+    realm_mutex_unlock(&r->mu);
+}
+
+static void die(const char *what, const realm_error *err) {
+    fprintf(stderr, "bench-fairness: %s: %s\n", what, err->text);
+    exit(1);
+}
+
+static void start(bench *b, stream *s, realm_account *a, uint32_t n_prompt, uint32_t n_tokens) {
+    static realm_token prompt[LONG_PROMPT];
+    realm_error err = {0};
+    const uint32_t n_vocab = (uint32_t)realm_tokenizer_vocab_size(realm_engine_tokenizer(b->e));
+    b->salt++;
+    for (uint32_t i = 0; i < n_prompt; i++) prompt[i] = (realm_token)((i * 31 + b->salt * 977) % n_vocab);
+    realm_generation_params p = {.account = a,
+                                 .prompt = prompt,
+                                 .n_prompt = n_prompt,
+                                 .max_tokens = n_tokens,
+                                 .ignore_end = true,
+                                 .on_ready = on_ready,
+                                 .user = &b->r};
+    realm_sampling_init(&p.sampling);
+    p.sampling.temperature = 0;
+    *s = (stream){0};
+    if (realm_generation_submit(b->e, &p, &s->g, &err)) die("submit", &err);
+}
+
+static void poll_one(bench *b, stream *s) {
+    if (!s->g || s->ended) return;
+    size_t n = realm_generation_poll(s->g, &b->batch);
+    for (size_t i = 0; i < n; i++) {
+        if (b->batch.events[i].kind == REALM_EVENT_END) s->ended = true;
+        if (b->batch.events[i].kind != REALM_EVENT_TOKEN) continue;
+        s->last_ns = realm_clock_ns();
+        if (s->n++ == 0) s->first_ns = s->last_ns;
+    }
+}
+
+static void drop(stream *s) {
+    if (s->g) realm_generation_release(s->g);
+    *s = (stream){0};
+}
+
+static void poll_all(bench *b) {
+    realm_mutex_lock(&b->r.mu);
+    while (!b->r.ready) realm_cond_wait(&b->r.cond, &b->r.mu);
+    b->r.ready = false;
+    realm_mutex_unlock(&b->r.mu);
+    poll_one(b, &b->one);
+    for (uint32_t i = 0; i < b->n_flood; i++) {
+        poll_one(b, &b->flood[i]);
+        if (b->prompts && b->flood[i].ended) {
+            drop(&b->flood[i]);
+            start(b, &b->flood[i], b->loud, LONG_PROMPT, 1);
+        }
+    }
+}
+
+/* Time to the first token, and between the others, in ms. */
+static void quiet(bench *b, double *first_ms, double *between_ms) {
+    const uint64_t begin = realm_clock_ns();
+    start(b, &b->one, b->quiet, QUIET_PROMPT, QUIET_TOKENS);
+    while (!b->one.ended) poll_all(b);
+    *first_ms = (double)(b->one.first_ns - begin) / 1e6;
+    *between_ms = (double)(b->one.last_ns - b->one.first_ns) / 1e6 / (QUIET_TOKENS - 1);
+    drop(&b->one);
+}
+
+static uint64_t flood_tokens(const bench *b) {
+    uint64_t n = 0;
+    for (uint32_t i = 0; i < b->n_flood; i++) n += b->flood[i].n;
+    return n;
+}
+
+/* Time between the tokens of one flooding generation, on the mean of all. */
+static double flood_rate(bench *b) {
+    const uint64_t before = flood_tokens(b), begin = realm_clock_ns();
+    while (flood_tokens(b) < before + (uint64_t)FLOOD_STEPS * b->n_flood) poll_all(b);
+    return (double)(realm_clock_ns() - begin) / 1e6 * b->n_flood / (double)(flood_tokens(b) - before);
+}
+
+static int by_value(const void *a, const void *b) {
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+static double median(const double *v, uint32_t n) {
+    double sorted[ROUNDS_MAX];
+    memcpy(sorted, v, n * sizeof *v);
+    qsort(sorted, n, sizeof *sorted, by_value);
+    return sorted[n / 2];
+}
+
+static void run(bench *b, uint32_t n_flood, bool prompts, uint32_t rounds) {
+    static double alone[ROUNDS_MAX], beside[ROUNDS_MAX], ratio[ROUNDS_MAX], first[ROUNDS_MAX], first_beside[ROUNDS_MAX],
+        first_ratio[ROUNDS_MAX], loud[ROUNDS_MAX], loud_ratio[ROUNDS_MAX], rows[ROUNDS_MAX];
+    b->prompts = prompts;
+    for (uint32_t i = 0; i <= rounds; i++) { /* the first is not counted */
+        const uint32_t at = i > 0 ? i - 1 : 0;
+        b->n_flood = 0;
+        quiet(b, &first[at], &alone[at]);
+        for (uint32_t k = 0; k < n_flood; k++)
+            start(b, &b->flood[k], b->loud, prompts ? LONG_PROMPT : FLOOD_PROMPT, prompts ? 1 : 0);
+        b->n_flood = n_flood;
+        if (!prompts) {
+            bool all = false;
+            while (!all) {
+                poll_all(b);
+                all = true;
+                for (uint32_t k = 0; k < n_flood; k++) all &= b->flood[k].n > 0;
+            }
+            loud[at] = flood_rate(b);
+        }
+        const uint64_t before = flood_tokens(b), begin = realm_clock_ns();
+        realm_engine_stats stats;
+        realm_engine_get_stats(b->e, &stats);
+        const uint64_t n_rows = stats.rows, n_steps = stats.steps;
+        quiet(b, &first_beside[at], &beside[at]);
+        realm_engine_get_stats(b->e, &stats);
+        rows[at] = (double)(stats.rows - n_rows) / (double)(stats.steps - n_steps);
+        if (!prompts) {
+            double now = (double)(realm_clock_ns() - begin) / 1e6 * n_flood / (double)(flood_tokens(b) - before);
+            loud_ratio[at] = now / (2 * loud[at]);
+        }
+        ratio[at] = beside[at] / (2 * alone[at]);
+        first_ratio[at] = first_beside[at] / (2 * first[at]);
+        for (uint32_t k = 0; k < n_flood; k++) drop(&b->flood[k]);
+        b->n_flood = 0;
+    }
+    printf("beside %u %s:\n", n_flood,
+           prompts ? "prompt(s) of 1,500 tokens, one after the other" : "generations that decode");
+    printf("  %.1f rows in a step\n", median(rows, rounds));
+    printf("  between tokens  alone %7.2f ms  beside %7.2f ms  %.2f of its fair time\n", median(alone, rounds),
+           median(beside, rounds), median(ratio, rounds));
+    printf("  first token     alone %7.2f ms  beside %7.2f ms  %.2f of its fair time\n", median(first, rounds),
+           median(first_beside, rounds), median(first_ratio, rounds));
+    if (!prompts)
+        printf("  the flood's own between tokens, alone %.2f ms: %.2f of its fair time\n", median(loud, rounds),
+               median(loud_ratio, rounds));
+}
+
+int main(int argc, char **argv) {
+    if (argc < 2) {
+        fprintf(stderr, "usage: %s MODEL.gguf [generations] [rounds]\n", argv[0]);
+        return 2;
+    }
+    uint32_t n = argc > 2 ? (uint32_t)strtoul(argv[2], NULL, 10) : 64,
+             rounds = argc > 3 ? (uint32_t)strtoul(argv[3], NULL, 10) : 5;
+    if (n == 0 || n > FLOOD_MAX) n = 64;
+    if (rounds == 0 || rounds > ROUNDS_MAX) rounds = 5;
+    static bench b;
+    realm_error err = {0};
+    realm_backend *backend;
+    realm_gguf *g;
+    realm_tokenizer *t;
+    realm_model *m;
+    const realm_engine_config config = {.n_ctx = 2048, .max_generations = n + 2};
+    if (realm_backend_open_cpu(&backend, &(realm_backend_config){0}, &err) || realm_gguf_open(&g, argv[1], &err) ||
+        realm_tokenizer_open(&t, g, &err) || realm_model_open(&m, backend, g, NULL, &err) ||
+        realm_engine_open(&b.e, backend, m, t, &config, &err) || realm_account_open(b.e, NULL, NULL, &b.quiet, &err) ||
+        realm_account_open(b.e, NULL, NULL, &b.loud, &err))
+        die(argv[1], &err);
+    realm_mutex_init(&b.r.mu, REALM_RANK_LEAF);
+    realm_cond_init(&b.r.cond);
+    realm_event_batch_init(&b.batch);
+    run(&b, n, false, rounds);
+    run(&b, 1, true, rounds);
+    realm_event_batch_release(&b.batch);
+    realm_account_close(b.quiet);
+    realm_account_close(b.loud);
+    realm_engine_close(b.e);
+    realm_model_close(m);
+    realm_tokenizer_close(t);
+    realm_gguf_close(g);
+    realm_backend_close(backend);
+    return 0;
+}
