@@ -148,9 +148,11 @@ void client_wait(client *c) {
 #define PROMPT "Once upon a time"
 void client_begin(client *c, realm_tenant *t, uint32_t max_tokens) {
     realm_error err = {0};
-    static const char INPUT[] = "{\"endpoint\":\"completion\",\"prompt\":\"" PROMPT "\"}";
-    realm_run_params p = {.input = INPUT,
-                          .input_len = sizeof INPUT - 1,
+    char input[128];
+    int len = snprintf(input, sizeof input, "{\"endpoint\":\"completion\",\"prompt\":\"" PROMPT "\",\"max_tokens\":%u}",
+                       max_tokens);
+    realm_run_params p = {.input = input,
+                          .input_len = (size_t)len,
                           .kind = REALM_PROMPT_TEXT,
                           .prompt = PROMPT,
                           .prompt_len = sizeof PROMPT - 1,

@@ -86,13 +86,15 @@ static void bench_modes(bench *b, realm_account *a) {
     static mode modes[] = {
         {.what = "pipe", .goal_us = NAN},
         {.what = "free run", .program = "bench/guest/reader0.wasm", .goal_us = 2},
+        {.what = "run ahead", .program = "bench/guest/ahead.wasm", .goal_us = 2},
+        {.what = "lockstep", .program = "bench/guest/lockstep.wasm", .goal_us = 10},
     };
     static samples wall, path;
     client c;
     char text[96];
     client_init(&c);
     for (size_t m = 0; m < REALM_ARRAY_LEN(modes); m++) {
-        modes[m].tenant = tenant_open(b, modes[m].what[0] == 'p' ? "pipe" : "free", modes[m].program);
+        modes[m].tenant = tenant_open(b, (const char *[]){"pipe", "free", "ahead", "lockstep"}[m], modes[m].program);
         (void)by_program(b, modes[m].tenant, &c); /* what is made on first use */
     }
     for (unsigned r = 0; r < ROUNDS; r++) {
