@@ -103,9 +103,59 @@ static void bench_dropped(bench *b) {
     realm_tenant_release(t[0]);
 }
 
+#define FORK_TOKENS 2000u
+#define FORKS 64u
+
+/* A context whose tokens are all computed, forked again and again: time, and KV pages that it took. */
+static void bench_fork(bench *b) {
+    static realm_token prompt[FORK_TOKENS];
+    static samples took;
+    realm_error err = {0};
+    realm_account *a = NULL;
+    realm_context *c = NULL, *forks[FORKS];
+    realm_generation *g = NULL;
+    realm_engine_stats before, after;
+    client reader;
+    client_init(&reader);
+    for (unsigned i = 0; i < FORK_TOKENS; i++) prompt[i] = (realm_token)(1000 + i % 5000);
+    if (realm_account_open(b->engine, NULL, NULL, &a, &err) || realm_context_open(b->engine, a, &c, &err))
+        die("context", &err);
+    realm_generation_params p = {.account = a,
+                                 .context = c,
+                                 .prompt = prompt,
+                                 .n_prompt = FORK_TOKENS,
+                                 .forward = true,
+                                 .n_rows = 1,
+                                 .on_ready = client_on_ready,
+                                 .user = &reader};
+    realm_sampling_init(&p.sampling);
+    if (realm_generation_submit(b->engine, &p, &g, &err)) die("forward", &err);
+    for (bool ended = false; !ended;) {
+        client_wait(&reader);
+        while (!ended && realm_generation_poll(g, &reader.batch) > 0)
+            ended = reader.batch.events[reader.batch.n_events - 1].kind == REALM_EVENT_END;
+    }
+    if (reader.batch.status) die("forward", &reader.batch.error);
+    realm_generation_release(g);
+    realm_engine_get_stats(b->engine, &before);
+    for (unsigned i = 0; i < FORKS; i++) {
+        uint64_t t0 = realm_clock_ns();
+        if (realm_context_fork(c, &forks[i], &err)) die("fork", &err);
+        sample_add(&took, (double)(realm_clock_ns() - t0) / 1e3);
+    }
+    realm_engine_get_stats(b->engine, &after);
+    report("fork of a context of 2,000 tokens", "us", median(&took), NAN, 50, false);
+    report("KV pages that 64 forks took", "", (double)after.kv_pages_used - before.kv_pages_used, NAN, 0, false);
+    for (unsigned i = 0; i < FORKS; i++) realm_context_release(forks[i]);
+    realm_context_release(c);
+    realm_account_close(a);
+    client_release(&reader);
+}
+
 void bench_scale(bench *b) {
     report_note("many tenants, many instances");
     bench_parked(b);
     bench_dropped(b);
     bench_tenants(b);
+    bench_fork(b);
 }
