@@ -32,13 +32,14 @@ static void other_is_served(void) {
 }
 
 /* Opens requests, each of `tokens` tokens (0: nothing is run), until one is refused; how many were not. */
-static unsigned until_refused(realm_tenant *t, uint32_t tokens, const char *limit, realm_rate *rate) {
+static unsigned until_refused(realm_tenant *t, uint32_t tokens, realm_status code, const char *limit,
+                              realm_rate *rate) {
     for (unsigned n = 0; n < 100000; n++) {
         realm_error err = {0};
         realm_request *r = NULL;
         client c;
         realm_status s = realm_request_open(t, "tiny", rate, &r, &err);
-        if (s == REALM_E_LIMIT) {
+        if (s == code) {
             if (!strstr(err.text, limit)) fail_msg("%s", err.text);
             return n;
         }
@@ -60,7 +61,7 @@ static void passes(realm_tenant *t, const realm_rate *rate) {
     realm_rate now;
     uint64_t begun = realm_clock_ns();
     assert_true(rate->retry_after_ms > 0 && rate->retry_after_ms < 30000);
-    assert_int_equal(realm_request_open(t, "tiny", &now, &r, &err), REALM_E_LIMIT);
+    assert_int_equal(realm_request_open(t, "tiny", &now, &r, &err), REALM_E_RATE);
     assert_true(now.retry_after_ms <= rate->retry_after_ms);
     usleep(now.retry_after_ms * 1000 + 1000);
     if (realm_request_open(t, "tiny", NULL, &r, &err))
@@ -73,13 +74,13 @@ static void requests_per_minute(void **state) {
     (void)state;
     realm_rate rate;
     realm_tenant *t = limited("asks", "requests_per_minute", "300");
-    unsigned n = until_refused(t, 0, "requests_per_minute: 300", &rate);
+    unsigned n = until_refused(t, 0, REALM_E_RATE, "requests_per_minute: 300", &rate);
     assert_true(n >= 300 && n < 600); /* what was saved up, and what came in meanwhile */
     assert_int_equal(rate.limit, 300);
     assert_int_equal(rate.remaining, 0);
     other_is_served();
     limited("asks", "requests_per_minute", "300"); /* written again: that is no way to a full bucket */
-    (void)until_refused(t, 0, "requests_per_minute", &rate);
+    (void)until_refused(t, 0, REALM_E_RATE, "requests_per_minute", &rate);
     passes(t, &rate);
     realm_tenant_release(t);
     realm_tenant_release(t);
@@ -89,7 +90,7 @@ static void tokens_per_minute(void **state) {
     (void)state;
     realm_rate rate;
     realm_tenant *t = limited("talks", "tokens_per_minute", "3000");
-    unsigned n = until_refused(t, 200, "tokens_per_minute: 3000", &rate);
+    unsigned n = until_refused(t, 200, REALM_E_RATE, "tokens_per_minute: 3000", &rate);
     assert_true(n >= 14 && n < 60); /* 204 or so each; the debt of the last one is what has to pass */
     assert_int_equal(rate.token_limit, 3000);
     assert_int_equal(rate.token_remaining, 0);
@@ -104,7 +105,7 @@ static void tokens_per_day(void **state) {
     realm_rate rate;
     realm_request *r = NULL;
     realm_tenant *t = limited("daily", "tokens_per_day", "100");
-    unsigned n = until_refused(t, 20, "tokens_per_day: 100", &rate);
+    unsigned n = until_refused(t, 20, REALM_E_QUOTA, "tokens_per_day: 100", &rate);
     assert_true(n >= 3 && n <= 6);
     assert_true(rate.retry_after_ms <= 86400000u);
     other_is_served();
@@ -125,7 +126,7 @@ static void generations(void **state) {
         follow(&held[i], 7); /* "started" */
     }
     complete(&c, t, request_for(0));
-    assert_int_equal(c.status, REALM_E_LIMIT);
+    assert_int_equal(c.status, REALM_E_CROWDED);
     assert_non_null(strstr(c.error, "generations: 2"));
     end(&c);
     other_is_served();
@@ -152,7 +153,7 @@ static void kv_tokens(void **state) {
     client c;
     realm_tenant *t = limited("holds", "kv_tokens", "64");
     complete(&c, t, request_for(200)); /* can never fit */
-    assert_int_equal(c.status, REALM_E_LIMIT);
+    assert_int_equal(c.status, REALM_E_QUOTA);
     assert_non_null(strstr(c.error, "kv_tokens"));
     end(&c);
     other_is_served();

@@ -46,7 +46,7 @@ static int32_t flood_logs(void) {
 static int32_t flood_generations(void) {
     int32_t g, n = 0;
     while ((g = start(200)) > 0) n++;
-    if (g != REALM_E_LIMIT || n == 0) return g < 0 ? g : REALM_E_INTERNAL;
+    if (g != REALM_E_CROWDED || n == 0) return g < 0 ? g : REALM_E_INTERNAL;
     realm_emit(REALM_LITERAL("!"));
     for (;;) {
         int32_t k = realm_wait(0, events, 4, text, sizeof text, -1);
