@@ -239,7 +239,6 @@ static realm_page_result resume(realm_page_pool *p, realm_page *g) {
     realm_page_result r = make_room(p, g->owner);
     if (r != REALM_PAGE_OK) return r;
     uint32_t slot = p->free_slots[--p->n_free];
-    p->slot_owner[slot] = g->owner->id;
     g->moving = true;
     realm_mutex_unlock(&p->mu);
     uint64_t start = realm_clock_ns();
@@ -253,6 +252,7 @@ static realm_page_result resume(realm_page_pool *p, realm_page *g) {
     if (good) {
         g->place = REALM_PAGE_IN_POOL;
         g->slot = slot;
+        p->slot_owner[slot] = g->owner->id; /* not before: another's content is in a slot that was not written */
         g->owner->held++;
         p->resumes++;
     } else {

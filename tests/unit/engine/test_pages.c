@@ -133,7 +133,39 @@ static void whose_pages_go(void **state) {
     close_pool(&f);
 }
 
+/* A page that cannot be read back was to have a slot of another owner's: nothing was written there, and whoever gets
+ * the slot next, the same owner too, finds zeros. */
+static void a_file_that_fails(void **state) {
+    (void)state;
+    fixture f;
+    realm_page *g, *h;
+    char dir[] = "/tmp/realm-pages-XXXXXX";
+    open_pool(&f, 2, 0);
+    realm_spill_release(&f.p.spill);
+    assert_non_null(mkdtemp(dir));
+    assert_int_equal(realm_spill_init(&f.p.spill, f.p.page_bytes, 0, dir, 4 * f.p.page_bytes, NULL), REALM_OK);
+    assert_int_equal(rmdir(dir), 0);
+    realm_seq a = make_seq(&f, &f.a, 1, 40), b = make_seq(&f, &f.b, 2, 80);
+    assert_int_equal(a.pages[0]->place, REALM_PAGE_IN_FILE);
+    realm_seq_release(&f.p, &b);
+    assert_int_equal(ftruncate(f.p.spill.fd, 0), 0);
+    assert_int_equal(realm_page_pin(&f.p, a.pages[0]), REALM_PAGE_IS_LOST);
+    assert_int_equal(f.p.dropped, 1);
+    assert_int_equal(f.p.spill.file_used, 0);
+    assert_int_equal(realm_page_take(&f.p, &f.a, &g), REALM_PAGE_OK);
+    assert_int_equal(realm_page_take(&f.p, &f.a, &h), REALM_PAGE_OK);
+    assert_true(says(&f, g, 0) && says(&f, h, 0));
+    realm_seq_keep_pages(&f.p, &a, 0);
+    realm_seq own = {0};
+    assert_true(realm_seq_reserve(&own, 2 * REALM_KV_PAGE_TOKENS));
+    realm_seq_add_page(&own, g, true), realm_seq_add_page(&own, h, true);
+    realm_seq_release(&f.p, &own);
+    realm_seq_release(&f.p, &a);
+    close_pool(&f);
+}
+
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(no_memory_to_move), cmocka_unit_test(whose_pages_go)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(no_memory_to_move), cmocka_unit_test(whose_pages_go),
+                                       cmocka_unit_test(a_file_that_fails)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
