@@ -169,7 +169,7 @@ struct realm_generation {
     uint32_t n_new;         /* tokens sampled, end token and those of a rewind included */
     uint32_t n_charge;      /* prompt tokens to be charged when it is admitted first */
     uint32_t prompt_events;
-    bool waits_share, stalled, touched;
+    bool waits_share, stalled, settles, touched; /* settles: its pages are to be pinned before it runs */
     realm_page_result blocked;
     uint64_t stalled_since_ns;
     uint32_t step_rows, first_job, n_jobs;

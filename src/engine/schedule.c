@@ -345,6 +345,8 @@ typedef struct builder {
     realm_engine *e;
     uint32_t n_rows, n_extra_out, n_short_extra;
     uint64_t starved_seq; /* oldest generation that the pool refused a page; younger ones get none */
+    bool others_ready;    /* some can run without bringing pages back, and wait for those that cannot */
+    bool resumed;         /* at least one page was brought back */
     uint64_t resume_until_ns;
 } builder;
 
@@ -363,11 +365,12 @@ static bool settle(builder *b, realm_generation *g) {
     realm_seq_pin_present(pool, s);
     for (uint32_t i = 0; i < s->n_pages && s->n_unpinned > 0; i++) {
         if (s->slots[i] != REALM_SLOT_NONE) continue;
-        if (b->n_rows > 0 && realm_clock_ns() > b->resume_until_ns) { /* the others first; goes on after the step */
+        if (b->others_ready && b->resumed && realm_clock_ns() > b->resume_until_ns) { /* goes on after their step */
             b->e->progress = true;
             return false;
         }
         realm_page_result r = g->seq <= b->starved_seq ? realm_page_pin(pool, s->pages[i]) : REALM_PAGE_NONE_FREE;
+        b->resumed |= r == REALM_PAGE_OK;
         if (r == REALM_PAGE_IS_LOST) {
             realm_seq_keep_pages(pool, s, i);
             break;
@@ -477,19 +480,29 @@ static uint32_t limit_out(builder *b, realm_generation *g, uint32_t n) {
     return n;
 }
 
-/* What each running generation could compute now; e->wants[i] is that of e->running[i]. */
+static void list_want(realm_want *w, const realm_generation *g) {
+    w->n_rows = rows_left(g);
+    w->n_past = g->s->n_past;
+    w->n_out = g->n_rows > 0 ? g->n_rows : 1;
+    w->is_short = is_short(g);
+}
+
+/* What each running generation could compute now; e->wants[i] is that of e->running[i]. Those whose pages are pinned
+ * come first, so that bringing back the others' does not hold them up for long. */
 static void list_wants(builder *b, uint64_t now) {
     realm_engine *e = b->e;
+    bool settles = false;
     for (uint32_t i = 0; i < e->n_running; i++) {
         realm_generation *g = e->running[i];
-        realm_want *w = &e->wants[i];
-        *w = (realm_want){.share = &g->account->share, .order = g->seq};
-        if (waits_for_share(e, g) || !can_run(e, g, now) || !settle(b, g)) continue;
-        w->n_rows = rows_left(g);
-        w->n_past = g->s->n_past;
-        w->n_out = g->n_rows > 0 ? g->n_rows : 1;
-        w->is_short = is_short(g);
+        e->wants[i] = (realm_want){.share = &g->account->share, .order = g->seq};
+        g->settles = !waits_for_share(e, g) && can_run(e, g, now) && g->s->n_unpinned > 0;
+        settles |= g->settles;
+        if (g->settles || g->waits_share || g->stalled) continue;
+        list_want(&e->wants[i], g);
+        b->others_ready = true;
     }
+    for (uint32_t i = 0; settles && i < e->n_running; i++)
+        if (e->running[i]->settles && settle(b, e->running[i])) list_want(&e->wants[i], e->running[i]);
 }
 
 /* Finds pages for what was granted. A small forward pass goes whole or waits for the next step. */
@@ -526,8 +539,7 @@ static bool relieve(realm_engine *e, realm_account *a, realm_page_result why) {
     } else if (needy->n_new > 0) {
         realm_engine_end(e, needy, REALM_FINISH_LENGTH, REALM_OK, NULL);
     } else {
-        realm_engine_end(e, needy, REALM_FINISH_ERROR,
-                         why == REALM_PAGE_OWNER_LIMIT ? REALM_E_QUOTA : REALM_E_BUSY,
+        realm_engine_end(e, needy, REALM_FINISH_ERROR, why == REALM_PAGE_OWNER_LIMIT ? REALM_E_QUOTA : REALM_E_BUSY,
                          why == REALM_PAGE_OWNER_LIMIT ? "limit kv_tokens: the prompt does not fit"
                                                        : "the prompt does not fit into the KV memory");
     }
