@@ -678,6 +678,8 @@ bool realm_generation_apply_rewind(realm_generation *g) {
         if (g->finish == REALM_FINISH_NONE) force_text(g, forced[i]);
     }
     if (g->s->n_past == g->s->n_tokens) g->s->n_past--; /* what comes next is drawn from the last one's logits */
+    /* What is computed from here on counts against tokens_per_second, also where other tokens were. */
+    g->n_priced = REALM_MIN(g->n_priced, g->n_prompt + n_keep - (n_forced == 0));
     mark_base(g);
     g->prompt_charged += n_forced;
     g->account->delta.prompt += n_forced;

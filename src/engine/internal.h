@@ -173,7 +173,7 @@ struct realm_generation {
     realm_page_result blocked;
     uint64_t stalled_since_ns;
     uint32_t step_rows, first_job, n_jobs;
-    uint32_t n_priced; /* tokens that counted against tokens_per_second */
+    uint32_t n_priced; /* leading tokens that counted against tokens_per_second */
     bool token_shown;  /* this step's sampled token becomes an event */
     uint32_t prompt_charged, cached_charged;
     realm_detok detok;

@@ -91,6 +91,37 @@ static void tokens_per_second(void **state) {
     engine_run_close(&r);
 }
 
+/* Tokens that a program takes back were computed: they count, and so do those that come in their place. */
+static void rewound_tokens_count(void **state) {
+    (void)state;
+    enum { AHEAD = 8, ROUNDS = 12 };
+    engine_run r;
+    engine_run_open(&r, &tiny_llama, NULL);
+    realm_account *slow;
+    realm_account_limits limits = {.tokens_per_second = 60};
+    assert_int_equal(realm_account_open(r.e, &limits, NULL, &slow, NULL), REALM_OK);
+    realm_token prompt[10];
+    fill_prompt(prompt, 10, 3);
+    static consumer c;
+    realm_generation_params p = greedy(slow, prompt, 10, 100);
+    p.run_ahead = AHEAD;
+    uint64_t start = realm_clock_ns();
+    assert_int_equal(consumer_submit(&c, r.e, &p, NULL), REALM_OK);
+    for (size_t round = 0; round < ROUNDS; round++) {
+        while (c.n_ids < AHEAD * (round + 1)) {
+            (void)consumer_poll(&c);
+            sched_yield();
+        }
+        assert_int_equal(realm_generation_rewind(c.g, 0, NULL, 0, NULL), REALM_OK);
+    }
+    /* 10 + 7 tokens were computed at first, 8 in each further round, 60 of all of them at once. */
+    assert_true(realm_clock_ns() - start >= UINT64_C(740000000));
+    for (size_t i = AHEAD; i < AHEAD * ROUNDS; i++) assert_int_equal(c.ids[i], c.ids[i - AHEAD]);
+    consumer_close(&c);
+    realm_account_close(slow);
+    engine_run_close(&r);
+}
+
 /* Many accounts of all weights with prompts and decoding at once: every text is the one it is alone. */
 static void texts_do_not_depend_on_shares(void **state) {
     (void)state;
@@ -126,6 +157,7 @@ static void texts_do_not_depend_on_shares(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(a_place_for_everybody), cmocka_unit_test(tokens_per_second),
+                                       cmocka_unit_test(rewound_tokens_count),
                                        cmocka_unit_test(texts_do_not_depend_on_shares)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
