@@ -8,6 +8,7 @@
  * is the same token. Lists grow by doubling unless room was reserved, as the engine does before a generation starts.
  */
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/alloc.h"
@@ -118,15 +119,22 @@ static realm_status check_stage(const realm_stage *s, size_t at, size_t n, size_
 
 /* ---- opening ---------------------------------------------------------------------------------------------------- */
 
-/* Owned copies of what a stage points to. On failure the stage owns nothing. */
+static int compare_tokens(const void *a, const void *b) {
+    const realm_token *x = a, *y = b;
+    return (*x > *y) - (*x < *y);
+}
+
+/* Owned copies of what a stage points to; breakers are sorted. On failure the stage owns nothing. */
 static realm_status copy_stage(const realm_stage *from, realm_stage *to, size_t n_vocab, realm_error *err) {
     void *copy = NULL;
     *to = *from;
     switch (from->kind) {
     case REALM_STAGE_KIND_DRY:
         copy = realm_calloc(from->u.dry.n_breakers, sizeof *from->u.dry.breakers);
-        if (copy && from->u.dry.n_breakers > 0)
+        if (copy && from->u.dry.n_breakers > 0) {
             memcpy(copy, from->u.dry.breakers, from->u.dry.n_breakers * sizeof *from->u.dry.breakers);
+            qsort(copy, from->u.dry.n_breakers, sizeof *from->u.dry.breakers, compare_tokens);
+        }
         to->u.dry.breakers = copy;
         break;
     case REALM_STAGE_KIND_BIAS:

@@ -195,10 +195,17 @@ static void apply_penalties(row *r, const realm_stage *stage) {
     }
 }
 
+/* They are sorted (chain.c), as there may be thousands of them and each is asked for at every token looked back on. */
 static bool breaks(const realm_stage *stage, realm_token id) {
-    for (size_t i = 0; i < stage->u.dry.n_breakers; i++)
-        if (stage->u.dry.breakers[i] == id) return true;
-    return false;
+    size_t lo = 0, hi = stage->u.dry.n_breakers;
+    while (lo < hi) {
+        const size_t mid = lo + (hi - lo) / 2;
+        if (stage->u.dry.breakers[mid] < id)
+            lo = mid + 1;
+        else
+            hi = mid;
+    }
+    return lo < stage->u.dry.n_breakers && stage->u.dry.breakers[lo] == id;
 }
 
 /* DRY (p-e-w, github.com/oobabooga/text-generation-webui pull request 5677). For every earlier place whose text up to

@@ -175,7 +175,7 @@ static void define(model *m, const realm_stage *s) {
 
 /* ---- chains ----------------------------------------------------------------------------------------------------- */
 
-static const realm_token breakers[] = {3, 50};
+static const realm_token breakers[] = {50, 3, 41, 50, 17};
 static const realm_logit_bias bias[] = {{5, 3.5f}, {7, -100}, {5, -0.5f}, {20, 2}};
 static uint8_t many_bits[(V_MAX + 7) / 8], few_bits[(V_MAX + 7) / 8];
 static size_t vocab;
@@ -195,7 +195,7 @@ static realm_stage stage(realm_stage_kind kind, float a, float b, float c, uint3
         s.u.dry.multiplier = a;
         s.u.dry.base = b;
         s.u.dry.breakers = breakers;
-        s.u.dry.n_breakers = 2;
+        s.u.dry.n_breakers = REALM_ARRAY_LEN(breakers);
         break;
     case REALM_STAGE_KIND_BIAS:
         s.u.bias.at = bias;
