@@ -210,10 +210,18 @@ realm_status realm_context_begin(realm_context *c, const realm_generation_params
     return s;
 }
 
-void realm_context_end(realm_context *c, uint32_t n_tokens) {
-    if (c->seq.n_unpinned < c->seq.n_pages) realm_seq_unpin(&c->e->pool, &c->seq);
+void realm_context_undo_begin(realm_context *c, uint32_t n_prompt) {
     realm_mutex_lock(&c->mu);
-    realm_seq_truncate(&c->e->pool, &c->seq, n_tokens);
+    c->seq.n_tokens -= n_prompt; /* none of them is computed */
+    c->edits--;
+    c->busy = false;
+    realm_mutex_unlock(&c->mu);
+}
+
+void realm_context_end(realm_context *c) {
+    realm_seq_unpin(&c->e->pool, &c->seq);
+    realm_mutex_lock(&c->mu);
+    realm_seq_truncate(&c->e->pool, &c->seq, c->seq.n_tokens);
     c->busy = false;
     realm_mutex_unlock(&c->mu);
 }

@@ -226,7 +226,7 @@ static void give_back_context(realm_generation *g) {
         realm_context_lend(c, g);
     } else if (g->state == REALM_GEN_ENDED) {
         g->s = &g->own;
-        realm_context_end(c, c->seq.n_tokens);
+        realm_context_end(c);
         if (g->run_ahead > 0) return; /* a rewind may be looking at it */
         g->context = NULL;
         realm_context_release(c);

@@ -309,7 +309,7 @@ realm_status realm_generation_submit(realm_engine *e, const realm_generation_par
         *out = g;
         return REALM_OK;
     }
-    if (c) realm_context_end(c, c->shown.n_tokens - (uint32_t)p->n_prompt);
+    if (c) realm_context_undo_begin(c, (uint32_t)p->n_prompt);
     if (g) generation_free(g);
     return s;
 }

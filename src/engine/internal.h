@@ -101,8 +101,10 @@ struct realm_context {
  * (nothing to compute, or no room left), REALM_E_NOMEM: it is then as before. */
 REALM_WARN_UNUSED realm_status realm_context_begin(realm_context *c, const realm_generation_params *p,
                                                    realm_error *err);
-/* Back to idle with n_tokens at most; what is pinned is let go: engine's thread, or before it knew of it. */
-void realm_context_end(realm_context *c, uint32_t n_tokens);
+/* After begin, when the engine never heard of it: as if that had not been. */
+void realm_context_undo_begin(realm_context *c, uint32_t n_prompt);
+/* Engine's thread: back to idle, what is pinned is let go. */
+void realm_context_end(realm_context *c);
 /* Engine's thread: the same for a parked generation, unless its reader has rewound it meanwhile. */
 void realm_context_lend(realm_context *c, realm_generation *g);
 

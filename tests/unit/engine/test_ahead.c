@@ -371,9 +371,17 @@ static void an_end_taken_back(void **state) {
     assert_int_equal(realm_generation_poll(k.g, &k.batch), 0);
     reader_close(&k);
 
-    /* The context has gone on: the end stays. */
+    /* The context has gone on: the end stays. What was refused on it has changed nothing. */
     assert_int_equal(realm_context_truncate(c, 0, &err), REALM_OK);
     reader_open(&k, r.e, p);
+    reader_wait(&k, 8);
+    realm_generation *refused;
+    realm_account_set_limits(r.a, &(realm_account_limits){.generations = 1});
+    assert_int_equal(realm_generation_submit(r.e, &p, &refused, &err), REALM_E_CROWDED);
+    realm_account_set_limits(r.a, &(realm_account_limits){0});
+    realm_context_get_info(c, &info);
+    assert_int_equal(info.n_tokens, 3);
+    reader_rewind(&k, 0, NULL, 0);
     reader_wait(&k, 8);
     assert_int_equal(realm_context_append(c, (realm_token[1]){9}, 1, &err), REALM_OK);
     assert_int_equal(realm_generation_rewind(k.g, 0, NULL, 0, &err), REALM_E_CLOSED);
