@@ -369,8 +369,6 @@ void realm_turn_release(realm_turn *t); /* nobody holds or waits */
  * base/thread.h. Any thread; the same one ends it. */
 void realm_backend_turn_begin(realm_backend *b);
 void realm_backend_turn_end(realm_backend *b);
-/* Whether somebody waits: for work that can be put down between two ops. Any thread. */
-bool realm_backend_turn_wanted(realm_backend *b);
 void realm_backend_turn_get_stats(realm_backend *b, realm_turn_stats *out); /* any thread */
 
 static inline void realm_backend_close(realm_backend *b) {

@@ -70,13 +70,6 @@ void realm_backend_turn_end(realm_backend *b) {
     realm_mutex_unlock(&t->mu);
 }
 
-bool realm_backend_turn_wanted(realm_backend *b) {
-    realm_mutex_lock(&b->turn.mu);
-    bool wanted = b->turn.first != NULL;
-    realm_mutex_unlock(&b->turn.mu);
-    return wanted;
-}
-
 void realm_backend_turn_get_stats(realm_backend *b, realm_turn_stats *out) {
     realm_mutex_lock(&b->turn.mu);
     *out = b->turn.stats;

@@ -397,12 +397,6 @@ realm_status realm_chain_rewind(realm_chain *c, size_t n, realm_error *err) {
 
 bool realm_chain_must_end(const realm_chain *c) { return c->must_end; }
 
-bool realm_chain_has_grammar(const realm_chain *c) {
-    for (uint32_t i = 0; i < c->n_stages; i++)
-        if (c->stages[i].kind == REALM_STAGE_KIND_GRAMMAR) return true;
-    return false;
-}
-
 realm_status realm_chain_fork(const realm_chain *from, realm_chain **out, realm_error *err) {
     *out = NULL;
     realm_chain *c;

@@ -308,7 +308,6 @@ size_t realm_logits_rows(const realm_logits *l);
 float *realm_logits_row(realm_logits *l,
                         size_t row); /* (n_vocab), may be changed; valid as long as l; NULL past the end */
 const float *realm_logits_hidden(const realm_logits *l, size_t row, size_t *d_model); /* NULL without `hidden` */
-uint64_t realm_logits_bytes(const realm_logits *l);                                   /* of memory that it holds */
 /* Draws from a row; workspace comes from the engine. *logprob (may be NULL) is of the row as it is now.
  * REALM_E_RANGE: no such row; REALM_E_FORMAT: no finite logit; REALM_E_NOMEM. */
 REALM_WARN_UNUSED realm_status realm_logits_sample(realm_logits *l, size_t row, realm_chain *chain /* NULL: greedy */,

@@ -101,11 +101,6 @@ const float *realm_logits_hidden(const realm_logits *l, size_t row, size_t *d_mo
     return row < l->n_hidden ? l->hidden + row * d : NULL;
 }
 
-uint64_t realm_logits_bytes(const realm_logits *l) {
-    const uint64_t d = realm_model_hparams(l->e->model)->d_model;
-    return sizeof *l + sizeof(float) * (l->n_rows * (uint64_t)l->e->n_vocab + l->n_hidden * d);
-}
-
 /* ---- reading a row ----------------------------------------------------------------------------------------------- */
 
 static realm_spare_sampler *borrow(realm_engine *e) {

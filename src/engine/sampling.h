@@ -79,7 +79,6 @@ REALM_WARN_UNUSED realm_status realm_chain_reserve(realm_chain *c, size_t n, rea
 REALM_WARN_UNUSED realm_status realm_chain_rewind(realm_chain *c, size_t n, realm_error *err);
 /* Whether a grammar's text is complete and nothing more may come: the generation ends without an end token. */
 bool realm_chain_must_end(const realm_chain *c);
-bool realm_chain_has_grammar(const realm_chain *c);
 /* Mirostat's allowed surprise for the next draw, in bits. */
 float realm_chain_mu(const realm_chain *c);
 /* After a draw. */

@@ -22,7 +22,6 @@ struct realm_tensor_budget {
     realm_tensor_service *service;
     realm_tensor_budget *next_lane;
     realm_tensor_job *first, *last;
-    uint32_t n_jobs;
 };
 
 void tensor_budget_retain(realm_tensor_budget *b);
