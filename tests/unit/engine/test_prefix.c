@@ -341,9 +341,87 @@ static void at_the_limit(void **state) {
     engine_run_close(&r);
 }
 
+/* ---- a slow way back --------------------------------------------------------------------------------------------- */
+
+static struct realm_backend_vtable patched;
+static const struct realm_backend_vtable *original;
+static unsigned n_steps, n_back, first_step, last_step; /* of pages that came back: the steps that were before */
+
+static realm_status counting_run(realm_backend *b, realm_plan *p, const realm_batch *batch, realm_error *err) {
+    n_steps++;
+    return original->run(b, p, batch, err);
+}
+
+static void slow_write(realm_backend *b, realm_kv *kv, uint32_t page, const void *in) {
+    nanosleep(&(struct timespec){.tv_nsec = 4000000}, NULL);
+    if (n_back++ == 0) first_step = n_steps;
+    last_step = n_steps;
+    original->kv_write_page(b, kv, page, in);
+}
+
+/* A long context comes back page by page, in steps of others who go on meanwhile. */
+static void others_go_on_meanwhile(void **state) {
+    (void)state;
+    enum { LEN = 480, PAGES = LEN / 32 };
+    engine_run r;
+    static realm_token long_one[LEN], filler[LEN], prompt[20];
+    static consumer k, other, alone;
+    held stop;
+    realm_context *c, *d;
+    realm_engine_stats st;
+    realm_engine_config config = {.kv_bytes = 20 * page_bytes(), .spill_bytes = 100 * page_bytes()};
+    engine_run_open(&r, &tiny_llama, &config);
+    fill_prompt(long_one, LEN, 1);
+    fill_prompt(filler, LEN, 2);
+    fill_prompt(prompt, 20, 3);
+    realm_generation_params p = greedy(r.a, long_one, LEN, 6);
+    assert_int_equal(consumer_submit(&alone, r.e, &p, NULL), REALM_OK);
+    consumer_wait(&alone);
+    assert_int_equal(realm_context_open(r.e, r.a, &c, NULL), REALM_OK);
+    assert_int_equal(realm_context_open(r.e, r.a, &d, NULL), REALM_OK);
+    for (unsigned i = 0; i < 2; i++) { /* the second one drives out most of the first */
+        p = greedy(r.a, i ? filler : long_one, LEN, 1);
+        p.context = i ? d : c;
+        assert_int_equal(consumer_submit(&k, r.e, &p, NULL), REALM_OK);
+        consumer_wait(&k);
+        consumer_close(&k);
+    }
+    realm_context_release(d);
+    realm_engine_get_stats(r.e, &st);
+    assert_int_equal(st.suspended_pages, 2 * PAGES - 20);
+    original = r.b->v;
+    patched = *original;
+    patched.run = counting_run;
+    patched.kv_write_page = slow_write;
+    r.b->v = &patched; /* the engine sleeps and reads the table when it is woken: submit orders the two */
+    engine_stop(&stop, &r);
+    p = greedy(r.a, prompt, 20, 60);
+    assert_int_equal(consumer_submit(&other, r.e, &p, NULL), REALM_OK);
+    p = greedy(r.a, NULL, 0, 5);
+    p.context = c;
+    assert_int_equal(consumer_submit(&k, r.e, &p, NULL), REALM_OK);
+    held_go(&stop);
+    consumer_wait(&k);
+    consumer_wait(&other);
+    assert_int_equal(n_back, 2 * PAGES - 20);
+    assert_in_range(last_step - first_step, 2, n_back);
+    assert_int_equal(k.n_ids, 5);
+    assert_memory_equal(k.ids, alone.ids + 1, 5 * sizeof k.ids[0]);
+    assert_int_equal(other.n_ids, 60);
+    consumer_close(&alone);
+    consumer_close(&other);
+    consumer_close(&k);
+    realm_context_release(c);
+    engine_run_close(&r);
+}
+
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(hits_and_misses),     cmocka_unit_test(the_cache_gives_way),
-                                       cmocka_unit_test(published),           cmocka_unit_test(nothing_shows),
-                                       cmocka_unit_test(idle_contexts_leave), cmocka_unit_test(at_the_limit)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(others_go_on_meanwhile),
+                                       cmocka_unit_test(hits_and_misses),
+                                       cmocka_unit_test(the_cache_gives_way),
+                                       cmocka_unit_test(published),
+                                       cmocka_unit_test(nothing_shows),
+                                       cmocka_unit_test(idle_contexts_leave),
+                                       cmocka_unit_test(at_the_limit)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
