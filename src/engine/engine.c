@@ -74,6 +74,7 @@ void realm_engine_finished(realm_engine *e, realm_generation *g) {
     g->state = REALM_GEN_PARKED;
     g->next_parked = e->parked;
     e->parked = g;
+    e->n_parked++;
     realm_engine_touch(e, g);
 }
 
@@ -247,6 +248,7 @@ static void publish(realm_engine *e) {
     st->cancelled += e->n_cancelled;
     st->failed += e->n_failed;
     st->running = e->n_running;
+    e->n_parked_seen = e->n_parked;
     realm_mutex_unlock(&e->mu);
     e->n_ended = e->n_cancelled = e->n_failed = e->step_ns = 0;
     uint64_t start = e->n_touched > 0 ? realm_clock_ns() : 0;
@@ -467,7 +469,8 @@ uint32_t realm_engine_context_length(const realm_engine *e) { return e->n_ctx; }
 void realm_engine_get_stats(realm_engine *e, realm_engine_stats *out) {
     realm_mutex_lock(&e->mu);
     *out = e->stats;
-    out->queued = e->n_alive > out->running ? e->n_alive - out->running : 0;
+    const uint32_t started = out->running + e->n_parked_seen;
+    out->queued = e->n_alive > started ? e->n_alive - started : 0;
     out->contexts = e->n_contexts;
     realm_mutex_unlock(&e->mu);
     realm_page_pool *p = &e->pool;

@@ -249,7 +249,8 @@ struct realm_engine {
     /* mu */
     bool wake, shut;
     realm_generation *inbox_head, *inbox_tail;
-    uint32_t n_alive; /* generations submitted and not ended */
+    uint32_t n_alive;       /* generations submitted and not ended */
+    uint32_t n_parked_seen; /* of them, those parked at the last publication: neither running nor queued */
     uint64_t next_account_id;
     uint32_t n_accounts, n_shares, n_contexts;
     realm_context *published;
@@ -269,6 +270,7 @@ struct realm_engine {
     realm_generation **touched; /* to be published */
     uint32_t n_touched;
     realm_generation *parked; /* ended, but the end can be taken back */
+    uint32_t n_parked;
     uint64_t next_seq;
     bool progress;                           /* this iteration changed something */
     uint64_t next_wake_ns;                   /* earliest time that needs a look; 0: none */

@@ -157,12 +157,14 @@ static void sweep_parked(realm_engine *e, uint64_t now) {
         if (over) realm_generation_close(g);
         if (realm_generation_apply_rewind(g)) { /* also when it is over: its context is then in its hands again */
             *link = g->next_parked;
+            e->n_parked--;
             realm_schedule_enqueue(e, g, true);
             realm_engine_touch(e, g);
             e->progress = true;
             if (g->finish != REALM_FINISH_NONE) realm_engine_finished(e, g);
         } else if (over || realm_generation_settles(g)) {
             *link = g->next_parked;
+            e->n_parked--;
             realm_engine_retire(e, g);
         } else {
             if (g->deadline_ns != 0) wake_at(e, g->deadline_ns);

@@ -348,6 +348,7 @@ static void an_end_taken_back(void **state) {
     realm_generation_params p = always(r.a, &bias, 2, 8);
     realm_context *c;
     realm_context_info info;
+    realm_engine_stats st;
     assert_int_equal(realm_context_open(r.e, r.a, &c, NULL), REALM_OK);
     p.run_ahead = 4;
     p.ignore_end = false;
@@ -360,6 +361,8 @@ static void an_end_taken_back(void **state) {
         assert_int_equal(k.n, i);
         assert_int_equal(k.n_ends, i + 1);
         assert_int_equal(realm_account_generations(r.a), 1);
+        realm_engine_get_stats(r.e, &st);
+        assert_int_equal(st.running + st.queued, 0);
         realm_context_get_info(c, &info);
         assert_false(info.busy);
         assert_int_equal(info.n_tokens, 3 + i);
