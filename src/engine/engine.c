@@ -8,8 +8,9 @@
  *             publish   counts under mu, all at once; then events and callbacks, generation by generation
  *
  * Counts come before events, so a consumer that has seen an end finds its tokens counted. A step that fails ends the
- * generations that were in it with the backend's error; the engine goes on with the others. Between steps nothing is
- * allocated: arrays are sized at opening by max_generations, max_queued and chunk_tokens.
+ * generations that were in it with the backend's error; the engine goes on with the others. Arrays are sized at opening
+ * by max_generations, max_queued and chunk_tokens; all that the loop itself allocates are records of pages, 256 at a
+ * time, and memory for pages that leave the pool.
  */
 #include <stdio.h>
 #include <string.h>

@@ -11,8 +11,7 @@
  * A generation's life:
  *
  *      submit --> INBOX --intake--> QUEUED --admit--> RUNNING --end--> ENDED
- *                                     ^                 |  prefill: n_past + 1 < n_tokens; decode: n_past + 1 ==
- * n_tokens
+ *                                     ^                 |  (prefill until one token is left to compute, then decode)
  *                                     +----preempt------+  (its KV leaves the pool, or is computed again: same tokens)
  *                                     ^                 |
  *                                     +-rewind- PARKED <+  (run ahead: an end that can still be taken back)
