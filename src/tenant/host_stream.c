@@ -1,7 +1,7 @@
 /* tenant/host_stream.c - layers of models that are larger than their memory budget, as programs see them.
  *
- * A layer is brought in by the tensor service, which waits for it with the device's turn in hand; the program is
- * suspended. What an instance has pinned is unpinned when it ends, however it ends.
+ * A layer is pinned by the tensor service's thread, which waits for it without the device; the program is suspended.
+ * What an instance has pinned is unpinned when it ends, however it ends.
  */
 #include <stdio.h>
 #include <string.h>
@@ -30,7 +30,8 @@ static realm_call_result pin(realm_call *call, const host_model *m, uint32_t lay
     if (!t) return host_failed(h, result);
     if (host_tensor_started(call)) {
         if (!host_tensor_done(call, WHAT, &state, result)) return state;
-        t->pins[t->n_pins++] = (host_pin){m, layer};
+        t->pins[t->n_pins++] = t->work.pin;
+        t->work.pinned = false; /* the instance's from here on */
         host_tensor_forget_own(h);
         return REALM_CALL_DONE;
     }
@@ -38,6 +39,7 @@ static realm_call_result pin(realm_call *call, const host_model *m, uint32_t lay
         return host_fail(h, result, REALM_E_LIMIT, "%s: %u layers are pinned, as many as are allowed", WHAT,
                          HOST_PINS_MAX);
     if (open_one_of(h, m, layer, &t->work.own[0])) return host_failed(h, result);
+    t->work.pin = (host_pin){m, layer};
     realm_tensor_op op = {.kind = REALM_TENSOR_PIN, .a = t->work.own[0]};
     return host_tensor_start(call, &op, 1, WHAT, result);
 }

@@ -32,9 +32,14 @@ realm_tensor_budget *host_tensor_budget(realm_host *h) {
     return b;
 }
 
+/* Undoes a pin too that nobody has taken over: an instance may be ended, or cancelled, when the service has told of it
+ * and before its call runs again. */
 static void work_end(host_tensor_work *w) {
-    realm_tensor_job_release(w->job);
+    realm_tensor_job_release(w->job); /* from here on list_done has run or never will */
     w->job = NULL;
+    if (w->pinned) (void)!realm_model_layer_unpin(w->pin.model->m->model, w->pin.layer, NULL);
+    w->pinned = false;
+    w->pin.model = NULL;
     for (size_t i = 0; i < REALM_ARRAY_LEN(w->own); i++) {
         realm_tensor_release(w->own[i]);
         w->own[i] = NULL;
@@ -83,6 +88,7 @@ static void list_done(void *user, realm_status status, const realm_error *err) {
         if (err) w->error = *err;
         w->error.code = status;
     }
+    w->pinned = !status && w->pin.model;
     realm_instance *i = atomic_load_explicit(&w->host->instance, memory_order_acquire);
     /* Release: the program's worker reads the error after it has seen the flag. */
     atomic_store_explicit(&w->done, true, memory_order_release);
@@ -100,7 +106,10 @@ realm_call_result host_tensor_start(realm_call *call, const realm_tensor_op *ops
     realm_host *h = host_of(call);
     host_tensors *t = host_tensors_of(h);
     realm_tensor_budget *b = t ? host_tensor_budget(h) : NULL;
-    if (!b) return host_failed(h, result);
+    if (!b) {
+        if (t) work_end(&t->work);
+        return host_failed(h, result);
+    }
     host_tensor_work *w = &t->work;
     ((call_state *)realm_call_state(call))->started = true;
     w->host = h;

@@ -7,18 +7,20 @@
 
 #define HOST_PINS_MAX 64u /* pinned layers of an instance, each counted as often as it was pinned */
 
-typedef struct host_tensor_work { /* a list under way; one at a time, since its program is suspended */
-    realm_host *host;
-    realm_tensor_job *job;
-    realm_tensor *own[3]; /* operands that the call made for itself */
-    atomic_bool done;
-    realm_error error; /* code REALM_OK when it went well; written before `done` */
-} host_tensor_work;
-
 typedef struct host_pin {
     const host_model *model;
     uint32_t layer;
 } host_pin;
+
+typedef struct host_tensor_work { /* a list under way; one at a time, since its program is suspended */
+    realm_host *host;
+    realm_tensor_job *job;
+    realm_tensor *own[3]; /* operands that the call made for itself */
+    host_pin pin;         /* what the list pins; model NULL: nothing */
+    bool pinned;          /* it did, and the instance has not taken the pin over; written before `done` */
+    atomic_bool done;
+    realm_error error; /* code REALM_OK when it went well; written before `done` */
+} host_tensor_work;
 
 typedef struct host_tensor { /* what a handle stands for */
     realm_tensor *t;

@@ -35,7 +35,7 @@
 static realm_runtime *rt;
 static uint64_t program_bytes; /* of realm_runtime_config; set it before open_runtime */
 static const char *state_dir;  /* NULL: tenants live in memory. Set before open_runtime */
-static char model_path[] = "/tmp/realm-test-host-XXXXXX";
+static char tiny_path[] = "/tmp/realm-test-host-XXXXXX";
 
 /* cmocka takes the fault signals for itself in every test; programs' traps need Wasmtime's handlers. */
 static const int FAULTS[] = {SIGSEGV, SIGILL, SIGFPE, SIGBUS};
@@ -173,9 +173,9 @@ __attribute__((unused)) static void expect_ok(const client *c) {
 static void write_model(void) {
     realm_error err = {0};
     tiny_model *m = tiny_make(&tiny_llama);
-    int fd = access(model_path, F_OK) == 0 ? -1 : mkstemp(model_path); /* the runtime may be opened again */
+    int fd = access(tiny_path, F_OK) == 0 ? -1 : mkstemp(tiny_path); /* the runtime may be opened again */
     if (fd >= 0) close(fd);
-    if (realm_file_replace(model_path, m->file, m->file_len, 0600, &err)) exit(1);
+    if (realm_file_replace(tiny_path, m->file, m->file_len, 0600, &err)) exit(1);
     tiny_free(m);
 }
 
@@ -197,7 +197,7 @@ static int open_runtime(void) {
                          "{{ m.content + '</s>' }}{% endfor %}{% if add_generation_prompt %}a:{% endif %}"};
     write_model();
     if (realm_runtime_open(&rt, &config, &err) ||
-        realm_runtime_add_model(rt, "tiny", model_path, &model, NULL, NULL, &err)) {
+        realm_runtime_add_model(rt, "tiny", tiny_path, &model, NULL, NULL, &err)) {
         fprintf(stderr, "%s\n", err.text);
         return 1;
     }
@@ -207,7 +207,7 @@ static int open_runtime(void) {
 
 static int close_runtime(int failed) {
     realm_runtime_close(rt);
-    unlink(model_path);
+    unlink(tiny_path);
     return failed;
 }
 

@@ -48,7 +48,7 @@ int main(int argc, char **argv) {
     if (open_runtime()) return 1;
     realm_error err = {0};
     realm_model_config other = {.engine = {.n_ctx = 256, .max_generations = 4}};
-    if (realm_runtime_add_model(rt, "other", model_path, &other, NULL, NULL, &err)) return 1;
+    if (realm_runtime_add_model(rt, "other", tiny_path, &other, NULL, NULL, &err)) return 1;
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_every_call), cmocka_unit_test(test_cancel)};
     return close_runtime(cmocka_run_group_tests_name("wasi-nn", tests, NULL, NULL));
 }

@@ -1,0 +1,118 @@
+/* Things that come at a bad moment: a program that is ended between a pin and hearing of it, one that fails when what
+ * it said has been read already, one that wants another model while others load theirs. */
+#include "tenant/client.h"
+#include "tenant/internal.h"
+
+#define WALL_MS "300"
+#define N_BUSY 2 /* as many as workers */
+
+/* ---- programs whose worker is held in on_ready ---- */
+
+typedef struct gate {
+    client c;
+    bool reached, open;
+} gate;
+
+static void wait_at_gate(void *user) {
+    gate *g = user;
+    realm_mutex_lock(&g->c.mu);
+    g->reached = g->c.ready = true;
+    realm_cond_broadcast(&g->c.cond);
+    while (!g->open) realm_cond_wait(&g->c.cond, &g->c.mu);
+    g->c.ready = true;
+    realm_cond_broadcast(&g->c.cond);
+    realm_mutex_unlock(&g->c.mu);
+}
+
+static void start_at_gate(gate *g, realm_tenant *t, const char *input) {
+    realm_error err = {0};
+    realm_run_params p = text_request();
+    memset(g, 0, sizeof *g);
+    realm_mutex_init(&g->c.mu, REALM_RANK_LEAF);
+    realm_cond_init(&g->c.cond);
+    faults(true);
+    p.input = input;
+    p.input_len = strlen(input);
+    p.on_ready = wait_at_gate;
+    p.user = g;
+    if (realm_request_open(t, "tiny", NULL, &g->c.request, &err)) fail_msg("%s", err.text);
+    if (realm_run_start(g->c.request, &p, &g->c.run, &err)) fail_msg("%s", err.text);
+}
+
+static void reach_gate(gate *g) {
+    const uint64_t until = realm_clock_ns() + PATIENCE_NS;
+    realm_mutex_lock(&g->c.mu);
+    while (!g->reached)
+        if (!realm_cond_wait_until(&g->c.cond, &g->c.mu, until)) fail_msg("the program does not get there");
+    realm_mutex_unlock(&g->c.mu);
+}
+
+static void open_gate(gate *g) {
+    realm_mutex_lock(&g->c.mu);
+    g->open = true;
+    realm_cond_broadcast(&g->c.cond);
+    realm_mutex_unlock(&g->c.mu);
+}
+
+/* ---- a pin that its program never hears of ---- */
+
+static uint32_t pinned(void) {
+    realm_model_stream_stats s;
+    realm_model_get_stream_stats(rt->models[0]->model, &s);
+    return s.layers_pinned;
+}
+
+static void limit_wall(const char *tenant) {
+    realm_error err = {0};
+    realm_tenant_row row;
+    realm_store *store = realm_runtime_store(rt);
+    if (realm_store_tenant_find(store, tenant, &row, &err) || realm_limits_set(&row.limits, "wall_ms", WALL_MS, &err) ||
+        realm_store_tenant_set(store, tenant, &row.limits, NULL, 0, &err))
+        fail_msg("%s", err.text);
+    realm_runtime_reload(rt);
+}
+
+/* One program is about to pin a layer; both workers are then held by others, so that the layer is pinned and the
+ * program past its time before anybody can run it again. */
+static void ended_before_it_hears_of_its_pin(void **state) {
+    (void)state;
+    gate pins, busy[N_BUSY];
+    realm_tenant *t = tenant_with("pins", TEST_WASM "/guest", "late"),
+                 *other = tenant_with("busy", TEST_WASM "/guest", "late");
+    limit_wall("pins");
+    assert_int_equal(pinned(), 0);
+    start_at_gate(&pins, t, "{\"layer\":0}");
+    const uint64_t past = realm_clock_ns() + 2 * (uint64_t)atoi(WALL_MS) * REALM_NS_PER_MS;
+    reach_gate(&pins);
+    for (size_t i = 0; i < N_BUSY; i++) start_at_gate(&busy[i], other, "{}");
+    open_gate(&pins); /* it goes on to the pin; behind it both workers are taken */
+    for (size_t i = 0; i < N_BUSY; i++) reach_gate(&busy[i]);
+    /* On a slow machine its time may be up before the pin, or it hears of it after all: that too leaves nothing. */
+    while (realm_clock_ns() < past) usleep(1000);
+    for (size_t i = 0; i < N_BUSY; i++) open_gate(&busy[i]);
+    follow(&pins.c, 0);
+    end(&pins.c);
+    for (size_t i = 0; i < N_BUSY; i++) {
+        follow(&busy[i].c, 0);
+        expect_ok(&busy[i].c);
+        end(&busy[i].c);
+    }
+    assert_int_equal(pinned(), 0);
+    realm_tenant_release(other);
+    realm_tenant_release(t);
+}
+
+int main(int argc, char **argv) {
+    if (is_compiler(argc, argv)) return compile(argv);
+    if (open_runtime()) return 1;
+    realm_error err = {0};
+    const realm_model_config second = {.engine = {.n_ctx = 64, .max_generations = 2}};
+    if (realm_runtime_add_model(rt, "second", tiny_path, &second, NULL, NULL, &err)) {
+        fprintf(stderr, "%s\n", err.text);
+        return 1;
+    }
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(ended_before_it_hears_of_its_pin),
+    };
+    return close_runtime(cmocka_run_group_tests_name("late", tests, NULL, NULL));
+}
