@@ -136,7 +136,7 @@ static void run_ended(realm_run *run, realm_status status, int32_t value, const 
         run->finish = REALM_FINISH_STOP;
     run->state = RUN_ENDED;
     /* What failed before anything was computed or shown was refused, not served. */
-    bool refused = run->finish == REALM_FINISH_ERROR && run->prompt_tokens == 0 && run->n_events == 0;
+    bool refused = run->finish == REALM_FINISH_ERROR && run->prompt_tokens == 0 && run->output_bytes == 0;
     bool cancelled = run->cancelled;
     realm_mutex_unlock(&run->mu);
     if (!refused) request_count(run->request, cancelled);

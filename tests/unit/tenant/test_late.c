@@ -102,6 +102,27 @@ static void ended_before_it_hears_of_its_pin(void **state) {
     realm_tenant_release(t);
 }
 
+/* ---- a failure after text that was read ---- */
+
+static void counted_once_something_was_shown(void **state) {
+    (void)state;
+    gate g;
+    realm_runtime_stats before, after;
+    realm_tenant *t = tenant_with("fails", TEST_WASM "/guest", "late");
+    realm_runtime_get_stats(rt, &before);
+    start_at_gate(&g, t, "{\"layer\":4000}");
+    reach_gate(&g);
+    follow(&g.c, 4);
+    open_gate(&g);
+    follow(&g.c, 0);
+    assert_int_equal(g.c.status, REALM_E_RANGE);
+    assert_string_equal(g.c.text, "here");
+    realm_runtime_get_stats(rt, &after);
+    assert_int_equal(after.requests - before.requests, 1);
+    end(&g.c);
+    realm_tenant_release(t);
+}
+
 int main(int argc, char **argv) {
     if (is_compiler(argc, argv)) return compile(argv);
     if (open_runtime()) return 1;
@@ -113,6 +134,7 @@ int main(int argc, char **argv) {
     }
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(ended_before_it_hears_of_its_pin),
+        cmocka_unit_test(counted_once_something_was_shown),
     };
     return close_runtime(cmocka_run_group_tests_name("late", tests, NULL, NULL));
 }
