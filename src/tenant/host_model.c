@@ -101,7 +101,8 @@ realm_call_result host_model_get(realm_call *call, uint64_t id, const host_model
     j->m = server;
     j->job.work = hold_work;
     j->job.free = hold_free;
-    job_init(&j->job, realm_run_request(h->run)->tenant, realm_call_instance(call), true);
+    /* One of the server's is there already: that must not wait behind others' loading. */
+    job_init(&j->job, realm_run_request(h->run)->tenant, realm_call_instance(call), !j->server);
     return host_job_start(call, &j->job, result);
 }
 

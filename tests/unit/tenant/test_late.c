@@ -123,6 +123,48 @@ static void counted_once_something_was_shown(void **state) {
     realm_tenant_release(t);
 }
 
+/* ---- another model of the server's while models are being loaded ---- */
+
+typedef struct long_job {
+    tenant_job job;
+    gate *g;
+} long_job;
+
+static void work_at_gate(tenant_job *job) { wait_at_gate(((long_job *)job)->g); }
+static void long_free(tenant_job *job) { free(job); }
+
+static void a_server_model_does_not_wait_for_loading(void **state) {
+    (void)state;
+    enum { N_LONG = 8 }; /* more than there are threads for such */
+    gate g;
+    client c;
+    realm_error err = {0};
+    realm_tenant *loads = tenant_with("loads", NULL, NULL), *t = tenant_with("uses", TEST_WASM "/guest", "late");
+    memset(&g, 0, sizeof g);
+    realm_mutex_init(&g.c.mu, REALM_RANK_LEAF);
+    realm_cond_init(&g.c.cond);
+    for (int i = 0; i < N_LONG; i++) {
+        long_job *j = calloc(1, sizeof *j);
+        j->g = &g;
+        j->job.work = work_at_gate;
+        j->job.free = long_free;
+        job_init(&j->job, loads, NULL, true);
+        if (jobs_submit(rt->jobs, &j->job, &err)) fail_msg("%s", err.text);
+        job_release(&j->job);
+    }
+    reach_gate(&g);
+    realm_run_params p = text_request();
+    p.input = "{\"model\":\"second\"}";
+    p.input_len = strlen(p.input);
+    complete(&c, t, p);
+    expect_ok(&c);
+    end(&c);
+    open_gate(&g);
+    jobs_stop(rt->jobs); /* the gate is this function's; closing the runtime stops them again, which does nothing */
+    realm_tenant_release(loads);
+    realm_tenant_release(t);
+}
+
 int main(int argc, char **argv) {
     if (is_compiler(argc, argv)) return compile(argv);
     if (open_runtime()) return 1;
@@ -133,8 +175,8 @@ int main(int argc, char **argv) {
         return 1;
     }
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(ended_before_it_hears_of_its_pin),
-        cmocka_unit_test(counted_once_something_was_shown),
+        cmocka_unit_test(ended_before_it_hears_of_its_pin), cmocka_unit_test(counted_once_something_was_shown),
+        cmocka_unit_test(a_server_model_does_not_wait_for_loading), /* the last: it stops the pool */
     };
     return close_runtime(cmocka_run_group_tests_name("late", tests, NULL, NULL));
 }
