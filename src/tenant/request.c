@@ -59,5 +59,3 @@ void request_release(realm_request *r) {
 void realm_request_close(realm_request *r) {
     if (r) request_release(r);
 }
-
-realm_engine *realm_request_engine(const realm_request *r) { return r->model->engine; }

@@ -423,7 +423,6 @@ void realm_run_release(realm_run *run) {
 const realm_run_params *realm_run_get_params(const realm_run *run) { return &run->params; }
 realm_request *realm_run_request(const realm_run *run) { return run->request; }
 realm_runtime *realm_run_runtime(const realm_run *run) { return run->request->tenant->rt; }
-const char *realm_run_model_id(const realm_run *run) { return run->request->model->id; }
 const realm_limits *realm_run_limits(const realm_run *run) { return &run->limits; }
 const realm_words *realm_run_args(const realm_run *run) { return &run->args; }
 const realm_words *realm_run_env(const realm_run *run) { return &run->env; }

@@ -24,7 +24,6 @@ typedef struct realm_host realm_host;
 const realm_run_params *realm_run_get_params(const realm_run *run);
 realm_request *realm_run_request(const realm_run *run);
 realm_runtime *realm_run_runtime(const realm_run *run);
-const char *realm_run_model_id(const realm_run *run);
 const realm_limits *realm_run_limits(const realm_run *run);
 /* What a WASI program gets: arguments ("program", then the tenant's) and NAME=VALUE, each with a NUL. */
 typedef struct realm_words {

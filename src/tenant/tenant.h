@@ -93,8 +93,8 @@ REALM_WARN_UNUSED realm_status realm_runtime_grammar(realm_runtime *rt, const ch
                                                      realm_error *err);
 /* Renders the model's chat template. `messages` and `tools` (or NULL) are JSON arrays. `spans` (freed with realm_free)
  * says which parts are the template's own (control tokens are parsed there) and which came from messages.
- * REALM_E_UNSUPPORTED: the model has no template. REALM_E_INVALID: the template refused the messages; REALM_E_TOO_LARGE:
- * they are more than it may work on. */
+ * REALM_E_UNSUPPORTED: the model has no template. REALM_E_INVALID: the template refused the messages;
+ * REALM_E_TOO_LARGE: they are more than it may work on. */
 REALM_WARN_UNUSED realm_status realm_runtime_apply_template(const realm_runtime *rt, const char *model_id,
                                                             const char *messages, size_t messages_len,
                                                             const char *tools, size_t tools_len,
@@ -145,7 +145,6 @@ REALM_WARN_UNUSED realm_status realm_request_open(realm_tenant *t, const char *m
 void realm_request_expect_runs(realm_request *r, uint32_t n_runs);
 /* After its runs were released: counts it in the ledger (as aborted when a run was cancelled before its end). */
 void realm_request_close(realm_request *r); /* NULL-safe */
-realm_engine *realm_request_engine(const realm_request *r);
 
 typedef enum realm_prompt_kind { REALM_PROMPT_MESSAGES, REALM_PROMPT_TEXT, REALM_PROMPT_TOKENS } realm_prompt_kind;
 
