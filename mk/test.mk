@@ -10,7 +10,7 @@ $(BUILD)/unit/%: tests/unit/%.c $$(foreach f,$$(LINK_$$(*D)),$$(call objs_of,$$f
                  $$(if $$(filter $$(*D),$$(NEEDS_DEPS)),$$(DEPS_LIB))
 	@mkdir -p $(@D)
 	$(call say,TEST $@)
-	$(Q)$(CC) $(TEST_CFLAGS) $(LDFLAGS) -o $@ $(filter %.c %.o %.a,$^) -lcmocka -lpcre2-8 $(LIBS) $(SYSLIBS)
+	$(Q)$(CC) $(TEST_CFLAGS) $(LDFLAGS) $(TEST_LDFLAGS) -o $@ $(filter %.c %.o %.a,$^) -lcmocka -lpcre2-8 $(LIBS) $(SYSLIBS)
 
 -include $(wildcard $(BUILD)/unit/*/*.d)
 
@@ -61,7 +61,7 @@ test: check
 	@$(MAKE) --no-print-directory asan
 
 # A counter in front of the function that compares secrets.
-$(BUILD)/unit/store/test_key_compare: private LDFLAGS += -Wl,--wrap=realm_secret_equal
+$(BUILD)/unit/store/test_key_compare: private TEST_LDFLAGS = -Wl,--wrap=realm_secret_equal
 
 # Tests that run guest programs.
 $(BUILD)/unit/tenant/%: private TEST_CFLAGS += -DTEST_GUESTS='"$(BUILD)/guest"'
