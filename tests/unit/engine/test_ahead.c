@@ -307,7 +307,7 @@ static void text_and_stops(void **state) {
     reader_wait(&k, 5);
     assert_int_equal(k.finish, REALM_FINISH_LENGTH);
     assert_int_equal(k.n, 5);
-    assert_int_equal(k.n_ends, 2);
+    assert_in_range(k.n_ends, 2, 3); /* the first answer may have come to its end before it was rewound */
     reader_close(&k);
 
     /* A stop string that a forced token completes ends it as well. */
