@@ -1001,7 +1001,8 @@ export declare function store_list(prefix: usize, prefix_len: usize, after: usiz
 @external("realm", "tensor_new")
 export declare function tensor_new(dims: usize, n_dims: usize): i32;
 
-// A weight of a model by its name in the file; no copy. It can be computed with, not read, unless read_weights.
+// A weight of a model by its name in the file; no copy. Reading it needs read_weights; that keeps nobody from computing
+// values out of it.
 // @ts-ignore: decorator
 @external("realm", "tensor_weight")
 export declare function tensor_weight(model: i32, name: usize, len: usize): i32;

@@ -269,7 +269,8 @@ int32_t realm_store_list(const char *prefix, size_t prefix_len, const char *afte
 /* A float32 tensor of zeros, up to 4 dimensions, the last one contiguous. Counts against tensor_bytes. */
 int32_t realm_tensor_new(const uint64_t *dims, size_t n_dims) REALM_IMPORT(tensor_new);
 
-/* A weight of a model by its name in the file; no copy. It can be computed with, not read, unless read_weights. */
+/* A weight of a model by its name in the file; no copy. Reading it needs read_weights; that keeps nobody from computing
+ * values out of it. */
 int32_t realm_tensor_weight(int32_t model, const char *name, size_t len) REALM_IMPORT(tensor_weight);
 
 /* Dimensions and type. */

@@ -41,10 +41,10 @@ typedef struct realm_args {
 int realm_args_next(realm_args *args, const char **value);
 /* Prints "realm: <command>: <what><arg escaped>" and the usage; returns REALM_EXIT_USAGE. */
 int realm_args_usage(const realm_args *args, const char *what, const char *arg);
-/* A whole number within bounds, or false after a usage message naming the option. */
 /* "6G", "1.5G", "200MiB", "4096": bytes, with K, M, G or T for 1024 and so on; false for anything else and less than 1.
  */
 bool realm_size_parse(const char *text, uint64_t *out);
+/* A size, a whole number or a number within bounds; false after a usage message naming the option. */
 bool realm_args_size(const realm_args *args, const char *option, const char *text, uint64_t *out);
 bool realm_args_u64(const realm_args *args, const char *option, const char *text, uint64_t least, uint64_t most,
                     uint64_t *out);

@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "base/alloc.h"
+#include "base/file.h"
 #include "base/log.h"
 #include "engine/pages.h"
 
@@ -20,10 +21,8 @@
 static int open_unnamed(const char *dir) {
     int fd = open(dir, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
     if (fd >= 0) return fd;
-    char *path = realm_malloc(strlen(dir) + sizeof "/realm-kv-XXXXXX"); /* a file system without O_TMPFILE */
+    char *path = realm_path_join(dir, "realm-kv-XXXXXX"); /* a file system without O_TMPFILE */
     if (!path) return -1;
-    strcpy(path, dir);
-    strcat(path, "/realm-kv-XXXXXX");
     fd = mkostemp(path, O_CLOEXEC);
     if (fd >= 0) (void)unlink(path);
     realm_free(path);

@@ -250,7 +250,7 @@
     X(TENSORS, tensor_new, "pp", REALM_IMPORT_OFF_FIBER, (const uint64_t *dims, size_t n_dims), \
       "A float32 tensor of zeros, up to 4 dimensions, the last one contiguous. Counts against tensor_bytes.") \
     X(TENSORS, tensor_weight, "ipp", REALM_IMPORT_OFF_FIBER, (int32_t model, const char *name, size_t len), \
-      "A weight of a model by its name in the file; no copy. It can be computed with, not read, unless read_weights.") \
+      "A weight of a model by its name in the file; no copy. Reading it needs read_weights; that keeps nobody from computing values out of it.") \
     X(TENSORS, tensor_info, "ip", 0, (int32_t tensor, realm_guest_tensor *out), \
       "Dimensions and type.") \
     X(TENSORS, tensor_write, "ilpp", 0, (int32_t tensor, uint64_t at, const float *values, size_t n), \

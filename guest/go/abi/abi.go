@@ -1073,7 +1073,8 @@ func StoreList(prefix *byte, prefixLen uint32, after *byte, afterLen uint32, out
 //go:wasmimport realm tensor_new
 func TensorNew(dims *uint64, nDims uint32) int32
 
-// A weight of a model by its name in the file; no copy. It can be computed with, not read, unless read_weights.
+// A weight of a model by its name in the file; no copy. Reading it needs read_weights; that keeps nobody from computing
+// values out of it.
 //
 //go:wasmimport realm tensor_weight
 func TensorWeight(model int32, name *byte, len uint32) int32

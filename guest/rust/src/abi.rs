@@ -750,7 +750,8 @@ extern "C" {
     /// A float32 tensor of zeros, up to 4 dimensions, the last one contiguous. Counts against tensor_bytes.
     pub fn tensor_new(dims: *const u64, n_dims: usize) -> i32;
 
-    /// A weight of a model by its name in the file; no copy. It can be computed with, not read, unless read_weights.
+    /// A weight of a model by its name in the file; no copy. Reading it needs read_weights; that keeps nobody from
+    /// computing values out of it.
     pub fn tensor_weight(model: i32, name: *const u8, len: usize) -> i32;
 
     /// Dimensions and type.

@@ -5,22 +5,42 @@
 #define N 6u
 #define N_NEW 20u
 
-static void batch_invariance(void **state) {
-    (void)state;
+typedef struct real {
+    realm_gguf *g;
+    realm_backend *b;
+    realm_model *m;
+    realm_tokenizer *t;
+} real;
+
+static real real_open(void) {
     const char *path = cached_model("smollm2-135m-instruct-q4_1.gguf");
     if (!path) {
         print_message("the model is not in the cache: skipped\n");
         skip();
     }
     realm_error err = {0};
-    realm_gguf *g;
-    realm_backend *b;
-    realm_model *m;
-    realm_tokenizer *t;
-    if (realm_gguf_open(&g, path, &err) != REALM_OK) model_run_fail("gguf", &err);
-    if (realm_backend_open_cpu(&b, &(realm_backend_config){0}, &err) != REALM_OK) model_run_fail("backend", &err);
-    if (realm_model_open(&m, b, g, NULL, &err) != REALM_OK) model_run_fail("model", &err);
-    if (realm_tokenizer_open(&t, g, &err) != REALM_OK) model_run_fail("tokenizer", &err);
+    real r;
+    if (realm_gguf_open(&r.g, path, &err) != REALM_OK) model_run_fail("gguf", &err);
+    if (realm_backend_open_cpu(&r.b, &(realm_backend_config){0}, &err) != REALM_OK) model_run_fail("backend", &err);
+    if (realm_model_open(&r.m, r.b, r.g, NULL, &err) != REALM_OK) model_run_fail("model", &err);
+    if (realm_tokenizer_open(&r.t, r.g, &err) != REALM_OK) model_run_fail("tokenizer", &err);
+    return r;
+}
+
+static void real_close(real *r) {
+    realm_tokenizer_close(r->t);
+    realm_model_close(r->m);
+    realm_backend_close(r->b);
+    realm_gguf_close(r->g);
+}
+
+static void batch_invariance(void **state) {
+    (void)state;
+    real r = real_open();
+    realm_backend *b = r.b;
+    realm_model *m = r.m;
+    realm_tokenizer *t = r.t;
+    realm_error err = {0};
     static const char *const prompts[N] = {
         "The capital of France is",
         "def fibonacci(n):\n",
@@ -61,10 +81,7 @@ static void batch_invariance(void **state) {
         realm_account_close(a);
         realm_engine_close(e);
     }
-    realm_tokenizer_close(t);
-    realm_model_close(m);
-    realm_backend_close(b);
-    realm_gguf_close(g);
+    real_close(&r);
 }
 
 /* Waits for n_new tokens after a context's, or after a prompt, and holds them against `want`. */
@@ -87,20 +104,11 @@ static uint32_t expect(realm_engine *e, realm_account *a, realm_context *c, cons
 static void contexts_change_nothing(void **state) {
     (void)state;
     enum { N_PROMPT = 100, N_ALL = 140 };
-    const char *path = cached_model("smollm2-135m-instruct-q4_1.gguf");
-    if (!path) {
-        print_message("the model is not in the cache: skipped\n");
-        skip();
-    }
+    real r = real_open();
+    realm_backend *b = r.b;
+    realm_model *m = r.m;
+    realm_tokenizer *t = r.t;
     realm_error err = {0};
-    realm_gguf *g;
-    realm_backend *b;
-    realm_model *m;
-    realm_tokenizer *t;
-    if (realm_gguf_open(&g, path, &err) != REALM_OK) model_run_fail("gguf", &err);
-    if (realm_backend_open_cpu(&b, &(realm_backend_config){0}, &err) != REALM_OK) model_run_fail("backend", &err);
-    if (realm_model_open(&m, b, g, NULL, &err) != REALM_OK) model_run_fail("model", &err);
-    if (realm_tokenizer_open(&t, g, &err) != REALM_OK) model_run_fail("tokenizer", &err);
     realm_kv *kv;
     if (realm_model_kv_open(m, 1, &kv, &err) != REALM_OK) model_run_fail("kv", &err);
     const uint64_t page = b->v->kv_page_bytes(kv);
@@ -174,10 +182,7 @@ static void contexts_change_nothing(void **state) {
         realm_account_close(a);
         realm_engine_close(e);
     }
-    realm_tokenizer_close(t);
-    realm_model_close(m);
-    realm_backend_close(b);
-    realm_gguf_close(g);
+    real_close(&r);
 }
 
 int main(void) {
