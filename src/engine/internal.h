@@ -125,7 +125,7 @@ struct realm_logits {
 REALM_WARN_UNUSED realm_logits *realm_logits_new(realm_engine *e, uint32_t n_rows, bool hidden);
 void realm_logits_free_spare(realm_engine *e);
 
-/* ---- generations, generation.c ---------------------------------------------------------------------------------- */
+/* ---- generations: generation.c, events.c, text.c, rewind.c ------------------------------------------------------ */
 
 typedef enum realm_gen_state { REALM_GEN_QUEUED, REALM_GEN_RUNNING, REALM_GEN_PARKED, REALM_GEN_ENDED } realm_gen_state;
 
@@ -217,15 +217,32 @@ struct realm_generation {
 static inline uint32_t realm_generation_length(const realm_generation *g) { return g->s->n_tokens - g->n_prompt; }
 
 void realm_generation_unref(realm_generation *g);
-/* Free event slots for rows of this step, 0 when the reader is too far behind (it will wake the engine). */
-uint32_t realm_generation_room(realm_generation *g);
 /* Takes a sampled token: text, stop strings, end. Engine's thread. */
 void realm_generation_accept(realm_generation *g, realm_token id);
 /* Decides the end; pages, queue and publication are the caller's (realm_engine_end). */
 void realm_generation_finish(realm_generation *g, realm_finish finish, realm_status status, const char *text);
+
+/* events.c, engine's thread. Free event slots for rows of this step, 0 when the reader is too far behind (it will wake
+ * the engine). */
+uint32_t realm_generation_room(realm_generation *g);
 /* Publishes this iteration's events and calls back. */
 void realm_generation_publish(realm_generation *g);
-/* Whether its end, just decided, can no longer be taken back. */
+
+/* text.c, engine's thread. Takes one token's text in and decides how much of what is held can be shown; finishes with
+ * STOP when a stop string is complete, and with an error when the text exceeds its bound. */
+void realm_text_push(realm_generation *g, realm_token id);
+/* The same for a forced token, which has no event: what can be shown now waits for the next one, without the text of
+ * forced tokens. */
+void realm_text_force(realm_generation *g, realm_token id);
+/* Under g->mu: moves what can be shown, or at the end all that is held, to the pending text as the event's. */
+void realm_text_show(realm_generation *g, realm_event *ev);
+void realm_text_show_rest(realm_generation *g, realm_event *ev);
+/* Brings the text's state to where it was after the first n generated tokens, which lie behind `base`. */
+void realm_text_replay(realm_generation *g, uint32_t n);
+/* Makes the state of now the one that replays begin from. */
+void realm_text_set_base(realm_generation *g);
+
+/* rewind.c, engine's thread. Whether its end, just decided, can no longer be taken back. */
 bool realm_generation_settles(realm_generation *g);
 void realm_generation_close(realm_generation *g); /* no rewind from now on */
 /* Does what a rewind asked for; true when there was one. It may decide an end. */
