@@ -15,8 +15,8 @@
 #include "base/file.h"
 #include "base/thread.h"
 #include "sandbox/sandbox.h"
-#include "tenant/abi.h"
-#include "tenant/abi_wasi.h"
+#include "tenant/host/abi.h"
+#include "tenant/host/abi_wasi.h"
 
 enum { ROUNDS = 500 };
 

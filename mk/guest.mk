@@ -13,9 +13,9 @@ define build_guest
 	$(Q)$(WASM_LD) $(GUEST_LDFLAGS) $(2) -o $@ $(@:.wasm=.o)
 endef
 
-# --- bindings of four languages and the tables of docs/abi.md, from src/tenant/abi.h and include/realm/abi.h --------
+# --- bindings of four languages and the tables of docs/abi.md, from src/tenant/host/abi.h and include/realm/abi.h --------
 ABI_GEN := $(BUILD)/tools/abi-gen
-$(ABI_GEN): tools/abi-gen.c src/tenant/abi.h include/realm/abi.h include/realm/status.h
+$(ABI_GEN): tools/abi-gen.c src/tenant/host/abi.h include/realm/abi.h include/realm/status.h
 	@mkdir -p $(@D)
 	$(call say,CC   $<)
 	$(Q)$(CC) -std=c17 -D_GNU_SOURCE $(WARN) $(CFLAGS) -Isrc -Iinclude $(LDFLAGS) -o $@ $<

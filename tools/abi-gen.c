@@ -1,9 +1,9 @@
 /* tools/abi-gen.c - writes what guests know of the host from the two places that define it.
  *
- * The calls come from the table of src/tenant/abi.h, compiled in; constants and structures from include/realm/abi.h,
- * read as text, for a C program cannot ask the preprocessor for names. The reader knows the small part of C that this
- * header uses (numeric #defines, structures of scalars, arrays and nothing else, comments) and refuses whatever it does
- * not know, so nothing is left out in silence. Three things make what it writes sound:
+ * The calls come from the table of src/tenant/host/abi.h, compiled in; constants and structures from
+ * include/realm/abi.h, read as text, for a C program cannot ask the preprocessor for names. The reader knows the small
+ * part of C that this header uses (numeric #defines, structures of scalars, arrays and nothing else, comments) and
+ * refuses whatever it does not know, so nothing is left out in silence. Three things make what it writes sound:
  *
  *   - a structure with hidden padding is refused, so a layout follows from the order and the widths of its fields in
  *     every language, and its size proves it;
@@ -27,7 +27,7 @@
 #include <string.h>
 
 #include "realm/status.h"
-#include "tenant/abi.h"
+#include "tenant/host/abi.h"
 
 #define HEADER "include/realm/abi.h"
 enum { NAME_MAX_ = 64, FIELDS_MAX = 32, ITEMS_MAX = 256, PARAMS_MAX = 12, COMMENT_MAX = 2048, LINE_WIDTH = 120 };
@@ -490,7 +490,7 @@ static void put_title(out *o, lang l, const char *title) {
         put(o, "\n// ---- %s ----\n", title);
 }
 
-#define MADE "made by tools/abi-gen (make abi) from src/tenant/abi.h and include/realm/abi.h; do not edit"
+#define MADE "made by tools/abi-gen (make abi) from src/tenant/host/abi.h and include/realm/abi.h; do not edit"
 
 static bool has_calls(const char *group) {
     for (unsigned i = 0; i < N_CALLS; i++)
@@ -794,11 +794,8 @@ static const struct file {
     const char *path;
     void (*put)(out *o);
 } FILES[] = {
-    {"guest/c/realm_calls.h", put_c},
-    {"guest/go/abi/abi.go", put_go},
-    {"guest/rust/src/abi.rs", put_rust},
-    {"guest/assemblyscript/abi.ts", put_as},
-    {"docs/abi.md", put_doc},
+    {"guest/c/realm_calls.h", put_c},        {"guest/go/abi/abi.go", put_go}, {"guest/rust/src/abi.rs", put_rust},
+    {"guest/assemblyscript/abi.ts", put_as}, {"docs/abi.md", put_doc},
 };
 
 static bool is_current(const char *path, const out *o) {

@@ -5,7 +5,7 @@
 #include <stdatomic.h>
 
 #include "bench.h"
-#include "tenant/abi.h"
+#include "tenant/host/abi.h"
 
 #define AT_ONCE 256u
 #define START_ROUNDS 20u

@@ -1,5 +1,5 @@
 // The host's interface as it is: functions that take addresses and return codes, constants and structures; index.ts has
-// the same in AssemblyScript's own manner. (made by tools/abi-gen (make abi) from src/tenant/abi.h and
+// the same in AssemblyScript's own manner. (made by tools/abi-gen (make abi) from src/tenant/host/abi.h and
 // include/realm/abi.h; do not edit)
 
 // A program built for a later major version is refused; minor versions only add.

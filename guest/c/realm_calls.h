@@ -1,5 +1,5 @@
-/* realm_calls.h - the host's functions, for realm_guest.h: made by tools/abi-gen (make abi) from src/tenant/abi.h and
- * include/realm/abi.h; do not edit. */
+/* realm_calls.h - the host's functions, for realm_guest.h: made by tools/abi-gen (make abi) from src/tenant/host/abi.h
+ * and include/realm/abi.h; do not edit. */
 /* clang-format off */
 
 /* ---- About the host ---- */

@@ -4,7 +4,7 @@
  *      program -> host import -> realm_run_emit --> [output, bounded] --> realm_run_poll
  *                            \-> realm_run_pipe: generation's events --> realm_run_poll (program not woken per token)
  *
- * Host imports (host*.c) hold the per-instance state (handles, last error, log budget) in a realm_host; runs (run.c)
+ * Host imports (host/) hold the per-instance state (handles, last error, log budget) in a realm_host; runs (run.c)
  * hold what outlives the instance: parameters, output, counts.
  */
 #ifndef REALM_TENANT_RUN_H

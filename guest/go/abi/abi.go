@@ -1,4 +1,4 @@
-// Code generated: made by tools/abi-gen (make abi) from src/tenant/abi.h and include/realm/abi.h; do not edit.
+// Code generated: made by tools/abi-gen (make abi) from src/tenant/host/abi.h and include/realm/abi.h; do not edit.
 
 // Package abi is the host's interface as it is: functions that take addresses and return codes, constants and
 // structures. Package realm has the same in Go's own manner.

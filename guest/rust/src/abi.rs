@@ -1,7 +1,7 @@
 //! The host's interface as it is: functions that take addresses and return codes, constants and structures. The crate's
 //! root has the same in Rust's own manner.
 //!
-//! (made by tools/abi-gen (make abi) from src/tenant/abi.h and include/realm/abi.h; do not edit)
+//! (made by tools/abi-gen (make abi) from src/tenant/host/abi.h and include/realm/abi.h; do not edit)
 
 // A program built for a later major version is refused; minor versions only add.
 pub const ABI_MAJOR: i32 = 1;

@@ -13,7 +13,7 @@
 #include "base/file.h"
 #include "gen/abi_layouts.h"
 #include "store/store.h"
-#include "tenant/abi.h"
+#include "tenant/host/abi.h"
 #include "tenant/run.h"
 
 #define ROW(...) +1

@@ -1,4 +1,4 @@
-/* Pointers and handles that lie, for every call of the table in tenant/abi.h, by both twins.
+/* Pointers and handles that lie, for every call of the table in tenant/host/abi.h, by both twins.
  *
  * The cases are made from the table: a declaration says which parameter is a pointer that is read or written, which is
  * a length, which is a handle. Each case makes the handles it needs, calls once and returns what the call returned:
@@ -13,8 +13,8 @@
  *
  * The last bytes of the memory are a pattern that must have survived every call that failed. A new call is covered once
  * it is in the table; where its control fails this test asks for what it needs in CONTENTS, VALUES or `recipe`. */
-#include "tenant/abi.h"
 #include "tenant/client.h"
+#include "tenant/host/abi.h"
 #include "tenant/wasm_writer.h"
 
 #define CANARY_AT (WASM_PAGE - 8)

@@ -1,10 +1,10 @@
-/* tenant/host_grammar.c - host calls of grammars: which tokens may come next.
+/* tenant/host/grammar.c - host calls of grammars: which tokens may come next.
  *
  * Compiling is a job: it may take as long as its limits allow, and a model's vocabulary is prepared with the first one.
  */
 #include <string.h>
 
-#include "tenant/host.h"
+#include "tenant/host/host.h"
 
 void host_grammar_free(realm_host *h, void *object) {
     host_grammar *g = object;

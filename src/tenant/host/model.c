@@ -1,4 +1,4 @@
-/* tenant/host_model.c - host calls about models: the server's by name, the tenant's own by number.
+/* tenant/host/model.c - host calls about models: the server's by name, the tenant's own by number.
  *
  * Ids: 0 is the request's own model; the server's models have a bit that no tenant can choose; the rest are numbers of
  * models that this tenant stored. What touches files or the database is a job: an image is handed over in pieces, each
@@ -13,7 +13,7 @@
 #include <unistd.h>
 
 #include "base/file.h"
-#include "tenant/host.h"
+#include "tenant/host/host.h"
 
 #define PIECE_BYTES ((size_t)4 << 20)  /* of an image */
 #define PIECE_VALUES ((size_t)1 << 18) /* of a tensor */

@@ -1,4 +1,4 @@
-/* tenant/host.h - inside the folder: the state behind one instance's host calls.
+/* tenant/host/host.h - inside the folder: the state behind one instance's host calls.
  *
  * Handles are (tag << 12 | slot) with a tag that changes whenever a slot is given out, so that one that was closed, or
  * made up, is told apart from one that is open. They mean nothing outside their instance.
@@ -15,7 +15,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/thread.h"
-#include "tenant/abi.h"
+#include "tenant/host/abi.h"
 #include "tenant/internal.h"
 
 #define HOST_SLOT_BITS 12u /* the limit `handles` is at most this many */
@@ -117,9 +117,9 @@ typedef struct host_slot {
     void *object;
 } host_slot;
 
-typedef struct host_wasi host_wasi;       /* host_wasi.c */
-typedef struct host_nn host_nn;           /* host_nn.c */
-typedef struct host_tensors host_tensors; /* host_tensor.c */
+typedef struct host_wasi host_wasi;       /* wasi.c */
+typedef struct host_nn host_nn;           /* nn.c */
+typedef struct host_tensors host_tensors; /* tensor.c */
 
 struct realm_host {
     realm_run *run;
@@ -196,16 +196,16 @@ HOST_KINDS(HOST_FREE_DECLARE)
 /* A line of the program's for the log, where the budget allows it and the log shows such lines. */
 void host_log_line(realm_host *h, realm_log_level said, const char *text, size_t len);
 
-/* host_wasi.c */
+/* wasi.c */
 void host_wasi_close(realm_host *h); /* writes what has no newline yet */
 
-/* host_nn.c */
+/* nn.c */
 void host_nn_close(realm_host *h);
 
-/* host_tensor.c */
+/* tensor.c */
 void host_tensors_close(realm_host *h); /* stops what is computed, unpins layers */
 
-/* host_text.c */
+/* text.c */
 void host_prompt_release(realm_host *h, host_prompt *p); /* what is in it */
 /* Counts memory for text and tokens, of all prompts and samplers together. */
 realm_status host_charge_text(realm_host *h, size_t n);
@@ -218,7 +218,7 @@ realm_status host_prompt_from_program(realm_host *h, const host_model *model, co
 realm_status host_take_tokens(realm_call *call, const char *name, const host_model *model, uint64_t ptr, uint64_t n,
                               realm_tokens *out);
 
-/* host_model.c */
+/* model.c */
 /* The model of an id. DONE with *out; DONE with NULL and *result set; SUSPEND while it is got: ask again when the call
  * is resumed. */
 realm_call_result host_model_get(realm_call *call, uint64_t id, const host_model **out, int32_t *result);
@@ -227,7 +227,7 @@ const realm_tokenizer *host_tokenizer(const host_model *model);
 /* Longest sequence of the model's engine. */
 size_t host_context_length(const host_model *model);
 
-/* host_generate.c */
+/* generate.c */
 /* Where events go: an array or a ring in the program's memory. `put` writes one with its text, or says that there is no
  * room for it now. */
 typedef struct host_sink host_sink;

@@ -1,4 +1,4 @@
-/* tenant/abi.h - the one table of what programs can call.
+/* tenant/host/abi.h - the one table of what programs can call.
  *
  * From it come the import tables of both modules (`realm` with 32-bit and `realm64` with 64-bit pointers and lengths),
  * the declarations of the functions behind them, what `realm program check` knows of an import, and, through

@@ -1,4 +1,4 @@
-/* tenant/host_store.c - host calls of the tenant's own store: values by key, shared by all its requests.
+/* tenant/host/store.c - host calls of the tenant's own store: values by key, shared by all its requests.
  *
  * Keys and values are copied into a job before the program is suspended, and a result is copied out when it goes on:
  * the database is touched by the pool's threads alone. Values live in the store under the tenant's number, so no key,
@@ -6,7 +6,7 @@
  */
 #include <string.h>
 
-#include "tenant/host.h"
+#include "tenant/host/host.h"
 
 #define LIST_BYTES_MAX (1u << 20) /* of one store_list */
 

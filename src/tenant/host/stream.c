@@ -1,4 +1,4 @@
-/* tenant/host_stream.c - layers of models that are larger than their memory budget, as programs see them.
+/* tenant/host/stream.c - layers of models that are larger than their memory budget, as programs see them.
  *
  * A layer is pinned by the tensor service's thread, which waits for it without the device; the program is suspended.
  * What an instance has pinned is unpinned when it ends, however it ends.
@@ -6,7 +6,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "tenant/host_tensor.h"
+#include "tenant/host/tensor.h"
 
 static realm_status no_such_layer(realm_host *h, const host_model *m, uint32_t layer) {
     return realm_error_set(&h->error, REALM_E_RANGE, "there is no layer %u, the model has %u", layer,

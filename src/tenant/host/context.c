@@ -1,4 +1,4 @@
-/* tenant/host_context.c - host calls about contexts: token sequences whose KV pages stay between generations.
+/* tenant/host/context.c - host calls about contexts: token sequences whose KV pages stay between generations.
  *
  * A context belongs to the model that was in use when it was made. What runs on it is submitted by generate and
  * forward; here are the calls that only change the sequence. Saved ones are the tenant's (saved.c); a handle is always
@@ -6,7 +6,7 @@
  */
 #include <string.h>
 
-#include "tenant/host.h"
+#include "tenant/host/host.h"
 
 #define TOKENS_AT_ONCE 1024u /* copied through the stack */
 

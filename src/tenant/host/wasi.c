@@ -1,4 +1,4 @@
-/* tenant/host_wasi.c - the closed subset of WASI preview 1 that stock toolchains' runtimes need.
+/* tenant/host/wasi.c - the closed subset of WASI preview 1 that stock toolchains' runtimes need.
  *
  * A program built for WASI sees a machine with three descriptors and nothing else: 0 is at its end, 1 and 2 are lines
  * in the log, under the budget of `log`. Arguments and environment are what the operator configured for the tenant. The
@@ -15,8 +15,8 @@
 
 #include "base/log.h"
 #include "crypto/crypto.h"
-#include "tenant/abi_wasi.h"
-#include "tenant/host.h"
+#include "tenant/host/abi_wasi.h"
+#include "tenant/host/host.h"
 
 /* errno */
 enum {

@@ -1,4 +1,4 @@
-/* tenant/host_tensor.c - tensors by handle: a program's own forward pass on the shared device.
+/* tenant/host/tensor.c - tensors by handle: a program's own forward pass on the shared device.
  *
  * A program makes tensors (charged to its tenant), names weights of a model, and hands over lists of operations. The
  * list is read out of its memory and checked whole, then computed by the tensor service, which takes turns on the
@@ -10,7 +10,7 @@
  */
 #include <string.h>
 
-#include "tenant/host_tensor.h"
+#include "tenant/host/tensor.h"
 
 /* ---- an instance's state ---- */
 

@@ -1,4 +1,4 @@
-/* tenant/host_nn.c - wasi-nn as runtimes with a GGML backend offer it, over the generations of host_generate.c.
+/* tenant/host/nn.c - wasi-nn as runtimes with a GGML backend offer it, over the generations of generate.c.
  *
  *     load_by_name -> graph        a model of this server, by its id ("default": the request's own)
  *     init_execution_context       a prompt, settings, and what came of them
@@ -22,8 +22,8 @@
 #include "base/str.h"
 #include "base/utf8.h"
 #include "crypto/crypto.h"
-#include "tenant/abi_nn.h"
-#include "tenant/host.h"
+#include "tenant/host/abi_nn.h"
+#include "tenant/host/host.h"
 
 /* nn_errno; from END_OF_SEQUENCE on of the GGML backend. */
 enum {

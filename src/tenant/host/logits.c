@@ -1,4 +1,4 @@
-/* tenant/host_logits.c - host calls of forward passes: submitting one, and what can be done with the rows it leaves.
+/* tenant/host/logits.c - host calls of forward passes: submitting one, and what can be done with the rows it leaves.
  *
  * Rows stay on the host: a program asks for a draw, the best tokens, a few log-probabilities, or changes a row in
  * place. Only logits_read and hidden_read copy whole rows out, and those bytes are counted (`read_bytes`); what rows
@@ -7,7 +7,7 @@
 #include <math.h>
 #include <string.h>
 
-#include "tenant/host.h"
+#include "tenant/host/host.h"
 
 #define TOP_MAX 256u
 #define GATHER_MAX 4096u

@@ -1,4 +1,5 @@
-/* tenant/abi_nn.h - the table of wasi-nn (`wasi_ephemeral_nn`), with the calls that runtimes with a GGML backend add.
+/* tenant/host/abi_nn.h - the table of wasi-nn (`wasi_ephemeral_nn`), with the calls that runtimes with a GGML backend
+ * add.
  *
  * Signatures: the witx file of wasi-nn, and the imports of the published crates wasi-nn and wasmedge-wasi-nn.
  */

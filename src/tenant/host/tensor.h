@@ -1,8 +1,8 @@
-/* tenant/host_tensor.h - inside the folder: an instance's tensors, the list it waits for, the layers it has pinned. */
+/* tenant/host/tensor.h - inside the folder: an instance's tensors, the list it waits for, the layers it has pinned. */
 #ifndef REALM_TENANT_HOST_TENSOR_H
 #define REALM_TENANT_HOST_TENSOR_H
 
-#include "tenant/host.h"
+#include "tenant/host/host.h"
 #include "tensor/tensor.h"
 
 #define HOST_PINS_MAX 64u /* pinned layers of an instance, each counted as often as it was pinned */

@@ -1,4 +1,4 @@
-/* tenant/host.c - host calls: the import table, handles, and the calls that need neither text nor model.
+/* tenant/host/host.c - host calls: the import table, handles, and the calls that need neither text nor model.
  *
  * A failed call never ends the program: it returns a negative code, and last_error has a line of text about it. Lengths
  * and pointers come from the program and are checked by realm_call_memory before anything is done.
@@ -10,9 +10,9 @@
 #include "base/str.h"
 #include "base/utf8.h"
 #include "crypto/crypto.h"
-#include "tenant/abi_nn.h"
-#include "tenant/abi_wasi.h"
-#include "tenant/host.h"
+#include "tenant/host/abi_nn.h"
+#include "tenant/host/abi_wasi.h"
+#include "tenant/host/host.h"
 
 /* ---- the import table ---- */
 

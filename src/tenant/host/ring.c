@@ -1,4 +1,4 @@
-/* tenant/host_ring.c - host calls of the event ring: events in the program's own memory, without a copy of its own.
+/* tenant/host/ring.c - host calls of the event ring: events in the program's own memory, without a copy of its own.
  *
  *      header | n_slots events | text_bytes bytes          head, tail, text_head, text_tail count up and wrap at 2^32
  *
@@ -9,7 +9,7 @@
  */
 #include <string.h>
 
-#include "tenant/host.h"
+#include "tenant/host/host.h"
 
 typedef struct ring { /* one that was found in order */
     host_sink sink;

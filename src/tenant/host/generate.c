@@ -1,4 +1,4 @@
-/* tenant/host_generate.c - host calls that start, follow and end generations.
+/* tenant/host/generate.c - host calls that start, follow and end generations.
  *
  * A generation in events mode is polled by wait(): whatever the engine has produced since goes to the program in one
  * copy, so a free-running program is woken once per batch of tokens. In pipe mode the run hands the tokens to the
@@ -13,7 +13,7 @@
 #include <string.h>
 
 #include "base/utf8.h"
-#include "tenant/host.h"
+#include "tenant/host/host.h"
 
 /* ---- options ---- */
 

@@ -1,7 +1,7 @@
-/* tenant/host_sampler.c - host calls of samplers: chains that a program describes and the host runs. */
+/* tenant/host/sampler.c - host calls of samplers: chains that a program describes and the host runs. */
 #include <string.h>
 
-#include "tenant/host.h"
+#include "tenant/host/host.h"
 
 void host_sampler_free(realm_host *h, void *object) {
     host_sampler *s = object;

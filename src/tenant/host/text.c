@@ -1,4 +1,4 @@
-/* tenant/host_text.c - host calls about text: tokens, and prompts.
+/* tenant/host/text.c - host calls about text: tokens, and prompts.
  *
  * A prompt is made once and used by handle; its tokens never cross into the program's memory unless asked for. What
  * counts for safety: text that a client wrote never becomes control tokens. Where a template made the prompt, the
@@ -6,7 +6,7 @@
  */
 #include <string.h>
 
-#include "tenant/host.h"
+#include "tenant/host/host.h"
 
 /* One more than fits, so that too long a prompt is told apart from one that just fits. */
 static size_t max_tokens(const host_model *model) { return host_context_length(model) + 1; }

@@ -1,4 +1,4 @@
-/* tenant/host_env.c - what AssemblyScript's runtime takes from its host: an end on failed assertions, a seed, the time,
+/* tenant/host/env.c - what AssemblyScript's runtime takes from its host: an end on failed assertions, a seed, the time,
  * lines for the log.
  *
  * Its strings are UTF-16, their length in bytes stands in the four bytes before them. Halves of pairs that stand alone
@@ -10,8 +10,8 @@
 #include "base/log.h"
 #include "base/utf8.h"
 #include "crypto/crypto.h"
-#include "tenant/abi_wasi.h"
-#include "tenant/host.h"
+#include "tenant/host/abi_wasi.h"
+#include "tenant/host/host.h"
 
 #define TEXT_MAX HOST_LOG_BYTES_MAX
 
