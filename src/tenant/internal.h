@@ -67,14 +67,22 @@ typedef struct tenant_job tenant_job;
 struct tenant_job { /* the first member of what a job is about */
     tenant_job *next;
     void (*work)(tenant_job *job); /* on a thread of the pool */
-    void (*free)(tenant_job *job); /* any thread, once */
+    void (*free)(tenant_job *job); /* any thread, once; but see free_blocks */
     realm_tenant *tenant;          /* held */
     realm_instance *instance;      /* woken when done; held; NULL: nobody */
     atomic_uint refs;              /* the submitter's and the pool's */
     atomic_bool done;
     bool heavy;
+    bool free_blocks;  /* `free` touches files: always on a thread of the pool; set by the caller */
+    tenant_jobs *pool; /* once submitted */
     realm_error error; /* of the work; code REALM_OK when it went well */
 };
+
+typedef struct job_lane { /* a tenant's jobs of one kind; under the pool's lock */
+    tenant_job *first, *last;
+    realm_tenant *next;  /* whose turn is next */
+    uint32_t n, running; /* that wait, that run */
+} job_lane;
 
 REALM_WARN_UNUSED realm_status jobs_open(tenant_jobs **out, realm_error *err);
 /* Finishes what is queued and joins the threads; from then on submitting is REALM_E_CLOSED. NULL-safe. */
@@ -91,10 +99,10 @@ struct realm_tenant {
     realm_tenant *next; /* runtime.mu */
     int64_t id;
     char name[REALM_TENANT_NAME_MAX + 1];
-    atomic_uint refs;    /* acquired under runtime.mu, so 0 under runtime.mu stays 0 */
-    bool gone;           /* runtime.mu: deleted from the store */
-    bool forgotten;      /* runtime.mu: and its models and files are gone too */
-    atomic_uint jobs[2]; /* quick and heavy ones, queued or running */
+    atomic_uint refs; /* acquired under runtime.mu, so 0 under runtime.mu stays 0 */
+    bool gone;        /* runtime.mu: deleted from the store */
+    bool forgotten;   /* runtime.mu: and its models and files are gone too */
+    job_lane jobs[2]; /* quick and heavy ones */
 
     realm_tensor_budget *tensors; /* mu: made when first used */
     tenant_model *stored;         /* runtime.mu: those loaded, or about to be */

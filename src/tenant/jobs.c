@@ -9,84 +9,139 @@
  * the instance to wake.
  *
  * Two kinds: quick ones (a transaction) and heavy ones (loading a model, compiling), which may occupy only a part of
- * the threads, so that the quick ones of others never wait behind minutes of work. A tenant may have so many of each
- * kind under way; past that, and past the length of the queue, the answer is REALM_E_BUSY.
+ * the threads, so that the quick ones of others never wait behind minutes of work. No tenant holds up another: of each
+ * kind the tenants that have something waiting take turns, one job each, a tenant runs one heavy job at a time, and it
+ * may have so many of each kind under way. Past that, and past the length of the queue, the answer is REALM_E_BUSY; one
+ * waiting job of each tenant is always taken.
+ *
+ * A job whose `free` touches files as well is freed by a thread of the pool, whoever lets go of it last.
  */
 #include "base/alloc.h"
 #include "tenant/internal.h"
 
 #define JOBS_THREADS 4u
 #define JOBS_HEAVY_THREADS 2u
+#define JOBS_HEAVY_OF_TENANT 1u /* run at a time */
 #define JOBS_QUEUED_MAX 1024u
 
-typedef struct job_list {
-    tenant_job *first, **end;
-    uint32_t n;
-} job_list;
+typedef struct job_ring { /* tenants with jobs of one kind that wait, whose turn is next first */
+    realm_tenant *first, *last;
+    uint32_t n; /* jobs */
+} job_ring;
 
 struct tenant_jobs {
     realm_mutex mu;
     realm_cond work;
-    job_list quick, heavy;
+    job_ring rings[2]; /* quick, heavy */
     uint32_t heavy_running;
+    tenant_job *garbage; /* to be freed here */
     bool stop;
     pthread_t threads[JOBS_THREADS];
     uint32_t n_threads;
 };
 
-static void list_init(job_list *l) {
-    l->first = NULL;
-    l->end = &l->first;
-    l->n = 0;
+/* ---- turns; `mu` is held throughout --------------------------------------------------------------------------------
+ */
+
+static void ring_append(job_ring *r, realm_tenant *t, bool heavy) {
+    t->jobs[heavy].next = NULL;
+    *(r->first ? &r->last->jobs[heavy].next : &r->first) = t;
+    r->last = t;
 }
 
-static void list_push(job_list *l, tenant_job *job) {
+static void ring_remove(job_ring *r, realm_tenant *before, realm_tenant *t, bool heavy) {
+    *(before ? &before->jobs[heavy].next : &r->first) = t->jobs[heavy].next;
+    if (r->last == t) r->last = before;
+}
+
+static void push(tenant_jobs *p, tenant_job *job) {
+    job_ring *r = &p->rings[job->heavy];
+    job_lane *l = &job->tenant->jobs[job->heavy];
     job->next = NULL;
-    *l->end = job;
-    l->end = &job->next;
-    l->n++;
+    if (l->n++ == 0) ring_append(r, job->tenant, job->heavy);
+    *(l->first ? &l->last->next : &l->first) = job;
+    l->last = job;
+    r->n++;
 }
 
-static tenant_job *list_pop(job_list *l) {
+/* The first job of the tenant whose turn it is; a tenant that may run no more keeps its turn. */
+static tenant_job *pop(tenant_jobs *p, bool heavy) {
+    job_ring *r = &p->rings[heavy];
+    realm_tenant *before = NULL, *t = r->first;
+    while (t && heavy && t->jobs[heavy].running >= JOBS_HEAVY_OF_TENANT) {
+        before = t;
+        t = t->jobs[heavy].next;
+    }
+    if (!t) return NULL;
+    job_lane *l = &t->jobs[heavy];
     tenant_job *job = l->first;
-    if (!job) return NULL;
     l->first = job->next;
-    if (!l->first) l->end = &l->first;
-    l->n--;
+    ring_remove(r, before, t, heavy);
+    if (--l->n > 0) ring_append(r, t, heavy);
+    l->running++;
+    r->n--;
     return job;
 }
 
-/* The next job that may run now; `mu` is held. */
+/* The next job that may run now. */
 static tenant_job *take(tenant_jobs *p) {
-    tenant_job *job = list_pop(&p->quick);
-    if (!job && p->heavy_running < JOBS_HEAVY_THREADS && (job = list_pop(&p->heavy))) p->heavy_running++;
+    tenant_job *job = pop(p, false);
+    if (!job && p->heavy_running < JOBS_HEAVY_THREADS && (job = pop(p, true))) p->heavy_running++;
     return job;
+}
+
+static void ended(tenant_jobs *p, const tenant_job *job) {
+    job->tenant->jobs[job->heavy].running--;
+    if (!job->heavy) return;
+    p->heavy_running--;
+    if (p->rings[true].n > 0 || p->stop) realm_cond_broadcast(&p->work);
+}
+
+/* ---- threads -------------------------------------------------------------------------------------------------------
+ */
+
+static void job_free(tenant_job *job) {
+    realm_tenant *t = job->tenant;
+    job->free(job);
+    realm_tenant_release(t);
+}
+
+/* Drops a reference; true when it was the last, and freeing is left to do. */
+static bool drop(tenant_job *job) {
+    /* acq_rel: whoever drops the last reference sees what the other did */
+    if (atomic_fetch_sub_explicit(&job->refs, 1, memory_order_acq_rel) != 1) return false;
+    realm_instance_release(job->instance);
+    return true;
 }
 
 static void *pool_thread(void *arg) {
     tenant_jobs *p = arg;
     realm_mutex_lock(&p->mu);
     for (;;) {
+        tenant_job *old = p->garbage;
+        if (old) { /* before what waits, so that there is never more of it than of finished jobs */
+            p->garbage = old->next;
+            realm_mutex_unlock(&p->mu);
+            job_free(old);
+            realm_mutex_lock(&p->mu);
+            continue;
+        }
         tenant_job *job = take(p);
-        if (!job && p->stop && !p->heavy.first) break;
+        if (!job && p->stop && p->rings[true].n == 0) break;
         if (!job) {
             realm_cond_wait(&p->work, &p->mu);
             continue;
         }
-        bool heavy = job->heavy;
         realm_mutex_unlock(&p->mu);
         job->work(job);
-        /* relaxed: a count that only bounds */
-        atomic_fetch_sub_explicit(&job->tenant->jobs[heavy], 1, memory_order_relaxed);
+        realm_mutex_lock(&p->mu);
+        ended(p, job); /* before its program is told: the next call finds it gone */
+        realm_mutex_unlock(&p->mu);
         /* release: the call that finds it done sees what the work wrote */
         atomic_store_explicit(&job->done, true, memory_order_release);
         if (job->instance) realm_instance_wake(job->instance);
-        job_release(job);
+        if (drop(job)) job_free(job);
         realm_mutex_lock(&p->mu);
-        if (heavy) {
-            p->heavy_running--;
-            if (p->heavy.first || p->stop) realm_cond_broadcast(&p->work);
-        }
     }
     realm_mutex_unlock(&p->mu);
     return NULL;
@@ -97,8 +152,6 @@ realm_status jobs_open(tenant_jobs **out, realm_error *err) {
     if (!p) return realm_error_set(err, REALM_E_NOMEM, "runtime: out of memory");
     realm_mutex_init(&p->mu, REALM_RANK_QUEUE);
     realm_cond_init(&p->work);
-    list_init(&p->quick);
-    list_init(&p->heavy);
     for (; p->n_threads < JOBS_THREADS; p->n_threads++) {
         realm_status s = realm_thread_start(&p->threads[p->n_threads], "realm-jobs", pool_thread, p, err);
         if (s != REALM_OK) {
@@ -140,35 +193,40 @@ void job_init(tenant_job *job, realm_tenant *t, realm_instance *instance, bool h
 
 realm_status jobs_submit(tenant_jobs *p, tenant_job *job, realm_error *err) {
     static const char *const KIND[] = {"store", "loading, storing and compiling"};
-    atomic_uint *own = &job->tenant->jobs[job->heavy];
-    if (atomic_fetch_add_explicit(own, 1, memory_order_relaxed) >= JOBS_PER_TENANT) {
-        atomic_fetch_sub_explicit(own, 1, memory_order_relaxed);
-        return realm_error_set(err, REALM_E_BUSY, "%u calls of this tenant are waiting for %s already", JOBS_PER_TENANT,
-                               KIND[job->heavy]);
-    }
-    job_list *l = job->heavy ? &p->heavy : &p->quick;
+    const job_lane *own = &job->tenant->jobs[job->heavy];
     realm_status s = REALM_OK;
     realm_mutex_lock(&p->mu);
     if (p->stop)
         s = realm_error_set(err, REALM_E_CLOSED, "the server is closing");
-    else if (l->n >= JOBS_QUEUED_MAX)
-        s = realm_error_set(err, REALM_E_BUSY, "%u calls are waiting for %s already", JOBS_QUEUED_MAX,
+    else if (own->n + own->running >= JOBS_PER_TENANT)
+        s = realm_error_set(err, REALM_E_BUSY, "%u calls of this tenant are waiting for %s already", JOBS_PER_TENANT,
+                            KIND[job->heavy]);
+    else if (p->rings[job->heavy].n >= JOBS_QUEUED_MAX && own->n > 0)
+        s = realm_error_set(err, REALM_E_BUSY, "%u calls are waiting for %s already", p->rings[job->heavy].n,
                             KIND[job->heavy]);
     if (s == REALM_OK) {
         atomic_fetch_add_explicit(&job->refs, 1, memory_order_relaxed);
-        list_push(l, job);
+        job->pool = p;
+        push(p, job);
         realm_cond_signal(&p->work);
     }
     realm_mutex_unlock(&p->mu);
-    if (s != REALM_OK) atomic_fetch_sub_explicit(own, 1, memory_order_relaxed);
     return s;
 }
 
 void job_release(tenant_job *job) {
-    /* acq_rel: whoever drops the last reference sees what the other did */
-    if (!job || atomic_fetch_sub_explicit(&job->refs, 1, memory_order_acq_rel) != 1) return;
-    realm_tenant *t = job->tenant;
-    realm_instance_release(job->instance);
-    job->free(job);
-    realm_tenant_release(t);
+    if (!job || !drop(job)) return;
+    tenant_jobs *p = job->pool;
+    bool here = true;
+    if (job->free_blocks && p) { /* one that was never submitted has nothing to block for yet */
+        realm_mutex_lock(&p->mu);
+        if (!p->stop) { /* then its threads end, and nobody is held up any more */
+            here = false;
+            job->next = p->garbage;
+            p->garbage = job;
+            realm_cond_signal(&p->work);
+        }
+        realm_mutex_unlock(&p->mu);
+    }
+    if (here) job_free(job);
 }

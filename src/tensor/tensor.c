@@ -163,16 +163,18 @@ static realm_status check_range(const realm_tensor *t, uint64_t first, uint64_t 
                            (unsigned long long)n, (unsigned long long)all);
 }
 
-realm_status realm_tensor_read(const realm_tensor *t, uint64_t first, uint64_t n, float *out, realm_error *err) {
+realm_status realm_tensor_check_read(const realm_tensor *t, uint64_t first, uint64_t n, realm_error *err) {
     realm_status s = check_range(t, first, n, err);
+    if (s == REALM_OK && t->info.is_weight && (first % t->info.cols != 0 || n % t->info.cols != 0))
+        s = realm_error_set(err, REALM_E_RANGE, "a weight is read by rows of %llu values",
+                            (unsigned long long)t->info.cols);
+    return s;
+}
+
+realm_status realm_tensor_read(const realm_tensor *t, uint64_t first, uint64_t n, float *out, realm_error *err) {
+    realm_status s = realm_tensor_check_read(t, first, n, err);
     if (s != REALM_OK) return s;
-    if (t->info.is_weight) {
-        const uint64_t cols = t->info.cols;
-        if (first % cols != 0 || n % cols != 0)
-            return realm_error_set(err, REALM_E_RANGE, "a weight is read by rows of %llu values",
-                                   (unsigned long long)cols);
-        return realm_model_tensor_rows(t->weight, first / cols, n / cols, out, err);
-    }
+    if (t->info.is_weight) return realm_model_tensor_rows(t->weight, first / t->info.cols, n / t->info.cols, out, err);
     /* acquire: pairs with the end of the job that wrote it */
     if (atomic_load_explicit(&t->written, memory_order_acquire) > 0)
         return realm_error_set(err, REALM_E_BUSY, "a pending list writes this tensor");

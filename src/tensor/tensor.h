@@ -89,6 +89,9 @@ void realm_tensor_get_info(const realm_tensor *t, realm_tensor_info *out);
  * REALM_E_UNSUPPORTED for a type that cannot be dequantised. */
 REALM_WARN_UNUSED realm_status realm_tensor_read(const realm_tensor *t, uint64_t first, uint64_t n, float *out,
                                                  realm_error *err);
+/* Whether these are values that can be read, without reading them: of ranges and rows. */
+REALM_WARN_UNUSED realm_status realm_tensor_check_read(const realm_tensor *t, uint64_t first, uint64_t n,
+                                                       realm_error *err);
 /* REALM_E_INVALID for a weight, REALM_E_RANGE outside, REALM_E_BUSY while a pending list uses it. */
 REALM_WARN_UNUSED realm_status realm_tensor_write(realm_tensor *t, uint64_t first, uint64_t n, const float *values,
                                                   realm_error *err);

@@ -255,7 +255,7 @@
       "Dimensions and type.") \
     X(TENSORS, tensor_write, "ilpp", 0, (int32_t tensor, uint64_t at, const float *values, size_t n), \
       "Writes values from the given element on.") \
-    X(TENSORS, tensor_read, "ilpp", 0, (int32_t tensor, uint64_t at, float *out, size_t n), \
+    X(TENSORS, tensor_read, "ilpp", REALM_IMPORT_SUSPENDS, (int32_t tensor, uint64_t at, float *out, size_t n), \
       "Reads values. Metered (read_bytes).") \
     X(TENSORS, tensor_run, "pp", REALM_IMPORT_OFF_FIBER, (const realm_guest_tensor_op *ops, size_t n), \
       "Runs a list of operations in order on the shared device, all checked before the first runs; waits for them. " \

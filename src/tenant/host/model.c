@@ -167,6 +167,7 @@ static file_job *file_job_open(realm_call *call, void (*work)(tenant_job *), boo
     j->quota_bytes = realm_run_limits(h->run)->storage_bytes;
     j->job.work = work;
     j->job.free = file_free;
+    j->job.free_blocks = true;
     realm_buf_init(&j->text, INFO_BYTES_MAX);
     job_init(&j->job, realm_run_request(h->run)->tenant, realm_call_instance(call), heavy);
     return j;

@@ -1,7 +1,8 @@
 /* tenant/host/stream.c - layers of models that are larger than their memory budget, as programs see them.
  *
  * A layer is pinned by the tensor service's thread, which waits for it without the device; the program is suspended.
- * What an instance has pinned is unpinned when it ends, however it ends.
+ * What an instance has pinned is unpinned when it ends, however it ends. A layer's bytes are copied by the pool
+ * (host_weights.c).
  */
 #include <stdio.h>
 #include <string.h>
@@ -61,20 +62,15 @@ static realm_call_result copy_layer(realm_call *call, const host_model *m, const
         return host_fail(h, result, REALM_E_RANGE,
                          "memory64_load_layer: layer %u has %llu bytes, there is room for %llu", (unsigned)args[1],
                          (unsigned long long)total, (unsigned long long)args[3]);
-    char *to = host_range(call, args[2], total, "memory64_load_layer", result);
-    if (!to) return REALM_CALL_DONE;
+    if (!host_range(call, args[2], total, "memory64_load_layer", result)) return REALM_CALL_DONE;
     if (host_charge_read(h, total, "memory64_load_layer")) return host_failed(h, result);
-    for (size_t i = 0; i < n; i++) {
-        memcpy(to, list[i]->file->data, (size_t)list[i]->file->n_bytes);
-        to += list[i]->file->n_bytes;
-    }
-    *result = (int32_t)total;
-    return REALM_CALL_DONE;
+    return host_copy_layer(call, m, list, n, total, result);
 }
 
 /* memory64_load_layer(model, layer, out, max) -> bytes */
 realm_call_result host_memory64_load_layer(realm_call *call, const uint64_t *args, int32_t *result) {
     const host_model *m;
+    if (args[2] != 0 && host_copy_started(call)) return host_copy_go_on(call, args[2], "memory64_load_layer", result);
     realm_call_result state = host_model_get(call, args[0], &m, result);
     if (!m) return state;
     return args[2] == 0 ? pin(call, m, (uint32_t)args[1], result) : copy_layer(call, m, args, result);

@@ -6,7 +6,8 @@
  *
  *      tensor_run --copy, check--> service --on_done--> instance woken --tensor_run again--> 0, or what failed
  *
- * What moves between the program's memory and tensors is copied by the call itself: writes are free, reads are metered.
+ * What moves between the program's memory and its tensors is copied by the call itself, what is read of weights by the
+ * pool (host_weights.c): writes are free, reads are metered.
  */
 #include <string.h>
 
@@ -261,6 +262,7 @@ realm_call_result host_tensor_write(realm_call *call, const uint64_t *args, int3
 realm_call_result host_tensor_read(realm_call *call, const uint64_t *args, int32_t *result) {
     realm_host *h = host_of(call);
     uint64_t bytes;
+    if (realm_call_resumed(call)) return host_copy_go_on(call, args[2], "tensor_read", result);
     realm_tensor *t = get_tensor(call, args[0], "tensor_read", result);
     if (!t) return REALM_CALL_DONE;
     const host_tensor *o = host_get(h, args[0], HOST_TENSOR);
@@ -270,6 +272,13 @@ realm_call_result host_tensor_read(realm_call *call, const uint64_t *args, int32
         return host_fail(h, result, REALM_E_RANGE, "tensor_read: too many values");
     char *to = host_range(call, args[2], bytes, "tensor_read", result);
     if (!to) return REALM_CALL_DONE;
+    realm_tensor_info info;
+    realm_tensor_get_info(t, &info);
+    if (info.is_weight && bytes > 0) {
+        if (realm_tensor_check_read(t, args[1], args[3], &h->error) || host_charge_read(h, bytes, "tensor_read"))
+            return host_failed(h, result);
+        return host_copy_values(call, t, args[1], args[3], result);
+    }
     float *values = realm_malloc((size_t)bytes + 1);
     if (!values)
         return host_fail(h, result, REALM_E_NOMEM, "tensor_read: no memory for %llu bytes", (unsigned long long)bytes);

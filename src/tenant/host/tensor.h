@@ -51,6 +51,16 @@ realm_status host_weight_open(realm_host *h, const host_model *model, const char
 /* A handle for a tensor, which it takes over; on failure it is released and h->error says why. `model` NULL: of no
  * model. */
 realm_status host_tensor_give(realm_host *h, realm_tensor *t, const host_model *model, int32_t *handle);
+
+/* host_weights.c: calls that copy weights. They check and charge, then one of the first two suspends the program; when
+ * the call runs again host_copy_go_on moves on what has been read, until all is at `out`. */
+bool host_copy_started(realm_call *call);
+realm_call_result host_copy_layer(realm_call *call, const host_model *m, const realm_model_tensor *const *list,
+                                  size_t n_list, uint64_t total_bytes, int32_t *result);
+/* Values [first, first + n) of a weight, which were checked by realm_tensor_check_read. */
+realm_call_result host_copy_values(realm_call *call, realm_tensor *t, uint64_t first, uint64_t n, int32_t *result);
+realm_call_result host_copy_go_on(realm_call *call, uint64_t out, const char *what, int32_t *result);
+
 /* The tenant stored the model itself. */
 bool host_model_is_own(const host_model *model);
 

@@ -139,7 +139,8 @@ static void a_server_model_does_not_wait_for_loading(void **state) {
     gate g;
     client c;
     realm_error err = {0};
-    realm_tenant *loads = tenant_with("loads", NULL, NULL), *t = tenant_with("uses", TEST_WASM "/guest", "late");
+    realm_tenant *loads[2] = {tenant_with("loads", NULL, NULL), tenant_with("loads-too", NULL, NULL)},
+                 *t = tenant_with("uses", TEST_WASM "/guest", "late");
     memset(&g, 0, sizeof g);
     realm_mutex_init(&g.c.mu, REALM_RANK_LEAF);
     realm_cond_init(&g.c.cond);
@@ -148,7 +149,7 @@ static void a_server_model_does_not_wait_for_loading(void **state) {
         j->g = &g;
         j->job.work = work_at_gate;
         j->job.free = long_free;
-        job_init(&j->job, loads, NULL, true);
+        job_init(&j->job, loads[i % 2], NULL, true);
         if (jobs_submit(rt->jobs, &j->job, &err)) fail_msg("%s", err.text);
         job_release(&j->job);
     }
@@ -161,7 +162,8 @@ static void a_server_model_does_not_wait_for_loading(void **state) {
     end(&c);
     open_gate(&g);
     jobs_stop(rt->jobs); /* the gate is this function's; closing the runtime stops them again, which does nothing */
-    realm_tenant_release(loads);
+    realm_tenant_release(loads[0]);
+    realm_tenant_release(loads[1]);
     realm_tenant_release(t);
 }
 

@@ -1,0 +1,183 @@
+/* What one tenant's calls may hold up of others': the pool's threads in turns, the programs' workers never. A call that
+ * reads a model's file is a job, so it is refused where a job is refused; and what it brings is right, in pieces. */
+#include "tenant/client.h"
+#include "tenant/internal.h"
+
+static char wide_path[] = "/tmp/realm-test-wide-XXXXXX";
+
+/* ---- jobs that wait ---- */
+
+typedef struct gate {
+    realm_mutex mu;
+    realm_cond cond;
+    bool open;
+    int freed;
+} gate;
+
+typedef struct long_job {
+    tenant_job job;
+    gate *g;
+} long_job;
+
+static void wait_at_gate(tenant_job *job) {
+    gate *g = ((long_job *)job)->g;
+    realm_mutex_lock(&g->mu);
+    while (!g->open) realm_cond_wait(&g->cond, &g->mu);
+    realm_mutex_unlock(&g->mu);
+}
+
+static void long_free(tenant_job *job) {
+    gate *g = ((long_job *)job)->g;
+    free(job);
+    realm_mutex_lock(&g->mu);
+    g->freed++;
+    realm_cond_broadcast(&g->cond);
+    realm_mutex_unlock(&g->mu);
+}
+
+/* As much as one tenant may have under way. */
+static void fill(gate *g, realm_tenant *t) {
+    realm_error err = {0};
+    memset(g, 0, sizeof *g);
+    realm_mutex_init(&g->mu, REALM_RANK_LEAF);
+    realm_cond_init(&g->cond);
+    for (uint32_t i = 0; i < JOBS_PER_TENANT; i++) {
+        long_job *j = calloc(1, sizeof *j);
+        j->g = g;
+        j->job.work = wait_at_gate;
+        j->job.free = long_free;
+        job_init(&j->job, t, NULL, true);
+        if (jobs_submit(rt->jobs, &j->job, &err)) fail_msg("%s", err.text);
+        job_release(&j->job);
+    }
+}
+
+static void empty(gate *g) {
+    const uint64_t until = realm_clock_ns() + PATIENCE_NS;
+    realm_mutex_lock(&g->mu);
+    g->open = true;
+    realm_cond_broadcast(&g->cond);
+    while (g->freed < (int)JOBS_PER_TENANT)
+        if (!realm_cond_wait_until(&g->cond, &g->mu, until)) fail_msg("the jobs do not end");
+    realm_mutex_unlock(&g->mu);
+    realm_cond_destroy(&g->cond);
+    realm_mutex_destroy(&g->mu);
+}
+
+/* ---- weights ---- */
+
+static void set_limit(const char *tenant, const char *name, const char *value) {
+    realm_error err = {0};
+    realm_tenant_row row;
+    realm_store *s = realm_runtime_store(rt);
+    if (realm_store_tenant_find(s, tenant, &row, &err) || realm_limits_set(&row.limits, name, value, &err) ||
+        realm_store_tenant_set(s, tenant, &row.limits, NULL, 0, &err))
+        fail_msg("%s", err.text);
+    realm_runtime_reload(rt);
+}
+
+static uint64_t sum_of(const realm_gguf_tensor *f) {
+    uint64_t sum = 0;
+    uint32_t word;
+    for (uint64_t i = 0; i < f->n_bytes; i += sizeof word) {
+        memcpy(&word, (const char *)f->data + i, sizeof word);
+        sum += word;
+    }
+    return sum;
+}
+
+static void copy(client *c, realm_tenant *t, const char *op) {
+    static char input[64];
+    realm_run_params p = text_request();
+    snprintf(input, sizeof input, "{\"op\":\"%s\"}", op);
+    p.input = input;
+    p.input_len = strlen(input);
+    complete(c, t, p);
+}
+
+static void expect_sum(realm_tenant *t, const char *op, uint64_t sum) {
+    client c;
+    copy(&c, t, op);
+    expect_ok(&c);
+    assert_int_equal(strtoull(c.text, NULL, 10), sum);
+    end(&c);
+}
+
+/* A file's pages may be on a disk: no worker touches them. The program itself starts at once, though its tenant's
+ * heavy jobs wait; and other tenants' copies do not. */
+static void weights_are_copied_by_the_pool(void **state) {
+    (void)state;
+    gate g;
+    client c;
+    uint64_t layer = 0;
+    size_t n;
+    realm_tenant *t = tenant_with("reads", TEST_WASM "/guest", "weights"),
+                 *other = tenant_with("also-reads", TEST_WASM "/guest", "weights");
+    set_limit("reads", "read_weights", "1");
+    set_limit("also-reads", "read_weights", "1");
+    const tenant_model *wide = rt->models[1];
+    const realm_model_tensor *const *list = realm_model_layer_tensors(wide->model, 0, &n);
+    for (size_t i = 0; i < n; i++) layer += sum_of(list[i]->file);
+    const uint64_t gate_sum = sum_of(realm_gguf_tensor_find(wide->gguf, "blk.0.ffn_gate.weight"));
+    expect_sum(t, "layer", layer);
+    expect_sum(t, "read", gate_sum);
+    fill(&g, t);
+    for (int i = 0; i < 2; i++) {
+        copy(&c, t, i ? "layer" : "read");
+        assert_int_equal(c.status, REALM_E_BUSY);
+        assert_non_null(strstr(c.error, "calls of this tenant are waiting"));
+        end(&c);
+    }
+    expect_sum(other, "layer", layer);
+    expect_sum(other, "read", gate_sum);
+    empty(&g);
+    expect_sum(t, "read", gate_sum);
+    realm_tenant_release(t);
+    realm_tenant_release(other);
+}
+
+/* The limit holds before anything is read. */
+static void weights_are_metered(void **state) {
+    (void)state;
+    client c;
+    realm_tenant *t = tenant_with("reads", TEST_WASM "/guest", "weights");
+    set_limit("reads", "read_bytes", "1000000");
+    for (int i = 0; i < 2; i++) {
+        copy(&c, t, i ? "layer" : "read");
+        assert_int_equal(c.status, REALM_E_LIMIT);
+        assert_non_null(strstr(c.error, "read_bytes"));
+        end(&c);
+    }
+    realm_tenant_release(t);
+}
+
+/* ---- */
+
+/* One whose first layer and whose ffn_gate are more than a piece. */
+static int add_wide(void) {
+    realm_error err = {0};
+    tiny_spec spec = tiny_llama;
+    const realm_model_config config = {.engine = {.n_ctx = 64, .max_generations = 2}};
+    spec.layers = 1;
+    spec.ff = 20000;
+    tiny_model *m = tiny_make(&spec);
+    int fd = mkstemp(wide_path);
+    if (fd >= 0) close(fd);
+    realm_status st = realm_file_replace(wide_path, m->file, m->file_len, 0600, &err);
+    if (!st) st = realm_runtime_add_model(rt, "wide", wide_path, &config, NULL, NULL, &err);
+    if (st) fprintf(stderr, "%s\n", err.text);
+    tiny_free(m);
+    return st != REALM_OK;
+}
+
+int main(int argc, char **argv) {
+    if (is_compiler(argc, argv)) return compile(argv);
+    if (open_runtime() || add_wide()) return 1;
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(weights_are_copied_by_the_pool),
+        cmocka_unit_test(weights_are_metered),
+    };
+    int failed = close_runtime(cmocka_run_group_tests_name("walls", tests, NULL, NULL));
+    unlink(wide_path);
+    return failed;
+}
