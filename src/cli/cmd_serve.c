@@ -35,7 +35,8 @@ enum {
     OPT_WEIGHT_BUDGET,
     OPT_KV_BYTES,
     OPT_SPILL_BYTES,
-    OPT_SPILL_DIR
+    OPT_SPILL_DIR,
+    OPT_LOG_LEVEL
 };
 static const realm_option options[] = {
     {"--config", OPT_CONFIG, true},       {"--state", OPT_STATE, true},
@@ -43,13 +44,13 @@ static const realm_option options[] = {
     {"--model", OPT_MODEL, true},         {"--models-dir", OPT_MODELS_DIR, true},
     {"--threads", OPT_THREADS, true},     {"--weight-budget", OPT_WEIGHT_BUDGET, true},
     {"--kv-bytes", OPT_KV_BYTES, true},   {"--spill-bytes", OPT_SPILL_BYTES, true},
-    {"--spill-dir", OPT_SPILL_DIR, true},
+    {"--spill-dir", OPT_SPILL_DIR, true}, {"--log-level", OPT_LOG_LEVEL, true},
 };
 
 static const char usage[] = "usage: realm serve [--config FILE] [--state DIR] [--listen A:P] [--admin-listen A:P]\n"
                             "                   [--model ID=FILE]... [--models-dir DIR] [--threads N]\n"
                             "                   [--weight-budget SIZE] [--kv-bytes SIZE] [--spill-bytes SIZE]\n"
-                            "                   [--spill-dir DIR]\n";
+                            "                   [--spill-dir DIR] [--log-level LEVEL]\n";
 static const char help[] =
     "Serves models to tenants over HTTP until SIGTERM.\n"
     "  --config FILE      YAML; the options below override it; SIGHUP reads its tenants and keys again\n"
@@ -63,7 +64,8 @@ static const char help[] =
     "  --kv-bytes S       memory for each model's KV pages (default: for 64 answers at full length, at most a quarter\n"
     "                     of the machine's)\n"
     "  --spill-bytes S    memory for each model's KV pages of idle contexts that had to leave it (default 256M)\n"
-    "  --spill-dir DIR    beyond that, a file without a name in this folder (default: none, they are computed again)\n";
+    "  --spill-dir DIR    beyond that, a file without a name in this folder (default: none, they are computed again)\n"
+    "  --log-level LEVEL  debug, info, warn, error (default info); what programs log shows with debug alone\n";
 
 typedef struct flags {
     const char *config, *state, *listen, *admin, *models_dir;
@@ -71,7 +73,8 @@ typedef struct flags {
     size_t n_models;
     const char *spill_dir;
     uint64_t threads, weight_budget, kv_bytes, spill_bytes;
-    bool has_threads, has_kv, has_spill;
+    realm_log_level log_level;
+    bool has_threads, has_kv, has_spill, has_log;
 } flags;
 
 typedef struct serving {
@@ -120,6 +123,12 @@ static bool read_flags(realm_args *args, flags *f, int *status) {
             f->has_spill = true;
             break;
         case OPT_SPILL_DIR: f->spill_dir = value; break;
+        case OPT_LOG_LEVEL:
+            if (!(f->has_log = serve_config_log_level(value, &f->log_level))) {
+                *status = realm_args_usage(args, "--log-level takes debug, info, warn or error, not ", value);
+                return false;
+            }
+            break;
         case OPT_MODEL:
             if (f->n_models == SERVE_MODELS_MAX) {
                 *status = realm_args_usage(args, "too many models: ", value);
@@ -140,6 +149,7 @@ static realm_status read_config(serve_config *c, const flags *f, realm_error *er
     if (st != REALM_OK) return st;
     if (f->listen) c->listen = f->listen;
     if (f->admin) c->admin_listen = f->admin;
+    if (f->has_log) c->log_level = f->log_level;
     if (f->has_kv) c->engine.kv_bytes = f->kv_bytes;
     if (f->has_spill) c->engine.spill_bytes = f->spill_bytes;
     c->engine.spill_dir = f->spill_dir ? f->spill_dir : c->spill_dir;
@@ -319,11 +329,13 @@ int realm_cmd_serve(int argc, char **argv) {
     sigaddset(&s.signals, SIGHUP);
     pthread_sigmask(SIG_BLOCK, &s.signals, NULL); /* before any thread */
     signal(SIGPIPE, SIG_IGN);
+    signal(SIGXFSZ, SIG_IGN); /* a file at its limit is a write that fails, as a full disk is */
     raise_descriptors();
 
     char *self = realm_self_path();
     realm_status st = read_config(&s.config, &f, &err);
     if (st != REALM_OK) goto done;
+    realm_log_configure(s.config.log_level, NULL, NULL);
     say("version " REALM_VERSION ", state in %s", s.config.state);
     realm_runtime_config rc = {.state_dir = s.config.state,
                                .compiler_path = self,

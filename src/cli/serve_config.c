@@ -18,6 +18,7 @@
 void serve_config_init(serve_config *c) {
     *c = (serve_config){.listen = "127.0.0.1:8080",
                         .admin_listen = "127.0.0.1:8081",
+                        .log_level = REALM_LOG_INFO,
                         .drain_seconds = 30,
                         .engine.spill_bytes = SPILL_BYTES_DEFAULT};
     realm_http_limits_init(&c->http);
@@ -268,11 +269,31 @@ static realm_status read_names(serve_config *c, const realm_json *root, realm_er
     return st;
 }
 
+bool serve_config_log_level(const char *name, realm_log_level *out) {
+    static const char *const names[] = {"debug", "info", "warn", "error"}; /* in the order of realm_log_level */
+    for (size_t i = 0; i < REALM_ARRAY_LEN(names); i++) {
+        if (strcmp(name, names[i]) != 0) continue;
+        *out = (realm_log_level)i;
+        return true;
+    }
+    return false;
+}
+
+static realm_status read_log_level(serve_config *c, const realm_json *root, realm_error *err) {
+    const char *name = NULL;
+    realm_json v;
+    if (!realm_json_get_set(root, "log_level", &v)) return REALM_OK;
+    realm_status st = realm_json_cstr(&v, &name, err);
+    if (st == REALM_OK && !serve_config_log_level(name, &c->log_level))
+        st = realm_json_error(&v, REALM_E_RANGE, err, "must be debug, info, warn or error");
+    return st;
+}
+
 realm_status serve_config_read(serve_config *c, const char *path, const char *models_dir, realm_error *err) {
-    static const char *const known[] = {"listen",      "admin_listen",  "state",         "models_dir",
-                                        "models",      "tenants",       "threads",       "io_threads",
-                                        "api_threads", "workers",       "host_names",    "http",
-                                        "engine",      "max_instances", "drain_seconds", "program_bytes"};
+    static const char *const known[] = {"listen",        "admin_listen", "state",      "models_dir",    "models",
+                                        "tenants",       "threads",      "io_threads", "api_threads",   "workers",
+                                        "host_names",    "http",         "engine",     "max_instances", "drain_seconds",
+                                        "program_bytes", "log_level"};
     char *text = NULL;
     size_t len = 0;
     realm_status st = realm_file_read(path, CONFIG_MAX, &text, &len, err);
@@ -301,6 +322,7 @@ realm_status serve_config_read(serve_config *c, const char *path, const char *mo
         if (st == REALM_OK)
             st = realm_json_opt_int(&root, "program_bytes", 0, INT64_C(1) << 46, &c->program_bytes, err);
         if (st == REALM_OK) st = realm_json_opt_int(&root, "drain_seconds", 0, 86400, &c->drain_seconds, err);
+        if (st == REALM_OK) st = read_log_level(c, &root, err);
         if (st == REALM_OK) st = read_http(c, &root, err);
         if (st == REALM_OK) st = read_engine(c, &root, err);
         if (st == REALM_OK) st = read_models(c, &root, err);

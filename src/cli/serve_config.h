@@ -6,6 +6,7 @@
 #define REALM_CLI_SERVE_CONFIG_H
 
 #include "base/base.h"
+#include "base/log.h"
 #include "data/data.h"
 #include "net/net.h"
 #include "tenant/tenant.h"
@@ -40,6 +41,7 @@ typedef struct serve_config {
     size_t n_tenants;
     const char *names[SERVE_NAMES_MAX];
     size_t n_names;
+    realm_log_level log_level;
     int64_t threads, io_threads, api_threads, workers, max_instances, program_bytes, drain_seconds;
     realm_http_limits http;
     realm_engine_config engine; /* spill_dir: the one below */
@@ -47,6 +49,8 @@ typedef struct serve_config {
 } serve_config;
 
 void serve_config_init(serve_config *c);
+/* "debug", "info", "warn", "error"; false for anything else. */
+bool serve_config_log_level(const char *name, realm_log_level *out);
 void serve_config_release(serve_config *c);
 /* Reads the file; unknown keys, wrong types and values are errors that name line and key. `models_dir`, of the command
  * line, goes before the file's own; NULL: not given. */

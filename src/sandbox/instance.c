@@ -72,7 +72,7 @@ void realm_instance_fill_kill(realm_instance *i) {
     realm_status why = (realm_status)atomic_load_explicit(&i->kill, memory_order_acquire);
     switch (why) {
     case REALM_E_TIMEOUT:
-        realm_error_set(&i->fail, why, "the program ran longer than its %llu ms of wall time",
+        realm_error_set(&i->fail, why, "the program ran longer than wall_ms (%llu ms)",
                         (unsigned long long)i->params.wall_ms);
         break;
     case REALM_E_CANCELLED: realm_error_set(&i->fail, why, "cancelled, and the program did not end by itself"); break;

@@ -31,6 +31,18 @@ def realm(*args, state=None, check=True):
     return done.stdout if check else done
 
 
+def guest(name):
+    """A program of tests/programs, freestanding C, as a module."""
+    root, out = pathlib.Path(__file__).parents[2], BUILD / "programs" / f"{name}.wasm"
+    out.parent.mkdir(parents=True, exist_ok=True)
+    for command in (["clang-19", "--target=wasm32", "-mbulk-memory", "-O2", "-ffreestanding", "-nostdlib", "-I", root / "guest/c",
+                     "-I", root / "include", "-c", root / "tests/programs" / f"{name}.c", "-o", out.with_suffix(".o")],
+                    ["wasm-ld-19", "--no-entry", "--export-memory", out.with_suffix(".o"), "-o", out]):
+        done = subprocess.run([str(word) for word in command], capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stderr
+    return out
+
+
 class Skip(Exception):
     """What a test cannot do without is not on this machine, and cannot be installed by tools/setup."""
 
