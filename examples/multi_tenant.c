@@ -77,11 +77,12 @@ int main(int argc, char **argv) {
     }
     for (int i = 0; i < N_TENANTS; i++) realm_job_close(jobs[i]);
     for (int i = 0; i < N_TENANTS && s == REALM_OK; i++) {
-        realm_tenant_usage u;
+        realm_tenant_usage u = {.size = sizeof u};
         s = realm_tenant_get_usage(r, names[i], &u, &err);
         if (s == REALM_OK)
-            printf("%-7s %llu request, %llu + %llu tokens\n", names[i], (unsigned long long)u.requests,
-                   (unsigned long long)u.prompt_tokens, (unsigned long long)u.completion_tokens);
+            printf("%-7s %llu request, %llu + %llu tokens, %.3f ms of its program\n", names[i],
+                   (unsigned long long)u.requests, (unsigned long long)u.prompt_tokens,
+                   (unsigned long long)u.completion_tokens, (double)u.program_cpu_ns / 1e6);
     }
     if (s != REALM_OK) fprintf(stderr, "multi_tenant: %s\n", err.text);
     realm_close(r);

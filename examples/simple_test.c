@@ -67,10 +67,10 @@ int main(int argc, char **argv) {
     p.tenant = "nobody";
     check(ask(r, &p, &cut, &c, &err) == REALM_E_NOT_FOUND, "an unknown tenant is refused");
     check(realm_tenant_add(r, "bad", "not wasm", 8, &err) != REALM_OK, "a module that is none is refused");
-    realm_tenant_usage u;
+    realm_tenant_usage u = {.size = sizeof u};
     check(realm_tenant_get_usage(r, "tester", &u, &err) == REALM_OK && u.requests == 3 && u.aborted_requests == 1 &&
               u.prompt_tokens == a.prompt_tokens + b.prompt_tokens + c.prompt_tokens &&
-              u.completion_tokens >= a.completion_tokens + b.completion_tokens,
+              u.completion_tokens >= a.completion_tokens + b.completion_tokens && u.program_cpu_ns > 0,
           "the ledger has it all");
     realm_close(r);
     return n_failed ? 1 : 0;

@@ -92,10 +92,14 @@ realm_status realm_tenant_add(realm *r, const char *name, const void *wasm, size
 /* One limit by name, as `realm tenant set`: requests_per_minute, generations, kv_tokens, memory_bytes ... */
 realm_status realm_tenant_limit(realm *r, const char *name, const char *limit, uint64_t value, realm_error *err);
 
-typedef struct realm_tenant_usage {
+typedef struct realm_tenant_usage { /* set `size` to sizeof; later versions append fields */
+    size_t size;
     uint64_t requests, aborted_requests, prompt_tokens, cached_tokens, completion_tokens;
+    uint64_t program_cpu_ns; /* CPU time of its programs that have ended, and of their calls */
+    uint64_t tensor_ns;      /* for how long tensor calls of its programs held the device */
 } realm_tenant_usage;
-/* What a tenant has used, jobs that have ended included to the last token. */
+/* What a tenant has used, jobs that have ended included to the last token. Fills in as much of *out as `size` says,
+ * with 0 on failure; REALM_E_INVALID for a size that no version has had. */
 realm_status realm_tenant_get_usage(realm *r, const char *name, realm_tenant_usage *out, realm_error *err);
 
 /* ---- jobs: one request of a tenant ---------------------------------------------------------------------------------

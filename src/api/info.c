@@ -90,16 +90,11 @@ typedef struct usage_sink {
 static void write_usage_fields(realm_json_writer *w, const char *tenant, const realm_usage *u) {
     realm_json_key(w, "tenant");
     realm_json_write_cstr(w, tenant);
-    realm_json_key(w, "requests");
-    realm_json_write_uint(w, u->requests);
-    realm_json_key(w, "prompt_tokens");
-    realm_json_write_uint(w, u->prompt_tokens);
-    realm_json_key(w, "cached_tokens");
-    realm_json_write_uint(w, u->cached_tokens);
-    realm_json_key(w, "completion_tokens");
-    realm_json_write_uint(w, u->completion_tokens);
-    realm_json_key(w, "aborted_requests");
-    realm_json_write_uint(w, u->aborted_requests);
+#define WRITE(field)           \
+    realm_json_key(w, #field); \
+    realm_json_write_uint(w, u->field);
+    REALM_USAGE_FIELDS(WRITE)
+#undef WRITE
 }
 
 static bool usage_row(void *user, const char *name, const realm_usage *u) {

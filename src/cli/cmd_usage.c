@@ -30,24 +30,18 @@ static bool list_one(void *user, const char *name, const realm_usage *u) {
         realm_json_begin_object(&l->w);
         realm_json_key(&l->w, "tenant");
         realm_json_write_cstr(&l->w, name);
-        const struct {
-            const char *key;
-            uint64_t value;
-        } fields[] = {{"requests", u->requests},
-                      {"prompt_tokens", u->prompt_tokens},
-                      {"cached_tokens", u->cached_tokens},
-                      {"completion_tokens", u->completion_tokens},
-                      {"aborted_requests", u->aborted_requests}};
-        for (size_t i = 0; i < REALM_ARRAY_LEN(fields); i++) {
-            realm_json_key(&l->w, fields[i].key);
-            realm_json_write_uint(&l->w, fields[i].value);
-        }
+#define WRITE(field)               \
+    realm_json_key(&l->w, #field); \
+    realm_json_write_uint(&l->w, u->field);
+        REALM_USAGE_FIELDS(WRITE)
+#undef WRITE
         realm_json_end_object(&l->w);
     } else {
-        (void)realm_buf_printf(&l->out, "%-32s %10llu %10llu %14llu %14llu %14llu\n", name,
+        (void)realm_buf_printf(&l->out, "%-32s %10llu %10llu %14llu %14llu %14llu %12.3f %12.3f\n", name,
                                (unsigned long long)u->requests, (unsigned long long)u->aborted_requests,
                                (unsigned long long)u->prompt_tokens, (unsigned long long)u->cached_tokens,
-                               (unsigned long long)u->completion_tokens);
+                               (unsigned long long)u->completion_tokens, (double)u->program_cpu_ns / 1e9,
+                               (double)u->tensor_ns / 1e9);
     }
     return realm_buf_status(&l->out) == REALM_OK;
 }
@@ -56,10 +50,27 @@ static realm_status print_engine(realm_store *store, listing *l, realm_error *er
     realm_usage u;
     realm_status s = realm_store_usage_engine(store, &u, err);
     if (s != REALM_OK) return s;
-    (void)realm_buf_printf(&l->out,
-                           l->json ? "{\"prompt_tokens\":%llu,\"completion_tokens\":%llu}\n"
-                                   : "prompt_tokens %llu\ncompletion_tokens %llu\n",
-                           (unsigned long long)u.prompt_tokens, (unsigned long long)u.completion_tokens);
+    const struct {
+        const char *key;
+        uint64_t value;
+    } fields[] = {{"prompt_tokens", u.prompt_tokens},
+                  {"cached_tokens", u.cached_tokens},
+                  {"completion_tokens", u.completion_tokens},
+                  {"program_cpu_ns", u.program_cpu_ns},
+                  {"tensor_ns", u.tensor_ns}};
+    if (l->json) realm_json_begin_object(&l->w);
+    for (size_t i = 0; i < REALM_ARRAY_LEN(fields); i++) {
+        if (l->json) {
+            realm_json_key(&l->w, fields[i].key);
+            realm_json_write_uint(&l->w, fields[i].value);
+        } else {
+            (void)realm_buf_printf(&l->out, "%s %llu\n", fields[i].key, (unsigned long long)fields[i].value);
+        }
+    }
+    if (l->json) {
+        realm_json_end_object(&l->w);
+        (void)realm_buf_putc(&l->out, '\n');
+    }
     return REALM_OK;
 }
 
@@ -71,8 +82,8 @@ static realm_status print_tenants(realm_store *store, listing *l, const char *te
     if (l->json)
         realm_json_begin_array(&l->w);
     else
-        (void)realm_buf_printf(&l->out, "%-32s %10s %10s %14s %14s %14s\n", "tenant", "requests", "aborted", "prompt",
-                               "cached", "completion");
+        (void)realm_buf_printf(&l->out, "%-32s %10s %10s %14s %14s %14s %12s %12s\n", "tenant", "requests", "aborted",
+                               "prompt", "cached", "completion", "cpu s", "tensor s");
     s = realm_store_usage_each(store, tenant, since_s, list_one, l, err);
     if (l->json) {
         realm_json_end_array(&l->w);
@@ -98,11 +109,13 @@ static bool parse_since(const char *s, int64_t *since_s) {
 
 int realm_cmd_usage(int argc, char **argv) {
     static const char usage[] = "usage: realm usage [--tenant NAME] [--since T] [--engine]\n";
-    static const char help[] = "\nTokens and requests per tenant, from the ledger.\n\n"
-                               "  --tenant NAME      one tenant\n"
-                               "  --since T          from this minute on: 2026-11-01, 2026-11-01T12:00:00 or seconds\n"
-                               "  --engine           the engine's own counters; the ledger's sum equals them\n"
-                               "  --state DIR        where tenants, keys and the ledger are kept\n";
+    static const char help[] =
+        "\nRequests, tokens and time per tenant, from the ledger: the CPU time of its programs, and\n"
+        "for how long their tensor calls held the device (in JSON both are nanoseconds).\n\n"
+        "  --tenant NAME      one tenant\n"
+        "  --since T          from this minute on: 2026-11-01, 2026-11-01T12:00:00 or seconds\n"
+        "  --engine           what was counted in all; the ledger's sum equals it\n"
+        "  --state DIR        where tenants, keys and the ledger are kept\n";
     realm_args args = {.command = "usage",
                        .usage = usage,
                        .help = help,

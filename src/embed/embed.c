@@ -138,21 +138,27 @@ typedef struct usage_search {
 static bool take_usage(void *user, const char *name, const realm_usage *u) {
     usage_search *search = user;
     if (strcmp(name, search->name) != 0) return true;
-    *search->out = (realm_tenant_usage){.requests = u->requests,
+    *search->out = (realm_tenant_usage){.size = search->out->size,
+                                        .requests = u->requests,
                                         .aborted_requests = u->aborted_requests,
                                         .prompt_tokens = u->prompt_tokens,
                                         .cached_tokens = u->cached_tokens,
-                                        .completion_tokens = u->completion_tokens};
+                                        .completion_tokens = u->completion_tokens,
+                                        .program_cpu_ns = u->program_cpu_ns,
+                                        .tensor_ns = u->tensor_ns};
     return false;
 }
 
 REALM_API realm_status realm_tenant_get_usage(realm *r, const char *name, realm_tenant_usage *out, realm_error *err) {
     realm_store *store = realm_runtime_store(r->rt);
     realm_tenant_row row;
-    usage_search search = {name, out};
+    realm_tenant_usage usage = {.size = out->size};
+    usage_search search = {name, &usage};
+    if (usage.size < sizeof usage) return realm_error_set(err, REALM_E_INVALID, "realm_tenant_usage: size is not set");
     realm_status s = realm_store_tenant_find(store, name, &row, err);
-    *out = (realm_tenant_usage){0};
-    return s == REALM_OK ? realm_store_usage_each(store, name, 0, take_usage, &search, err) : s;
+    if (s == REALM_OK) s = realm_store_usage_each(store, name, 0, take_usage, &search, err);
+    memcpy(out, &usage, sizeof usage);
+    return s;
 }
 
 /* ---- jobs ----------------------------------------------------------------------------------------------------------

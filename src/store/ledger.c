@@ -1,19 +1,33 @@
 /* store/ledger.c - what each tenant used, by the minute, and the engine's own counters.
  *
- * Deltas of all tenants and of the engine go in with one transaction, taken from the engine at one step boundary, so at
- * any moment, after kill -9 too, the tenants' sum equals the engine's counters.
+ * Deltas of all tenants and of the engine go in with one transaction, each counter of theirs taken at one moment, so at
+ * any time, after kill -9 too, the tenants' sum equals the engine's counters.
  */
 #include <string.h>
 
 #include "base/clock.h"
 #include "store/db.h"
 
-static void add_columns(sqlite3_stmt *st, int from, realm_usage *u) {
-    u->requests += (uint64_t)sqlite3_column_int64(st, from);
-    u->aborted_requests += (uint64_t)sqlite3_column_int64(st, from + 1);
-    u->prompt_tokens += (uint64_t)sqlite3_column_int64(st, from + 2);
-    u->cached_tokens += (uint64_t)sqlite3_column_int64(st, from + 3);
-    u->completion_tokens += (uint64_t)sqlite3_column_int64(st, from + 4);
+void realm_usage_add(realm_usage *sum, const realm_usage *delta) {
+#define ADD(field) sum->field += delta->field;
+    REALM_USAGE_FIELDS(ADD)
+#undef ADD
+}
+
+/* Columns of a query from `at` on, in the order of REALM_USAGE_FIELDS. */
+static realm_usage take_columns(sqlite3_stmt *st, int at) {
+    realm_usage u;
+#define TAKE(field) u.field = (uint64_t)sqlite3_column_int64(st, at++);
+    REALM_USAGE_FIELDS(TAKE)
+#undef TAKE
+    return u;
+}
+
+/* Parameters from `at` on, likewise. */
+static void bind_columns(sqlite3_stmt *st, int at, const realm_usage *u){
+#define BIND(field) sqlite3_bind_int64(st, at++, (int64_t)u->field);
+    REALM_USAGE_FIELDS(BIND)
+#undef BIND
 }
 
 realm_status realm_store_usage_add(realm_store *store, const realm_usage_entry *entries, size_t n,
@@ -24,31 +38,31 @@ realm_status realm_store_usage_add(realm_store *store, const realm_usage_entry *
     realm_status s = db_transaction(d, err);
     if (s != REALM_OK) return s;
     for (size_t i = 0; i < n && s == REALM_OK; i++) {
-        const realm_usage *u = &entries[i].delta;
         s = db_prepare(d,
-                       "INSERT INTO ledger VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7) ON CONFLICT DO UPDATE SET"
-                       " requests = requests + ?3, aborted = aborted + ?4, prompt = prompt + ?5,"
-                       " cached = cached + ?6, completion = completion + ?7",
+                       "INSERT INTO ledger(tenant_id, minute_s, requests, prompt, cached, completion, aborted,"
+                       " program_cpu_ns, tensor_ns) VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)"
+                       " ON CONFLICT DO UPDATE SET requests = requests + ?3, prompt = prompt + ?4,"
+                       " cached = cached + ?5, completion = completion + ?6, aborted = aborted + ?7,"
+                       " program_cpu_ns = program_cpu_ns + ?8, tensor_ns = tensor_ns + ?9",
                        &st, err);
         if (s != REALM_OK) break;
         sqlite3_bind_int64(st, 1, entries[i].tenant_id);
         sqlite3_bind_int64(st, 2, minute_s);
-        sqlite3_bind_int64(st, 3, (int64_t)u->requests);
-        sqlite3_bind_int64(st, 4, (int64_t)u->aborted_requests);
-        sqlite3_bind_int64(st, 5, (int64_t)u->prompt_tokens);
-        sqlite3_bind_int64(st, 6, (int64_t)u->cached_tokens);
-        sqlite3_bind_int64(st, 7, (int64_t)u->completion_tokens);
+        bind_columns(st, 3, &entries[i].delta);
         s = db_run(d, st, err);
     }
     if (s == REALM_OK && engine)
         s = db_prepare(d,
                        "UPDATE engine_counter SET prompt = prompt + ?1, cached = cached + ?2,"
-                       " completion = completion + ?3 WHERE id = 1",
+                       " completion = completion + ?3, program_cpu_ns = program_cpu_ns + ?4,"
+                       " tensor_ns = tensor_ns + ?5 WHERE id = 1",
                        &st, err);
     if (s == REALM_OK && engine) {
         sqlite3_bind_int64(st, 1, (int64_t)engine->prompt_tokens);
         sqlite3_bind_int64(st, 2, (int64_t)engine->cached_tokens);
         sqlite3_bind_int64(st, 3, (int64_t)engine->completion_tokens);
+        sqlite3_bind_int64(st, 4, (int64_t)engine->program_cpu_ns);
+        sqlite3_bind_int64(st, 5, (int64_t)engine->tensor_ns);
         s = db_run(d, st, err);
     }
     return db_finish(d, s, err);
@@ -65,8 +79,8 @@ realm_status realm_store_usage_each(realm_store *store, const char *tenant, int6
         bool row;
         realm_usage u = {0};
         realm_status s = db_begin(d,
-                                  "SELECT t.name, ifnull(sum(l.requests), 0), ifnull(sum(l.aborted), 0),"
-                                  " ifnull(sum(l.prompt), 0), ifnull(sum(l.cached), 0), ifnull(sum(l.completion), 0)"
+                                  "SELECT t.name, sum(l.requests), sum(l.prompt), sum(l.cached), sum(l.completion),"
+                                  " sum(l.aborted), sum(l.program_cpu_ns), sum(l.tensor_ns)"
                                   " FROM tenant t LEFT JOIN ledger l ON l.tenant_id = t.id AND l.minute_s >= ?2"
                                   " WHERE t.name > ?1 AND (?3 IS NULL OR t.name = ?3)"
                                   " AND (t.deleted_s = 0 OR l.tenant_id IS NOT NULL)"
@@ -79,7 +93,7 @@ realm_status realm_store_usage_each(realm_store *store, const char *tenant, int6
         s = db_step(d, st, &row, err);
         if (s == REALM_OK && row) {
             db_copy_text(st, 0, after, sizeof after);
-            add_columns(st, 1, &u);
+            u = take_columns(st, 1); /* the sum of no rows is NULL, which reads as 0 */
         }
         db_end(d, st);
         if (s != REALM_OK || !row) return s;
@@ -92,10 +106,11 @@ realm_status realm_store_usage_engine(realm_store *store, realm_usage *out, real
     sqlite3_stmt *st;
     bool row;
     *out = (realm_usage){0};
-    realm_status s = db_begin(d, "SELECT 0, 0, prompt, cached, completion FROM engine_counter", &st, err);
+    realm_status s =
+        db_begin(d, "SELECT 0, prompt, cached, completion, 0, program_cpu_ns, tensor_ns FROM engine_counter", &st, err);
     if (s != REALM_OK) return s;
     s = db_step(d, st, &row, err);
-    if (s == REALM_OK && row) add_columns(st, 0, out);
+    if (s == REALM_OK && row) *out = take_columns(st, 0);
     db_end(d, st);
     return s;
 }

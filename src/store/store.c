@@ -13,7 +13,7 @@
 #include "crypto/crypto.h"
 #include "store/db.h"
 
-#define SCHEMA_VERSION 2
+#define SCHEMA_VERSION 3
 #define TEXT_OF(number) #number
 #define TEXT(number) TEXT_OF(number)
 #define BUSY_TIMEOUT_MS 5000
@@ -36,11 +36,24 @@ static const char schema[] =
     "CREATE TABLE IF NOT EXISTS ledger("
     " tenant_id INTEGER NOT NULL, minute_s INTEGER NOT NULL, requests INTEGER NOT NULL, aborted INTEGER NOT NULL,"
     " prompt INTEGER NOT NULL, cached INTEGER NOT NULL, completion INTEGER NOT NULL,"
+    " program_cpu_ns INTEGER NOT NULL DEFAULT 0, tensor_ns INTEGER NOT NULL DEFAULT 0," /* since 3 */
     " PRIMARY KEY(tenant_id, minute_s)) WITHOUT ROWID;"
     "CREATE TABLE IF NOT EXISTS engine_counter("
     " id INTEGER PRIMARY KEY CHECK(id = 1), prompt INTEGER NOT NULL, cached INTEGER NOT NULL,"
-    " completion INTEGER NOT NULL);"
-    "INSERT OR IGNORE INTO engine_counter VALUES(1, 0, 0, 0);";
+    " completion INTEGER NOT NULL, program_cpu_ns INTEGER NOT NULL DEFAULT 0,"
+    " tensor_ns INTEGER NOT NULL DEFAULT 0);"
+    "INSERT OR IGNORE INTO engine_counter(id, prompt, cached, completion) VALUES(1, 0, 0, 0);";
+
+/* What tables of earlier versions lack; tables that are missing altogether come with the schema. */
+static const struct {
+    int since;
+    const char *sql;
+} upgrades[] = {
+    {3, "ALTER TABLE ledger ADD COLUMN program_cpu_ns INTEGER NOT NULL DEFAULT 0;"
+        "ALTER TABLE ledger ADD COLUMN tensor_ns INTEGER NOT NULL DEFAULT 0;"
+        "ALTER TABLE engine_counter ADD COLUMN program_cpu_ns INTEGER NOT NULL DEFAULT 0;"
+        "ALTER TABLE engine_counter ADD COLUMN tensor_ns INTEGER NOT NULL DEFAULT 0;"},
+};
 
 /* ---- statements ----------------------------------------------------------------------------------------------------
  */
@@ -149,19 +162,25 @@ void db_close(db *d) {
     realm_mutex_destroy(&d->mu);
 }
 
-static realm_status check_schema_version(db *d, realm_error *err) {
+/* Brings the file to this version, inside a transaction, so that of two processes one finds it done. A file of this
+ * version is only read. */
+static realm_status make_schema(db *d, realm_error *err) {
     sqlite3_stmt *st;
     bool row;
-    realm_status s = db_begin(d, "PRAGMA user_version", &st, err);
+    realm_status s = db_prepare(d, "PRAGMA user_version", &st, err);
     if (s != REALM_OK) return s;
     s = db_step(d, st, &row, err);
-    int version = s == REALM_OK && row ? sqlite3_column_int(st, 0) : 0;
-    db_end(d, st);
-    if (s == REALM_OK && version > SCHEMA_VERSION)
-        s = realm_error_set(err, REALM_E_UNSUPPORTED,
-                            "store: written by a newer version (schema %d, this one knows %d)", version,
-                            SCHEMA_VERSION);
-    return s;
+    int version = s == REALM_OK && row ? sqlite3_column_int(st, 0) : 0; /* 0: a new file */
+    sqlite3_reset(st);
+    if (s != REALM_OK || version == SCHEMA_VERSION) return s;
+    if (version > SCHEMA_VERSION)
+        return realm_error_set(err, REALM_E_UNSUPPORTED,
+                               "store: written by a newer version (schema %d, this one knows %d)", version,
+                               SCHEMA_VERSION);
+    for (size_t i = 0; s == REALM_OK && version > 0 && i < REALM_ARRAY_LEN(upgrades); i++)
+        if (version < upgrades[i].since) s = db_exec(d, upgrades[i].sql, err);
+    if (s == REALM_OK) s = db_exec(d, schema, err);
+    return s == REALM_OK ? db_exec(d, "PRAGMA user_version=" TEXT(SCHEMA_VERSION), err) : s;
 }
 
 /* The secret is made by whoever comes first: written whole to a private name, then linked, which fails for the second.
@@ -223,11 +242,8 @@ realm_status realm_store_open(realm_store **out, const char *dir, realm_error *e
     const int flags = SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE;
     if ((s = db_open(&store->write, path, flags, err)) != REALM_OK) goto fail;
     if ((s = db_exec(&store->write, "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL", err)) != REALM_OK) goto fail;
-    if ((s = check_schema_version(&store->write, err)) != REALM_OK) goto fail;
     if ((s = db_transaction(&store->write, err)) != REALM_OK) goto fail;
-    s = db_exec(&store->write, schema, err);
-    if (s == REALM_OK) s = db_exec(&store->write, "PRAGMA user_version=" TEXT(SCHEMA_VERSION), err);
-    if ((s = db_finish(&store->write, s, err)) != REALM_OK) goto fail;
+    if ((s = db_finish(&store->write, make_schema(&store->write, err), err)) != REALM_OK) goto fail;
     store->reader = &store->write;
     if (dir) {
         if ((s = db_open(&store->read, path, SQLITE_OPEN_READWRITE, err)) != REALM_OK) goto fail;

@@ -176,17 +176,31 @@ REALM_WARN_UNUSED realm_status realm_store_model_used(realm_store *s, int64_t te
                                                       realm_error *err);
 
 /* ---- ledger ---- */
+/* X(field): what is counted of a tenant, under the name that it has wherever it is shown.
+ *   program_cpu_ns   CPU time of its programs and of their host calls, whatever they ended with
+ *   tensor_ns        time for which tensor calls of its programs held the device */
+#define REALM_USAGE_FIELDS(X) \
+    X(requests)               \
+    X(prompt_tokens)          \
+    X(cached_tokens)          \
+    X(completion_tokens)      \
+    X(aborted_requests)       \
+    X(program_cpu_ns)         \
+    X(tensor_ns)
+
 typedef struct realm_usage { /* also a delta */
-    uint64_t requests, aborted_requests;
-    uint64_t prompt_tokens, cached_tokens, completion_tokens;
+#define REALM_USAGE_FIELD(field) uint64_t field;
+    REALM_USAGE_FIELDS(REALM_USAGE_FIELD)
+#undef REALM_USAGE_FIELD
 } realm_usage;
+void realm_usage_add(realm_usage *sum, const realm_usage *delta);
 typedef struct realm_usage_entry {
     int64_t tenant_id;
     realm_usage delta;
 } realm_usage_entry;
 
-/* One transaction: adds each delta to its tenant's row of the current minute, and the engine's own deltas to its
- * counters. All or nothing. */
+/* One transaction: adds each delta to its tenant's row of the current minute, and what was counted in all, by the
+ * engines, the sandbox and the tensor service, to the engine's counters (which have no requests). All or nothing. */
 REALM_WARN_UNUSED realm_status realm_store_usage_add(realm_store *s, const realm_usage_entry *entries, size_t n,
                                                      const realm_usage *engine, realm_error *err);
 /* Sums per tenant since `since_s` (0: all), of one tenant or all (NULL), in order of name. */

@@ -94,6 +94,10 @@ void job_init(tenant_job *job, realm_tenant *t, realm_instance *instance, bool h
 REALM_WARN_UNUSED realm_status jobs_submit(tenant_jobs *p, tenant_job *job, realm_error *err);
 void job_release(tenant_job *job); /* NULL-safe */
 
+typedef struct tenant_spent { /* of a tenant, besides tokens; or by all */
+    uint64_t requests, aborted, cpu_ns, tensor_ns;
+} tenant_spent;
+
 struct realm_tenant {
     realm_runtime *rt;
     realm_tenant *next; /* runtime.mu */
@@ -104,11 +108,11 @@ struct realm_tenant {
     bool forgotten;   /* runtime.mu: and its models and files are gone too */
     job_lane jobs[2]; /* quick and heavy ones */
 
-    realm_tensor_budget *tensors; /* mu: made when first used */
-    tenant_model *stored;         /* runtime.mu: those loaded, or about to be */
-    realm_token_counts carried;   /* flush_mu: of stored models that were unloaded, not yet in the ledger */
-    saved_context *saved;         /* mu */
-    realm_mutex files_mu;         /* what the store lists and what is in the tenant's folder agree outside of it */
+    realm_tensor_budget *tensors;
+    tenant_model *stored;       /* runtime.mu: those loaded, or about to be */
+    realm_token_counts carried; /* flush_mu: of stored models that were unloaded, not yet in the ledger */
+    saved_context *saved;       /* mu */
+    realm_mutex files_mu;       /* what the store lists and what is in the tenant's folder agree outside of it */
 
     realm_mutex mu;
     realm_limits limits;       /* mu */
@@ -130,9 +134,12 @@ struct realm_tenant {
     uint64_t day_tokens;
     bool day_known;
 
+    realm_usage used; /* mu: in the ledger since the server started */
+
     atomic_uint_fast64_t requests, aborted; /* since start */
-    /* What is in the ledger already; maintenance thread only. */
-    uint64_t requests_flushed, aborted_flushed;
+    uint64_t cpu_ns;                        /* runtime.cpu_mu: of programs that have ended, since start */
+    /* What is in the ledger already; flush_mu. */
+    tenant_spent spent_flushed;
     realm_token_counts flushed[RUNTIME_MODELS_MAX];
 };
 
@@ -160,6 +167,9 @@ struct realm_runtime {
 
     realm_mutex flush_mu; /* one flush at a time; before runtime.mu in the order */
     uint64_t complain_ns; /* flush_mu: when a failed flush is logged again */
+    realm_mutex cpu_mu;   /* LEAF: tenants' cpu_ns add up to this one */
+    uint64_t cpu_ns;
+    uint64_t cpu_flushed, tensor_flushed; /* flush_mu */
     atomic_uint_fast64_t requests, aborted, refused, failures;
     atomic_uint requests_active, runs_active;
 };
@@ -281,9 +291,13 @@ void tenants_refresh(realm_runtime *rt); /* after the store's version changed */
 void tenants_close(realm_runtime *rt);
 /* Takes one request from the buckets; REALM_E_RATE and REALM_E_QUOTA name the limit. */
 realm_status tenant_admit(realm_tenant *t, realm_rate *rate, realm_error *err);
-void tenant_spend_tokens(realm_tenant *t, uint64_t n);
+void tenant_spend(realm_tenant *t, const realm_usage *u); /* is in the ledger */
 
 /* ledger.c */
+/* CPU time of a program that has ended. */
+void ledger_charge_cpu(realm_tenant *t, uint64_t ns);
+/* Nothing that it used is missing from the ledger, and nothing is under way for it; flush_mu is held. */
+bool ledger_has_all(realm_tenant *t);
 void ledger_flush(realm_runtime *rt);
 void ledger_enqueue(realm_runtime *rt, realm_run *run); /* run_durable follows */
 void *ledger_thread(void *arg);

@@ -1,9 +1,11 @@
 /* tenant/ledger.c - from the engines' counters to the store.
  *
- * The engines count every token as it is computed, per account and in total. A flush takes a snapshot of each engine at
- * one step boundary, subtracts what is in the store already and adds the rest in one transaction; when that fails (disk
- * full, store locked) nothing is marked as written and the next flush carries it. Runs that ended wait here, so that
- * all that end within one flush share its transaction.
+ * The engines count every token as it is computed, per account and in total; the tensor service likewise what its lists
+ * take of the device. The CPU time of a program is known when it has ended, and is charged then, whatever it ended
+ * with. A flush takes a snapshot of each of them at one moment (an engine's step boundary), subtracts what is in the
+ * store already and adds the rest in one transaction; when that fails (disk full, store locked) nothing is marked as
+ * written and the next flush carries it. Runs that ended wait here, so that all that end within one flush share its
+ * transaction.
  */
 #include <stdio.h>
 #include <string.h>
@@ -35,7 +37,10 @@ typedef struct snapshot { /* of one flush */
     realm_account **accounts;   /* (n), scratch */
     realm_token_counts *each;   /* (n), scratch */
     realm_token_counts totals[RUNTIME_MODELS_MAX];
-    uint64_t *requests, *aborted; /* (n) */
+    tenant_spent *spent;           /* (n) */
+    uint64_t cpu_ns, tensor_ns;    /* of all */
+    realm_tensor_budget **budgets; /* (n), scratch */
+    realm_tensor_usage *tensors;   /* (n), scratch */
 } snapshot;
 
 static void snapshot_release(snapshot *p) {
@@ -45,8 +50,9 @@ static void snapshot_release(snapshot *p) {
     realm_free(p->entries);
     realm_free(p->accounts);
     realm_free(p->each);
-    realm_free(p->requests);
-    realm_free(p->aborted);
+    realm_free(p->spent);
+    realm_free(p->budgets);
+    realm_free(p->tensors);
 }
 
 /* Tokens of the models that a tenant stored: of those loaded since the last flush, and what unloaded ones left. Their
@@ -90,9 +96,56 @@ static bool snapshot_tenants(realm_runtime *rt, snapshot *p) {
     p->entries = realm_calloc(n + 1, sizeof *p->entries);
     p->accounts = realm_calloc(n + 1, sizeof *p->accounts);
     p->each = realm_calloc(n + 1, sizeof *p->each);
-    p->requests = realm_calloc(n + 1, sizeof *p->requests);
-    p->aborted = realm_calloc(n + 1, sizeof *p->aborted);
-    return p->tenants && p->counts && p->entries && p->accounts && p->each && p->requests && p->aborted;
+    p->spent = realm_calloc(n + 1, sizeof *p->spent);
+    p->budgets = realm_calloc(n + 1, sizeof *p->budgets);
+    p->tensors = realm_calloc(n + 1, sizeof *p->tensors);
+    return p->tenants && p->counts && p->entries && p->accounts && p->each && p->spent && p->budgets && p->tensors;
+}
+
+/* What is not tokens. A tenant that is not in the snapshot has spent nothing: before its first request it needs an
+ * account, for which it waits until this flush is over. */
+static void snapshot_spent(realm_runtime *rt, snapshot *p) {
+    realm_tensor_usage total;
+    realm_mutex_lock(&rt->cpu_mu);
+    p->cpu_ns = rt->cpu_ns;
+    for (size_t i = 0; i < p->n; i++) p->spent[i].cpu_ns = p->tenants[i]->cpu_ns;
+    realm_mutex_unlock(&rt->cpu_mu);
+    for (size_t i = 0; i < p->n; i++) p->budgets[i] = p->tenants[i]->tensors;
+    realm_tensor_service_usage(rt->tensors, &total, p->budgets, p->n, p->tensors);
+    p->tensor_ns = total.device_ns;
+    for (size_t i = 0; i < p->n; i++) {
+        p->spent[i].tensor_ns = p->tensors[i].device_ns;
+        p->spent[i].requests = atomic_load(&p->tenants[i]->requests);
+        p->spent[i].aborted = atomic_load(&p->tenants[i]->aborted);
+    }
+}
+
+void ledger_charge_cpu(realm_tenant *t, uint64_t ns) {
+    realm_mutex_lock(&t->rt->cpu_mu);
+    t->cpu_ns += ns;
+    t->rt->cpu_ns += ns;
+    realm_mutex_unlock(&t->rt->cpu_mu);
+}
+
+bool ledger_has_all(realm_tenant *t) {
+    static const realm_token_counts none;
+    realm_runtime *rt = t->rt;
+    realm_tensor_usage total, tensors;
+    bool all = memcmp(&t->carried, &none, sizeof none) == 0;
+    for (size_t i = 0; i < RUNTIME_MODELS_MAX && all; i++) {
+        realm_token_counts c = {0};
+        if (t->accounts[i]) realm_account_counts(t->accounts[i], &c);
+        all = memcmp(&c, &t->flushed[i], sizeof c) == 0;
+    }
+    realm_tensor_service_usage(rt->tensors, &total, &t->tensors, 1, &tensors);
+    realm_mutex_lock(&rt->cpu_mu);
+    const uint64_t cpu_ns = t->cpu_ns;
+    realm_mutex_unlock(&rt->cpu_mu);
+    const tenant_spent now = {.requests = atomic_load(&t->requests),
+                              .aborted = atomic_load(&t->aborted),
+                              .cpu_ns = cpu_ns,
+                              .tensor_ns = tensors.device_ns};
+    return all && tensors.lists == 0 && memcmp(&now, &t->spent_flushed, sizeof now) == 0;
 }
 
 static realm_status flush(realm_runtime *rt, realm_error *err) {
@@ -114,33 +167,35 @@ static realm_status flush(realm_runtime *rt, realm_error *err) {
             if (p.tenants[i]->accounts[m]) p.counts[i * RUNTIME_MODELS_MAX + m] = p.each[k++];
         add(&engine, minus(p.totals[m], rt->models[m]->flushed));
     }
+    snapshot_spent(rt, &p);
+    engine.program_cpu_ns = p.cpu_ns - rt->cpu_flushed;
+    engine.tensor_ns = p.tensor_ns - rt->tensor_flushed;
     for (size_t i = 0; i < p.n; i++) {
         realm_tenant *t = p.tenants[i];
+        const tenant_spent *spent = &p.spent[i], *had = &t->spent_flushed;
         realm_usage_entry e = {.tenant_id = t->id};
         for (size_t m = 0; m < n_models; m++) add(&e.delta, minus(p.counts[i * RUNTIME_MODELS_MAX + m], t->flushed[m]));
         realm_token_counts stored = snapshot_stored(rt, t);
         add(&e.delta, stored);
         add(&engine, stored);
-        p.requests[i] = atomic_load(&t->requests);
-        p.aborted[i] = atomic_load(&t->aborted);
-        e.delta.requests = p.requests[i] - t->requests_flushed;
-        e.delta.aborted_requests = p.aborted[i] - t->aborted_flushed;
+        e.delta.requests = spent->requests - had->requests;
+        e.delta.aborted_requests = spent->aborted - had->aborted;
+        e.delta.program_cpu_ns = spent->cpu_ns - had->cpu_ns;
+        e.delta.tensor_ns = spent->tensor_ns - had->tensor_ns;
         static const realm_usage zero;
         if (memcmp(&e.delta, &zero, sizeof zero) != 0) p.entries[n_entries++] = e;
     }
     if (n_entries) s = realm_store_usage_add(rt->store, p.entries, n_entries, &engine, err);
     if (s == REALM_OK && n_entries) {
         for (size_t m = 0; m < n_models; m++) rt->models[m]->flushed = p.totals[m];
+        rt->cpu_flushed = p.cpu_ns;
+        rt->tensor_flushed = p.tensor_ns;
         for (size_t i = 0, k = 0; i < p.n; i++) {
             realm_tenant *t = p.tenants[i];
             memcpy(t->flushed, &p.counts[i * RUNTIME_MODELS_MAX], sizeof t->flushed);
             stored_flushed(rt, t);
-            t->requests_flushed = p.requests[i];
-            t->aborted_flushed = p.aborted[i];
-            if (k < n_entries && p.entries[k].tenant_id == t->id) {
-                const realm_usage *u = &p.entries[k++].delta;
-                tenant_spend_tokens(t, u->prompt_tokens + u->completion_tokens);
-            }
+            t->spent_flushed = p.spent[i];
+            if (k < n_entries && p.entries[k].tenant_id == t->id) tenant_spend(t, &p.entries[k++].delta);
         }
     }
     snapshot_release(&p);

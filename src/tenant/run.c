@@ -145,7 +145,9 @@ static void run_ended(realm_run *run, realm_status status, int32_t value, const 
 
 /* A worker: the instance has ended and its memory is gone. */
 static void run_instance_done(void *user, realm_instance *instance, const realm_instance_result *result) {
+    const realm_run *run = user;
     (void)instance;
+    ledger_charge_cpu(run->request->tenant, result->cpu_ns); /* whatever it ended with; before its END is durable */
     run_ended(user, result->status, result->value, result->text);
 }
 

@@ -20,6 +20,7 @@ realm_status realm_runtime_open(realm_runtime **out, const realm_runtime_config 
     if (!rt) return realm_error_set(err, REALM_E_NOMEM, "runtime: out of memory");
     realm_mutex_init(&rt->mu, REALM_RANK_RUNTIME);
     realm_mutex_init(&rt->flush_mu, REALM_RANK_API);
+    realm_mutex_init(&rt->cpu_mu, REALM_RANK_LEAF);
     realm_cond_init(&rt->work);
     realm_cond_init(&rt->reloaded);
     realm_cond_init(&rt->model_loaded);
@@ -83,8 +84,8 @@ void realm_runtime_close(realm_runtime *rt) {
     realm_program_release(rt->default_program);
     realm_sandbox_close(sandbox);
     jobs_close(rt->jobs);
+    if (rt->tensors) ledger_flush(rt);       /* everything is there */
     realm_tensor_service_close(rt->tensors); /* what it still computed held models and tenants */
-    if (rt->store) ledger_flush(rt);
     tenants_close(rt);
     size_t n = atomic_load_explicit(&rt->n_models, memory_order_acquire);
     for (size_t i = 0; i < n; i++) model_free(rt->models[i]);
@@ -94,6 +95,7 @@ void realm_runtime_close(realm_runtime *rt) {
     realm_cond_destroy(&rt->reloaded);
     realm_cond_destroy(&rt->model_loaded);
     realm_free(rt->models_dir);
+    realm_mutex_destroy(&rt->cpu_mu);
     realm_mutex_destroy(&rt->flush_mu);
     realm_mutex_destroy(&rt->mu);
     realm_free(rt);

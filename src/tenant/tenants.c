@@ -71,6 +71,7 @@ static void apply_row(realm_tenant *t, const realm_tenant_row *row) {
         t->program = NULL;
         realm_error_clear(&t->program_error);
     }
+    realm_tensor_budget_set_limit(t->tensors, t->limits.tensor_bytes);
     realm_account_limits al = tenant_account_limits(&t->limits);
     for (size_t i = 0; i < RUNTIME_MODELS_MAX; i++)
         if (t->accounts[i]) realm_account_set_limits(t->accounts[i], &al);
@@ -91,8 +92,9 @@ static realm_status hold(realm_runtime *rt, const realm_tenant_row *row, realm_t
     while (t && t->id != row->id) t = t->next;
     if (!t) {
         t = realm_calloc(1, sizeof *t);
-        if (!t) {
+        if (!t || realm_tensor_budget_open(row->limits.tensor_bytes, &t->tensors, NULL) != REALM_OK) {
             realm_mutex_unlock(&rt->mu);
+            realm_free(t);
             return realm_error_set(err, REALM_E_NOMEM, "tenant: out of memory");
         }
         t->rt = rt;
@@ -209,18 +211,10 @@ static void free_gone(realm_runtime *rt) {
     ledger_flush(rt);
     realm_mutex_lock(&rt->flush_mu);
     realm_mutex_lock(&rt->mu);
-    static const realm_token_counts none;
     realm_tenant **link = &rt->tenants, *dead = NULL, *t;
     while ((t = *link)) {
-        bool unused = t->gone && t->forgotten && !t->stored &&
-                      atomic_load_explicit(&t->refs, memory_order_acquire) == 0 &&
-                      memcmp(&t->carried, &none, sizeof none) == 0;
-        for (size_t i = 0; i < RUNTIME_MODELS_MAX && unused; i++) {
-            realm_token_counts c = {0};
-            if (t->accounts[i]) realm_account_counts(t->accounts[i], &c);
-            unused = memcmp(&c, &t->flushed[i], sizeof c) == 0;
-        }
-        if (unused) {
+        if (t->gone && t->forgotten && !t->stored && atomic_load_explicit(&t->refs, memory_order_acquire) == 0 &&
+            ledger_has_all(t)) {
             *link = t->next;
             t->next = dead;
             dead = t;
@@ -546,8 +540,10 @@ realm_status tenant_admit(realm_tenant *t, realm_rate *rate, realm_error *err) {
     return s;
 }
 
-void tenant_spend_tokens(realm_tenant *t, uint64_t n) {
+void tenant_spend(realm_tenant *t, const realm_usage *u) {
+    const uint64_t n = u->prompt_tokens + u->completion_tokens;
     realm_mutex_lock(&t->mu);
+    realm_usage_add(&t->used, u);
     if (t->limits.tokens_per_minute) {
         refill(&t->token_credit, &t->token_credit_ns, t->limits.tokens_per_minute, realm_clock_ns());
         t->token_credit -= (double)n;

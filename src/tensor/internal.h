@@ -17,7 +17,8 @@
 struct realm_tensor_budget {
     atomic_uint refs;
     _Atomic uint64_t bytes, limit_bytes;
-    _Atomic uint64_t ops, device_ns;
+    _Atomic uint64_t ops, device_ns; /* written under the service's lock, like the following */
+    _Atomic uint32_t lists;
     /* Its lane in the service that it was first used with; under the service's lock. */
     realm_tensor_service *service;
     realm_tensor_budget *next_lane;

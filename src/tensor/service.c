@@ -45,6 +45,7 @@ struct realm_tensor_service {
     realm_cond work;
     bool stop;
     uint32_t n_jobs;
+    uint64_t ops, device_ns;           /* of all budgets, also of those that are gone */
     realm_tensor_budget *first, *last; /* lanes with something to do, in rotation */
     pthread_t thread;
 };
@@ -151,12 +152,11 @@ static realm_status run_slice(realm_tensor_job *j, realm_error *err) {
     if (j->row < s->rows) return REALM_OK;
     j->row = 0;
     j->at++;
-    atomic_fetch_add_explicit(&j->budget->ops, 1, memory_order_relaxed);
     return REALM_OK;
 }
 
-/* Slices of a list until it is over or has had the device for long enough. */
-static realm_status run_turn(realm_tensor_job *j, realm_error *err) {
+/* Slices of a list until it is over or has had the device for long enough: *held_ns. */
+static realm_status run_turn(realm_tensor_job *j, uint64_t *held_ns, realm_error *err) {
     realm_status st = REALM_OK;
     if (j->at < j->n && j->steps[j->at].pin) {
         st = realm_model_layer_pin(j->steps[j->at].model, j->steps[j->at].layer, err);
@@ -165,7 +165,6 @@ static realm_status run_turn(realm_tensor_job *j, realm_error *err) {
             return st;
         }
         j->at++;
-        atomic_fetch_add_explicit(&j->budget->ops, 1, memory_order_relaxed);
         return REALM_OK;
     }
     realm_backend *b = j->service->backend;
@@ -179,7 +178,7 @@ static realm_status run_turn(realm_tensor_job *j, realm_error *err) {
         now = realm_clock_ns();
     }
     realm_backend_turn_end(b);
-    atomic_fetch_add_explicit(&j->budget->device_ns, now - begin, memory_order_relaxed);
+    *held_ns = now - begin;
     return st;
 }
 
@@ -200,6 +199,14 @@ static realm_tensor_job *next_job(realm_tensor_service *s) {
     return s->first ? s->first->first : NULL;
 }
 
+/* relaxed: written under the service's lock, read without it by whoever can do with numbers of several moments */
+static void charge(realm_tensor_service *s, realm_tensor_budget *b, uint64_t ops, uint64_t held_ns) {
+    s->ops += ops;
+    s->device_ns += held_ns;
+    atomic_fetch_add_explicit(&b->ops, ops, memory_order_relaxed);
+    atomic_fetch_add_explicit(&b->device_ns, held_ns, memory_order_relaxed);
+}
+
 /* The lane has had its turn. Locked. */
 static void rotate(realm_tensor_service *s, bool over) {
     realm_tensor_budget *lane = s->first;
@@ -209,6 +216,7 @@ static void rotate(realm_tensor_service *s, bool over) {
         lane->first = lane->first->next;
         if (!lane->first) lane->last = NULL;
         s->n_jobs--;
+        atomic_fetch_sub_explicit(&lane->lists, 1, memory_order_relaxed);
     }
     if (lane->first) append_lane(s, lane);
 }
@@ -221,7 +229,9 @@ static void *service_main(void *arg) {
         realm_mutex_unlock(&s->mu);
         realm_error err = {0};
         realm_status st = REALM_OK;
-        if (!stop && !atomic_load_explicit(&j->cancelled, memory_order_relaxed)) st = run_turn(j, &err);
+        uint64_t held_ns = 0;
+        const size_t at = j->at;
+        if (!stop && !atomic_load_explicit(&j->cancelled, memory_order_relaxed)) st = run_turn(j, &held_ns, &err);
         bool over = st != REALM_OK || j->at == j->n;
         if (!over && (stop || atomic_load_explicit(&j->cancelled, memory_order_relaxed))) {
             st = realm_error_set(&err, REALM_E_CANCELLED, "cancelled before op %zu of %zu was over", j->at, j->n);
@@ -229,6 +239,7 @@ static void *service_main(void *arg) {
         }
         /* Out of its lane first: what a list's end lets go may be the budget that is the lane. */
         realm_mutex_lock(&s->mu);
+        charge(s, j->budget, j->at - at, held_ns); /* before whoever waits for the list hears of it */
         rotate(s, over);
         realm_mutex_unlock(&s->mu);
         if (over) finish(j, st, &err);
@@ -266,6 +277,14 @@ void realm_tensor_service_close(realm_tensor_service *s) {
     realm_cond_destroy(&s->work);
     realm_mutex_destroy(&s->mu);
     realm_free(s);
+}
+
+void realm_tensor_service_usage(realm_tensor_service *s, realm_tensor_usage *total, realm_tensor_budget *const *budgets,
+                                size_t n, realm_tensor_usage *each) {
+    realm_mutex_lock(&s->mu);
+    *total = (realm_tensor_usage){.ops = s->ops, .device_ns = s->device_ns, .lists = s->n_jobs};
+    for (size_t i = 0; i < n; i++) realm_tensor_budget_usage(budgets[i], &each[i]);
+    realm_mutex_unlock(&s->mu);
 }
 
 /* ---- submitting -------------------------------------------------------------------------------------------------- */
@@ -314,6 +333,7 @@ static realm_status queue(realm_tensor_service *s, realm_tensor_job *j, realm_er
     } else {
         lane->service = s;
         s->n_jobs++;
+        atomic_fetch_add_explicit(&lane->lists, 1, memory_order_relaxed);
         if (lane->last) {
             lane->last->next = j;
         } else {

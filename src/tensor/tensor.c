@@ -36,7 +36,8 @@ void realm_tensor_budget_usage(realm_tensor_budget *b, realm_tensor_usage *out) 
     *out = (realm_tensor_usage){.bytes = atomic_load_explicit(&b->bytes, memory_order_relaxed),
                                 .limit_bytes = atomic_load_explicit(&b->limit_bytes, memory_order_relaxed),
                                 .ops = atomic_load_explicit(&b->ops, memory_order_relaxed),
-                                .device_ns = atomic_load_explicit(&b->device_ns, memory_order_relaxed)};
+                                .device_ns = atomic_load_explicit(&b->device_ns, memory_order_relaxed),
+                                .lists = atomic_load_explicit(&b->lists, memory_order_relaxed)};
 }
 
 /* relaxed: a count that guards nothing but itself */

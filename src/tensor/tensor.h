@@ -45,6 +45,7 @@ typedef struct realm_tensor_usage {
     uint64_t bytes, limit_bytes;
     uint64_t ops;       /* done so far */
     uint64_t device_ns; /* time its ops held the device so far */
+    uint32_t lists;     /* queued or running now */
 } realm_tensor_usage;
 
 REALM_WARN_UNUSED realm_status realm_tensor_budget_open(uint64_t limit_bytes, realm_tensor_budget **out,
@@ -184,6 +185,10 @@ REALM_WARN_UNUSED realm_status realm_tensor_service_open(realm_backend *b, realm
                                                          realm_error *err);
 /* Cancels what is pending (on_done is called) and joins the thread. Jobs must have been released before. */
 void realm_tensor_service_close(realm_tensor_service *s); /* NULL-safe */
+/* What the service did since it was opened (bytes are 0), and each of the given budgets, as of one moment: summed over
+ * all budgets that were used with it they are equal (the ledger's check). */
+void realm_tensor_service_usage(realm_tensor_service *s, realm_tensor_usage *total, realm_tensor_budget *const *budgets,
+                                size_t n, realm_tensor_usage *each);
 
 /* Called once for every list that was taken, on the service's thread: status, and for a failure its text. Must not
  * block nor release the job. */

@@ -121,6 +121,7 @@ def test_a_second_sigterm_does_not_wait():
 def test_the_ledger_survives_kill_9():
     with Server(tenants=("alpha", "beta")) as s:
         told = {"alpha": [0, 0], "beta": [0, 0]}
+        cpu = {"alpha": 0, "beta": 0}
         for round in range(3):
             stop = threading.Event()
 
@@ -147,10 +148,12 @@ def test_the_ledger_survives_kill_9():
             rows = {u["tenant"]: u for u in s.usage()}
             engine = s.usage("--engine")
             engine = engine[0] if isinstance(engine, list) else engine
-            for field in ("prompt_tokens", "completion_tokens"):
+            for field in ("prompt_tokens", "cached_tokens", "completion_tokens", "program_cpu_ns", "tensor_ns"):
                 assert sum(u[field] for u in rows.values()) == engine[field], (rows, engine)
             for tenant, (prompt, completion) in told.items():
                 assert rows[tenant]["prompt_tokens"] >= prompt and rows[tenant]["completion_tokens"] >= completion
+                assert rows[tenant]["program_cpu_ns"] > cpu[tenant], "answers of this round cost time"
+                cpu[tenant] = rows[tenant]["program_cpu_ns"]
             assert sum(p for p, _ in told.values()) > 0
             s.start()
 

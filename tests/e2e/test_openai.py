@@ -275,6 +275,7 @@ def test_a_tenants_usage_adds_up(server):
     assert after["requests"] - before["requests"] == 4
     assert after["prompt_tokens"] - before["prompt_tokens"] == prompt
     assert after["completion_tokens"] - before["completion_tokens"] == completion
+    assert after["program_cpu_ns"] > before["program_cpu_ns"] and after["tensor_ns"] == 0
     row = [u for u in server.usage() if u["tenant"] == "alpha"][0]
     assert row == {k: after[k] for k in row}
     assert [u["tenant"] for u in server.usage("--tenant", "alpha")] == ["alpha"]

@@ -21,17 +21,7 @@ host_tensors *host_tensors_of(realm_host *h) {
     return h->tensors;
 }
 
-realm_tensor_budget *host_tensor_budget(realm_host *h) {
-    realm_tenant *t = realm_run_request(h->run)->tenant;
-    realm_mutex_lock(&t->mu);
-    if (t->tensors)
-        realm_tensor_budget_set_limit(t->tensors, t->limits.tensor_bytes);
-    else if (realm_tensor_budget_open(t->limits.tensor_bytes, &t->tensors, &h->error))
-        t->tensors = NULL;
-    realm_tensor_budget *b = t->tensors;
-    realm_mutex_unlock(&t->mu);
-    return b;
-}
+realm_tensor_budget *host_tensor_budget(const realm_host *h) { return realm_run_request(h->run)->tenant->tensors; }
 
 /* Undoes a pin too that nobody has taken over: an instance may be ended, or cancelled, when the service has told of it
  * and before its call runs again. */
@@ -106,11 +96,8 @@ realm_call_result host_tensor_start(realm_call *call, const realm_tensor_op *ops
                                     int32_t *result) {
     realm_host *h = host_of(call);
     host_tensors *t = host_tensors_of(h);
-    realm_tensor_budget *b = t ? host_tensor_budget(h) : NULL;
-    if (!b) {
-        if (t) work_end(&t->work);
-        return host_failed(h, result);
-    }
+    if (!t) return host_failed(h, result);
+    realm_tensor_budget *b = host_tensor_budget(h);
     host_tensor_work *w = &t->work;
     ((call_state *)realm_call_state(call))->started = true;
     w->host = h;
@@ -151,13 +138,12 @@ realm_call_result host_tensor_new(realm_call *call, const uint64_t *args, int32_
     realm_host *h = host_of(call);
     uint64_t dims[REALM_TENSOR_MAX_DIMS];
     realm_tensor *t;
-    realm_tensor_budget *b;
     if (args[1] == 0 || args[1] > REALM_TENSOR_MAX_DIMS)
         return host_fail(h, result, REALM_E_RANGE, "tensor_new: 1 to %u dimensions", REALM_TENSOR_MAX_DIMS);
     const void *from = host_range(call, args[0], args[1] * sizeof *dims, "tensor_new", result);
     if (!from) return REALM_CALL_DONE;
     memcpy(dims, from, (size_t)args[1] * sizeof *dims);
-    if (!(b = host_tensor_budget(h)) || realm_tensor_new(b, (uint32_t)args[1], dims, &t, &h->error) ||
+    if (realm_tensor_new(host_tensor_budget(h), (uint32_t)args[1], dims, &t, &h->error) ||
         host_tensor_give(h, t, NULL, result))
         return host_failed(h, result);
     return REALM_CALL_DONE;
@@ -463,9 +449,8 @@ realm_call_result host_tensor_logits(realm_call *call, const uint64_t *args, int
 
 static realm_status make_own(realm_host *h, size_t i, uint32_t rows, uint32_t cols, const char *values) {
     host_tensors *t = host_tensors_of(h);
-    realm_tensor_budget *b = t ? host_tensor_budget(h) : NULL;
-    if (!b) return h->error.code;
-    realm_status st = realm_tensor_new(b, 2, (uint64_t[]){rows, cols}, &t->work.own[i], &h->error);
+    if (!t) return h->error.code;
+    realm_status st = realm_tensor_new(host_tensor_budget(h), 2, (uint64_t[]){rows, cols}, &t->work.own[i], &h->error);
     if (st || !values) return st;
     float part[COPY_VALUES];
     uint64_t total = (uint64_t)rows * cols;

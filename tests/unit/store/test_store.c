@@ -216,34 +216,89 @@ static void arguments_and_environment(void **state) {
     realm_store_close(a);
 }
 
-/* A store of the first version gets what it lacks, and keeps what it has. */
+static bool sum_usage(void *user, const char *name, const realm_usage *u) {
+    (void)name;
+    realm_usage_add(user, u);
+    return true;
+}
+
+/* A store of an earlier version gets what it lacks, and keeps what it has. These are the tables as those versions made
+ * them, with a tenant and what it has used. */
 static void older_store(void **state) {
     (void)state;
+    static const char FIRST[] =
+        "CREATE TABLE tenant(id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL,"
+        " program TEXT NOT NULL DEFAULT '', created_s INTEGER NOT NULL, deleted_s INTEGER NOT NULL DEFAULT 0);"
+        "CREATE UNIQUE INDEX tenant_name ON tenant(name) WHERE deleted_s = 0;"
+        "CREATE TABLE tenant_limit(tenant_id INTEGER NOT NULL, name TEXT NOT NULL, value INTEGER NOT NULL,"
+        " PRIMARY KEY(tenant_id, name)) WITHOUT ROWID;"
+        "CREATE TABLE program(sha256 TEXT PRIMARY KEY, wasm BLOB NOT NULL) WITHOUT ROWID;"
+        "CREATE TABLE api_key(id TEXT PRIMARY KEY, tenant_id INTEGER NOT NULL, admin INTEGER NOT NULL,"
+        " mac BLOB NOT NULL, created_s INTEGER NOT NULL, expires_s INTEGER NOT NULL,"
+        " revoked_s INTEGER NOT NULL DEFAULT 0) WITHOUT ROWID;"
+        "CREATE TABLE ledger(tenant_id INTEGER NOT NULL, minute_s INTEGER NOT NULL, requests INTEGER NOT NULL,"
+        " aborted INTEGER NOT NULL, prompt INTEGER NOT NULL, cached INTEGER NOT NULL, completion INTEGER NOT NULL,"
+        " PRIMARY KEY(tenant_id, minute_s)) WITHOUT ROWID;"
+        "CREATE TABLE engine_counter(id INTEGER PRIMARY KEY CHECK(id = 1), prompt INTEGER NOT NULL,"
+        " cached INTEGER NOT NULL, completion INTEGER NOT NULL);"
+        "INSERT INTO tenant VALUES(1, 'one', '', 1700000000, 0);"
+        "INSERT INTO ledger VALUES(1, 1700000040, 3, 1, 100, 10, 50);"
+        "INSERT INTO engine_counter VALUES(1, 100, 10, 50);"
+        "PRAGMA user_version=1;";
+    static const char SECOND[] =
+        "CREATE TABLE tenant_string(tenant_id INTEGER NOT NULL, kind INTEGER NOT NULL, place INTEGER NOT NULL,"
+        " value TEXT NOT NULL, PRIMARY KEY(tenant_id, kind, place)) WITHOUT ROWID;"
+        "INSERT INTO tenant_string VALUES(1, 0, 0, '-v');"
+        "PRAGMA user_version=2;";
+    for (uint32_t version = 1; version <= 2; version++) {
+        realm_error err = {0};
+        realm_tenant_row row;
+        char path[320];
+        sqlite3 *db = NULL;
+        snprintf(path, sizeof path, "%s/realm.db", dir);
+        unlink(path);
+        assert_int_equal(sqlite3_open(path, &db), SQLITE_OK);
+        assert_int_equal(sqlite3_exec(db, FIRST, NULL, NULL, NULL), SQLITE_OK);
+        if (version == 2) assert_int_equal(sqlite3_exec(db, SECOND, NULL, NULL, NULL), SQLITE_OK);
+        sqlite3_close(db);
+        for (int again = 0; again < 2; again++) { /* the second time there is nothing left to do */
+            realm_store *a = open_store();
+            realm_usage u = {0}, engine;
+            assert_int_equal(realm_store_tenant_find(a, "one", &row, &err), REALM_OK);
+            assert_int_equal(row.args.n, version - 1);
+            realm_usage_entry e = {1, {.requests = 1, .program_cpu_ns = 7, .tensor_ns = 5}};
+            if (realm_store_usage_add(a, &e, 1, &e.delta, &err)) fail_msg("%s", err.text);
+            assert_int_equal(realm_store_usage_each(a, "one", 0, sum_usage, &u, &err), REALM_OK);
+            assert_int_equal(realm_store_usage_engine(a, &engine, &err), REALM_OK);
+            const uint64_t n = (uint64_t)again + 1;
+            assert_int_equal(u.requests, 3 + n);
+            assert_int_equal(u.aborted_requests, 1);
+            assert_int_equal(u.prompt_tokens, 100);
+            assert_int_equal(u.cached_tokens, 10);
+            assert_int_equal(u.completion_tokens, 50);
+            assert_int_equal(u.program_cpu_ns, 7 * n);
+            assert_int_equal(u.tensor_ns, 5 * n);
+            assert_int_equal(engine.prompt_tokens, 100);
+            assert_int_equal(engine.program_cpu_ns, 7 * n);
+            assert_int_equal(engine.tensor_ns, 5 * n);
+            realm_store_close(a);
+        }
+    }
+}
+
+static void newer_store(void **state) {
+    (void)state;
     realm_error err = {0};
-    realm_tenant_row row;
     char path[320];
     sqlite3 *db = NULL;
     realm_store *a = open_store();
-    assert_int_equal(realm_store_tenant_create(a, "one", NULL, NULL, 0, &row, &err), REALM_OK);
     realm_store_close(a);
     snprintf(path, sizeof path, "%s/realm.db", dir);
     assert_int_equal(sqlite3_open(path, &db), SQLITE_OK);
-    assert_int_equal(sqlite3_exec(db, "DROP TABLE tenant_string; PRAGMA user_version=1", NULL, NULL, NULL), SQLITE_OK);
+    assert_int_equal(sqlite3_exec(db, "PRAGMA user_version=1000", NULL, NULL, NULL), SQLITE_OK);
     sqlite3_close(db);
-    a = open_store();
-    assert_int_equal(realm_store_tenant_find(a, "one", &row, &err), REALM_OK);
-    assert_int_equal(row.args.n, 0);
-    realm_store_close(a);
-}
-
-static bool sum_usage(void *user, const char *name, const realm_usage *u) {
-    (void)name;
-    realm_usage *sum = user;
-    sum->prompt_tokens += u->prompt_tokens;
-    sum->cached_tokens += u->cached_tokens;
-    sum->completion_tokens += u->completion_tokens;
-    sum->requests += u->requests;
-    return true;
+    assert_int_equal(realm_store_open(&a, dir, &err), REALM_E_UNSUPPORTED);
+    assert_non_null(strstr(err.text, "schema 1000"));
 }
 
 static void ledger_agrees_after_kill(void **state) {
@@ -263,9 +318,11 @@ static void ledger_agrees_after_kill(void **state) {
             realm_store *s = NULL;
             if (realm_store_open(&s, dir, NULL) != REALM_OK) _exit(1);
             for (uint64_t i = 0;; i++) {
-                realm_usage_entry e[2] = {{t[0].id, {.requests = 1, .prompt_tokens = 7, .completion_tokens = i}},
-                                          {t[1].id, {.prompt_tokens = 3, .cached_tokens = 1}}};
-                realm_usage total = {.prompt_tokens = 10, .cached_tokens = 1, .completion_tokens = i};
+                realm_usage_entry e[2] = {
+                    {t[0].id, {.requests = 1, .prompt_tokens = 7, .completion_tokens = i, .program_cpu_ns = 2}},
+                    {t[1].id, {.prompt_tokens = 3, .cached_tokens = 1, .program_cpu_ns = i}}};
+                realm_usage total = {
+                    .prompt_tokens = 10, .cached_tokens = 1, .completion_tokens = i, .program_cpu_ns = 2 + i};
                 if (realm_store_usage_add(s, e, 2, &total, NULL) != REALM_OK) _exit(2);
                 if (i == 20 && write(ready[1], "x", 1) != 1) _exit(3);
             }
@@ -285,6 +342,7 @@ static void ledger_agrees_after_kill(void **state) {
         assert_int_equal(sum.prompt_tokens, engine.prompt_tokens);
         assert_int_equal(sum.cached_tokens, engine.cached_tokens);
         assert_int_equal(sum.completion_tokens, engine.completion_tokens);
+        assert_int_equal(sum.program_cpu_ns, engine.program_cpu_ns);
         assert_true(sum.requests >= last + 21);
         last = sum.requests;
         uint64_t tokens;
@@ -427,6 +485,7 @@ int main(void) {
         cmocka_unit_test_setup_teardown(secrets_stay_out_of_the_files, make_dir, remove_dir),
         cmocka_unit_test_setup_teardown(arguments_and_environment, make_dir, remove_dir),
         cmocka_unit_test_setup_teardown(older_store, make_dir, remove_dir),
+        cmocka_unit_test_setup_teardown(newer_store, make_dir, remove_dir),
         cmocka_unit_test_setup_teardown(ledger_agrees_after_kill, make_dir, remove_dir),
         cmocka_unit_test_setup_teardown(damaged_files_are_refused, make_dir, remove_dir),
         cmocka_unit_test(memory_stores_are_apart),

@@ -1,0 +1,154 @@
+/* What programs use besides tokens: their CPU time, however they end, and the device time of their tensor calls. It
+ * stands in the ledger when their END is handed out, under their tenant alone, and adds up to what was counted in all.
+ */
+#include "tenant/client.h"
+
+#define MS REALM_NS_PER_MS
+
+static realm_usage used[8]; /* by tenant; what take_usage fills in */
+static realm_usage sum;
+static const char *wanted;
+
+static bool take_usage(void *user, const char *name, const realm_usage *u) {
+    realm_usage_add(&sum, u);
+    if (wanted && strcmp(name, wanted) == 0) *(realm_usage *)user = *u;
+    return true;
+}
+
+/* What the store says, read as another process would. */
+static realm_usage usage_of(const char *tenant) {
+    realm_error err = {0};
+    realm_usage u = {0}, engine;
+    realm_store *store;
+    if (realm_store_open(&store, state_dir, &err)) fail_msg("%s", err.text);
+    wanted = tenant;
+    sum = (realm_usage){0};
+    assert_int_equal(realm_store_usage_each(store, NULL, 0, take_usage, &u, NULL), REALM_OK);
+    assert_int_equal(realm_store_usage_engine(store, &engine, NULL), REALM_OK);
+    assert_int_equal(sum.program_cpu_ns, engine.program_cpu_ns);
+    assert_int_equal(sum.tensor_ns, engine.tensor_ns);
+    assert_int_equal(sum.prompt_tokens, engine.prompt_tokens);
+    assert_int_equal(sum.completion_tokens, engine.completion_tokens);
+    realm_store_close(store);
+    return u;
+}
+
+static realm_run_params input(const char *text) {
+    static char json[256];
+    realm_run_params p = text_request();
+    snprintf(json, sizeof json, "{\"endpoint\":\"completion\",\"prompt\":\"abc abc\",\"text\":\"%s\"}", text);
+    p.input = json;
+    p.input_len = strlen(json);
+    return p;
+}
+
+static void limit(const char *tenant, const char *name, const char *value) {
+    realm_error err = {0};
+    realm_tenant_row row;
+    realm_store *s = realm_runtime_store(rt);
+    if (realm_store_tenant_find(s, tenant, &row, &err) || realm_limits_set(&row.limits, name, value, &err) ||
+        realm_store_tenant_set(s, tenant, &row.limits, NULL, 0, &err))
+        fail_msg("%s", err.text);
+    realm_runtime_reload(rt);
+}
+
+static uint64_t cpu_of(const char *tenant) { return usage_of(tenant).program_cpu_ns; }
+
+static void programs_are_charged_however_they_end(void **state) {
+    (void)state;
+    client c;
+    static const struct {
+        const char *name, *does;
+        realm_status status;
+        uint64_t least_ns;
+    } CASES[] = {{"returns", "logs", REALM_OK, 1},
+                 {"traps", "trap", REALM_E_PROGRAM, 1},
+                 {"spins", "spin", REALM_E_LIMIT, 50 * MS}};
+    realm_tenant *quiet = tenant_with("quiet", NULL, NULL);
+    complete(&c, quiet, text_request());
+    expect_ok(&c);
+    end(&c);
+    const uint64_t before = cpu_of("quiet");
+    assert_true(before > 0); /* the default program is one too */
+    for (size_t i = 0; i < REALM_ARRAY_LEN(CASES); i++) {
+        realm_tenant *t = tenant_with(CASES[i].name, TEST_WASM "/guest", "hostile");
+        limit(CASES[i].name, "cpu_ms_per_wake", "50");
+        complete(&c, t, input(CASES[i].does));
+        assert_int_equal(c.status, CASES[i].status);
+        used[i] = usage_of(CASES[i].name); /* END has been told: it is there */
+        if (used[i].program_cpu_ns < CASES[i].least_ns)
+            fail_msg("%s: %llu ns", CASES[i].name, (unsigned long long)used[i].program_cpu_ns);
+        end(&c);
+        realm_tenant_release(t);
+    }
+    for (size_t i = 0; i < REALM_ARRAY_LEN(CASES); i++) /* each to its own, once */
+        assert_int_equal(cpu_of(CASES[i].name), used[i].program_cpu_ns);
+    assert_int_equal(cpu_of("quiet"), before);
+    realm_tenant_release(quiet);
+}
+
+static void a_client_that_leaves_is_charged(void **state) {
+    (void)state;
+    client c;
+    realm_tenant *t = tenant_with("leaves", TEST_WASM "/guest", "hostile");
+    limit("leaves", "cpu_ms_per_wake", "20000");
+    begin(&c, t, input("spin"));
+    follow(&c, 1);
+    assert_int_equal(cpu_of("leaves"), 0); /* it has not ended */
+    realm_run_cancel(c.run);
+    follow(&c, 0); /* ended after its period of grace */
+    assert_int_equal(c.finish, REALM_FINISH_CANCELLED);
+    realm_usage u = usage_of("leaves");
+    assert_true(u.program_cpu_ns > 0);
+    assert_int_equal(u.aborted_requests, 1);
+    end(&c);
+    realm_tenant_release(t);
+}
+
+static void tensor_calls_are_charged(void **state) {
+    (void)state;
+    client c;
+    realm_tenant *t = tenant_with("computes", TEST_WASM "/guest", "probe_tensors");
+    complete(&c, t, text_request());
+    expect_ok(&c);
+    end(&c);
+    realm_usage u = usage_of("computes");
+    assert_true(u.tensor_ns > 0 && u.program_cpu_ns > 0);
+    assert_int_equal(u.tensor_ns, sum.tensor_ns); /* nobody else has any */
+    realm_tenant_release(t);
+}
+
+/* A tenant that is deleted while its program runs: what that used is in the ledger before the tenant is forgotten. */
+static void deleted_tenants_are_charged(void **state) {
+    (void)state;
+    client c;
+    realm_error err = {0};
+    realm_tenant *t = tenant_with("goes", TEST_WASM "/guest", "hostile");
+    limit("goes", "cpu_ms_per_wake", "50");
+    begin(&c, t, input("spin"));
+    follow(&c, 1);
+    if (realm_store_tenant_delete(realm_runtime_store(rt), "goes", &err)) fail_msg("%s", err.text);
+    realm_runtime_reload(rt);
+    follow(&c, 0);
+    end(&c);
+    realm_tenant_release(t);
+    realm_runtime_reload(rt);
+    assert_true(cpu_of("goes") >= 50 * MS);
+}
+
+int main(int argc, char **argv) {
+    static char dir[] = "/tmp/realm-test-usage-XXXXXX";
+    char remove[64];
+    if (is_compiler(argc, argv)) return compile(argv);
+    state_dir = mkdtemp(dir);
+    if (!state_dir || open_runtime()) return 1;
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(programs_are_charged_however_they_end),
+        cmocka_unit_test(a_client_that_leaves_is_charged),
+        cmocka_unit_test(tensor_calls_are_charged),
+        cmocka_unit_test(deleted_tenants_are_charged),
+    };
+    int failed = close_runtime(cmocka_run_group_tests_name("usage", tests, NULL, NULL));
+    snprintf(remove, sizeof remove, "rm -rf '%s'", dir);
+    return system(remove) ? 1 : failed;
+}
