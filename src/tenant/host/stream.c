@@ -2,7 +2,7 @@
  *
  * A layer is pinned by the tensor service's thread, which waits for it without the device; the program is suspended.
  * What an instance has pinned is unpinned when it ends, however it ends. A layer's bytes are copied by the pool
- * (host_weights.c).
+ * (weights.c).
  */
 #include <stdio.h>
 #include <string.h>

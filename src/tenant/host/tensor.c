@@ -7,7 +7,7 @@
  *      tensor_run --copy, check--> service --on_done--> instance woken --tensor_run again--> 0, or what failed
  *
  * What moves between the program's memory and its tensors is copied by the call itself, what is read of weights by the
- * pool (host_weights.c): writes are free, reads are metered.
+ * pool (weights.c): writes are free, reads are metered.
  */
 #include <string.h>
 

@@ -52,7 +52,7 @@ realm_status host_weight_open(realm_host *h, const host_model *model, const char
  * model. */
 realm_status host_tensor_give(realm_host *h, realm_tensor *t, const host_model *model, int32_t *handle);
 
-/* host_weights.c: calls that copy weights. They check and charge, then one of the first two suspends the program; when
+/* weights.c: calls that copy weights. They check and charge, then one of the first two suspends the program; when
  * the call runs again host_copy_go_on moves on what has been read, until all is at `out`. */
 bool host_copy_started(realm_call *call);
 realm_call_result host_copy_layer(realm_call *call, const host_model *m, const realm_model_tensor *const *list,

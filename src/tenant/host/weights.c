@@ -1,4 +1,4 @@
-/* tenant/host_weights.c - weights copied out of model files into a program's memory.
+/* tenant/host/weights.c - weights copied out of model files into a program's memory.
  *
  * A file's pages may have to be read from a disk first, and whoever touches them waits for it. So a thread of the pool
  * copies (or dequantises) them piece by piece into a buffer, and the program's worker, which must never wait, moves
@@ -12,7 +12,7 @@
  */
 #include <string.h>
 
-#include "tenant/host_tensor.h"
+#include "tenant/host/tensor.h"
 
 #define PIECE_BYTES ((uint64_t)4 << 20)
 
