@@ -118,7 +118,7 @@ void gen_start(api_call *c) {
     api_error *e = &c->error;
     realm_error err = {0};
     gen_request_init(q, c->route == ROUTE_CHAT);
-    if (!gen_request_read(q, c->api->rt, c->body, c->body_len, e) || !prepare(c)) return;
+    if (!gen_request_read(q, c->api->rt, c->tenant, c->body, c->body_len, e) || !prepare(c)) return;
     realm_free(c->body); /* the tree has all of it */
     c->body = NULL;
     realm_status s = realm_request_open(c->tenant, q->model, &c->rate, &c->request, &err);

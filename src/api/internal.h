@@ -114,8 +114,8 @@ typedef struct gen_request {
 
 void gen_request_init(gen_request *q, bool chat);
 void gen_request_release(gen_request *q);
-/* Parses and checks a body. False with `e` filled. */
-bool gen_request_read(gen_request *q, realm_runtime *rt, const char *body, size_t len, api_error *e);
+/* Parses and checks a body of this tenant's. False with `e` filled. */
+bool gen_request_read(gen_request *q, realm_runtime *rt, realm_tenant *t, const char *body, size_t len, api_error *e);
 /* prompt.c: called by it. */
 bool gen_read_messages(gen_request *q, api_error *e);
 bool gen_read_prompts(gen_request *q, api_error *e);

@@ -352,7 +352,7 @@ static bool read_json_schema(const realm_json *format, realm_json *v, realm_json
 }
 
 /* A grammar that does not compile is the client's error: the answer is never given without it. */
-static bool read_format(gen_request *q, realm_runtime *rt, api_error *e) {
+static bool read_format(gen_request *q, realm_tenant *t, api_error *e) {
     static const char any_object[] = "{\"type\":\"object\"}";
     realm_json v, item, object, wanted;
     if (!realm_json_get_set(&q->root, "response_format", &v)) return true;
@@ -380,8 +380,8 @@ static bool read_format(gen_request *q, realm_runtime *rt, api_error *e) {
     realm_error err = {0};
     realm_status s = realm_buf_status(&grammar);
     if (s == REALM_OK)
-        s = realm_runtime_grammar(rt, q->model, REALM_GRAMMAR_KIND_JSON_SCHEMA, grammar.data, grammar.len, &q->grammar,
-                                  &err);
+        s = realm_tenant_grammar(t, q->model, REALM_GRAMMAR_KIND_JSON_SCHEMA, grammar.data, grammar.len, &q->grammar,
+                                 &err);
     realm_buf_release(&grammar);
     q->gen.grammar = q->grammar;
     switch (s) {
@@ -408,7 +408,7 @@ void gen_request_release(gen_request *q) {
     *q = (gen_request){0};
 }
 
-bool gen_request_read(gen_request *q, realm_runtime *rt, const char *body, size_t len, api_error *e) {
+bool gen_request_read(gen_request *q, realm_runtime *rt, realm_tenant *t, const char *body, size_t len, api_error *e) {
     realm_error err = {0};
     realm_status s = realm_json_parse(&q->doc, body, len, NULL, &err);
     if (s != REALM_OK) {
@@ -438,5 +438,5 @@ bool gen_request_read(gen_request *q, realm_runtime *rt, const char *body, size_
         return api_error_set(e, 400, "invalid_value", "n",
                              "n times the number of prompts is %zu, at most %u are accepted", q->n * q->n_prompts,
                              API_CHOICES_MAX);
-    return read_format(q, rt, e); /* the last: it may take long */
+    return read_format(q, t, e); /* the last: it may take long */
 }

@@ -6,8 +6,9 @@
  *
  * The library recurses over definitions and allocates, and it cannot be interrupted before a matcher exists. So it runs
  * on a thread with a large stack, the caller waits for a limited time, and a job that nobody waits for any more ends by
- * the library's own budgets and frees itself; at most REALM_GRAMMAR_COMPILES_MAX run at a time for a vocabulary.
- * Nothing is cached here: texts come from clients, and what one tenant has compiled another could see by its time.
+ * the library's own budgets and frees itself. A few run at a time for a vocabulary, of several clients in turn
+ * (turns.h). Nothing is cached here: texts come from clients, and what one tenant has compiled another could see by its
+ * time.
  *
  * The first mask is computed here too: a grammar that matches nothing at all, or whose first step is too much work, is
  * refused before it is used.
@@ -21,6 +22,7 @@
 #include "grammar/internal.h"
 
 #define COMPILE_NS (3 * UINT64_C(1000000000))
+#define WAIT_NS COMPILE_NS              /* for a place */
 #define STACK_BYTES ((size_t)128 << 20) /* of addresses; touched as deep as a text goes */
 
 typedef struct compile_job {
@@ -28,6 +30,7 @@ typedef struct compile_job {
     realm_grammar_kind kind;
     char *text; /* NUL-terminated */
     size_t len;
+    uint64_t owner;
     uint64_t deadline_ns;
     /* mu */
     realm_mutex mu;
@@ -136,6 +139,7 @@ static void job_free(compile_job *j) {
 static void *job_main(void *arg) {
     compile_job *j = arg;
     realm_grammar_vocab *v = j->v;
+    const uint64_t owner = j->owner;
     LlgMatcher *m = NULL;
     realm_error err = {0};
     compile(j, &m, &err);
@@ -147,10 +151,7 @@ static void *job_main(void *arg) {
     realm_cond_signal(&j->done);
     realm_mutex_unlock(&j->mu);
     if (alone) job_free(j);
-    realm_mutex_lock(&v->mu);
-    v->n_compiling--;
-    realm_cond_broadcast(&v->idle); /* under the lock: the vocabulary may be closed right after */
-    realm_mutex_unlock(&v->mu);
+    grammar_turns_give(&v->turns, owner); /* the vocabulary may be closed right after */
     return NULL;
 }
 
@@ -171,24 +172,6 @@ static realm_status start(compile_job *j, realm_error *err) {
 }
 
 /* ---- the caller's side ------------------------------------------------------------------------------------------ */
-
-/* Takes a place among those that compile; false when the deadline came first. */
-static bool enter(realm_grammar_vocab *v, uint64_t deadline_ns) {
-    bool in = true;
-    realm_mutex_lock(&v->mu);
-    while (in && v->n_compiling >= REALM_GRAMMAR_COMPILES_MAX)
-        in = realm_cond_wait_until(&v->idle, &v->mu, deadline_ns);
-    v->n_compiling += in;
-    realm_mutex_unlock(&v->mu);
-    return in;
-}
-
-static void leave(realm_grammar_vocab *v) {
-    realm_mutex_lock(&v->mu);
-    v->n_compiling--;
-    realm_cond_broadcast(&v->idle);
-    realm_mutex_unlock(&v->mu);
-}
 
 static realm_status too_long(realm_error *err) {
     return realm_error_set(err, REALM_E_TIMEOUT, "the grammar could not be compiled within %u seconds",
@@ -220,8 +203,8 @@ static realm_status check_bytes(const char *text, size_t len, realm_error *err) 
     return REALM_OK;
 }
 
-realm_status realm_grammar_compile(realm_grammar_vocab *v, realm_grammar_kind kind, const char *text, size_t len,
-                                   realm_grammar **out, realm_error *err) {
+realm_status realm_grammar_compile(realm_grammar_vocab *v, uint64_t owner, realm_grammar_kind kind, const char *text,
+                                   size_t len, realm_grammar **out, realm_error *err) {
     *out = NULL;
     if ((int)kind < REALM_GRAMMAR_KIND_JSON_SCHEMA || kind > REALM_GRAMMAR_KIND_LARK)
         return realm_error_set(err, REALM_E_RANGE, "grammar kind %d is not known", (int)kind);
@@ -241,14 +224,15 @@ realm_status realm_grammar_compile(realm_grammar_vocab *v, realm_grammar_kind ki
     j->v = v;
     j->kind = kind;
     j->len = len;
-    j->deadline_ns = realm_clock_ns() + COMPILE_NS;
-    if (!enter(v, j->deadline_ns)) {
+    j->owner = owner;
+    if ((s = grammar_turns_take(&v->turns, owner, realm_clock_ns() + WAIT_NS, err)) != REALM_OK) {
         job_free(j);
         realm_free(g);
-        return too_long(err);
+        return s;
     }
+    j->deadline_ns = realm_clock_ns() + COMPILE_NS;
     if ((s = start(j, err)) != REALM_OK) {
-        leave(v);
+        grammar_turns_give(&v->turns, owner);
         job_free(j);
     } else {
         s = wait_for(j, &g->start, err);

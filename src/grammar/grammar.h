@@ -33,9 +33,12 @@ REALM_WARN_UNUSED realm_status realm_grammar_vocab_open(realm_grammar_vocab **ou
                                                         realm_error *err);
 void realm_grammar_vocab_close(realm_grammar_vocab *v); /* after its grammars; NULL-safe */
 
-/* REALM_E_FORMAT or REALM_E_LIMIT with the place in the text or the path in the schema; REALM_E_TIMEOUT. */
-REALM_WARN_UNUSED realm_status realm_grammar_compile(realm_grammar_vocab *v, realm_grammar_kind kind, const char *text,
-                                                     size_t len, realm_grammar **out, realm_error *err);
+/* REALM_E_FORMAT or REALM_E_LIMIT with the place in the text or the path in the schema; REALM_E_TIMEOUT. `owner` is
+ * whose text it is, any number: a few texts are compiled at a time, those of one owner in at most half of the places,
+ * and owners take turns. REALM_E_BUSY: this owner has too many waiting, or no place was to be had within 3 seconds. */
+REALM_WARN_UNUSED realm_status realm_grammar_compile(realm_grammar_vocab *v, uint64_t owner, realm_grammar_kind kind,
+                                                     const char *text, size_t len, realm_grammar **out,
+                                                     realm_error *err);
 realm_grammar *realm_grammar_retain(realm_grammar *g); /* returns g */
 void realm_grammar_release(realm_grammar *g);          /* NULL-safe */
 

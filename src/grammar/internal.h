@@ -1,6 +1,7 @@
 /* grammar/internal.h - what the folder's files share.
  *
  *   vocab.c     tokens as the matcher wants them; the watch over calls that take too long
+ *   turns.c     whose text is compiled now
  *   compile.c   a text to a grammar, on a thread of its own, within limits; errors with their place
  *   place.c     looks at texts before the library does, and finds the part of a schema that it refuses
  *   state.c     a place in a grammar
@@ -14,10 +15,10 @@
 
 #include "base/thread.h"
 #include "grammar/grammar.h"
+#include "grammar/turns.h"
 
 #define REALM_GRAMMAR_VALUES_MAX 20000u /* JSON values of a schema */
 #define REALM_GRAMMAR_DEFS_MAX 2000u    /* definitions, brackets of each kind of a Lark grammar */
-#define REALM_GRAMMAR_COMPILES_MAX 4u   /* at the same time */
 #define REALM_GRAMMAR_CALL_CPU_MS 50u   /* processor time of one call on a state */
 #define REALM_GRAMMAR_CALLS_MAX 256u    /* watched at the same time */
 
@@ -35,11 +36,10 @@ struct realm_grammar_vocab {
     size_t n_vocab;
     realm_token *ends; /* (n_ends) */
     size_t n_ends;
+    grammar_turns turns; /* of what is compiled for it */
     /* mu */
     realm_mutex mu;  /* leaf */
-    realm_cond idle; /* a compilation ended */
     realm_cond work; /* for the watch */
-    uint32_t n_compiling;
     grammar_call calls[REALM_GRAMMAR_CALLS_MAX];
     uint32_t n_calls;
     bool called, watching, shut; /* since the watch last looked; it is looking; it is to end */

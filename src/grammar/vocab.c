@@ -156,7 +156,7 @@ realm_status realm_grammar_vocab_open(realm_grammar_vocab **out, const realm_tok
     realm_grammar_vocab *v = realm_calloc(1, sizeof *v);
     if (!v) return realm_error_set(err, REALM_E_NOMEM, "no memory for a grammar's vocabulary");
     realm_mutex_init(&v->mu, REALM_RANK_LEAF);
-    realm_cond_init(&v->idle);
+    grammar_turns_init(&v->turns);
     realm_cond_init(&v->work);
     v->t = t;
     v->n_vocab = realm_tokenizer_vocab_size(t);
@@ -189,7 +189,7 @@ fail:
     if (v->llg) llg_free_tokenizer(v->llg);
     realm_free(v->ends);
     realm_cond_destroy(&v->work);
-    realm_cond_destroy(&v->idle);
+    grammar_turns_release(&v->turns);
     realm_mutex_destroy(&v->mu);
     realm_free(v);
     return s;
@@ -197,8 +197,8 @@ fail:
 
 void realm_grammar_vocab_close(realm_grammar_vocab *v) {
     if (!v) return;
+    grammar_turns_wait_idle(&v->turns); /* those that nobody waits for any more */
     realm_mutex_lock(&v->mu);
-    while (v->n_compiling > 0) realm_cond_wait(&v->idle, &v->mu); /* those that nobody waits for any more */
     v->shut = true;
     realm_cond_signal(&v->work);
     realm_mutex_unlock(&v->mu);
@@ -206,7 +206,7 @@ void realm_grammar_vocab_close(realm_grammar_vocab *v) {
     llg_free_tokenizer(v->llg);
     realm_free(v->ends);
     realm_cond_destroy(&v->work);
-    realm_cond_destroy(&v->idle);
+    grammar_turns_release(&v->turns);
     realm_mutex_destroy(&v->mu);
     realm_free(v);
 }

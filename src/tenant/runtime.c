@@ -183,15 +183,15 @@ realm_engine *realm_runtime_engine(const realm_runtime *rt, const char *id) {
     return m ? m->engine : NULL;
 }
 
-realm_status realm_runtime_grammar(realm_runtime *rt, const char *model_id, realm_grammar_kind kind, const char *text,
-                                   size_t len, realm_grammar_state **out, realm_error *err) {
-    tenant_model *m = runtime_model(rt, model_id, NULL);
+realm_status realm_tenant_grammar(realm_tenant *t, const char *model_id, realm_grammar_kind kind, const char *text,
+                                  size_t len, realm_grammar_state **out, realm_error *err) {
+    tenant_model *m = runtime_model(t->rt, model_id, NULL);
     realm_grammar_vocab *vocab;
     realm_grammar *g = NULL;
     *out = NULL;
     if (!m) return realm_error_set(err, REALM_E_NOT_FOUND, "there is no model %s", model_id);
     realm_status s = model_vocab(m, &vocab, err);
-    if (s == REALM_OK) s = realm_grammar_compile(vocab, kind, text, len, &g, err);
+    if (s == REALM_OK) s = realm_grammar_compile(vocab, (uint64_t)t->id, kind, text, len, &g, err);
     if (s == REALM_OK) s = realm_grammar_state_open(g, out, err);
     realm_grammar_release(g); /* the state holds it */
     return s;

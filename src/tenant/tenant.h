@@ -85,12 +85,6 @@ REALM_WARN_UNUSED realm_status realm_runtime_publish_prefix(realm_runtime *rt, c
                                                             size_t len, realm_error *err);
 /* NULL when no model has this id. */
 realm_engine *realm_runtime_engine(const realm_runtime *rt, const char *id);
-/* What an answer must look like, for realm_run_params.generation.grammar; closed with realm_grammar_state_close after
- * the run. Takes up to seconds: not for an I/O thread. REALM_E_NOT_FOUND without the model, else as
- * realm_grammar_compile. */
-REALM_WARN_UNUSED realm_status realm_runtime_grammar(realm_runtime *rt, const char *model_id, realm_grammar_kind kind,
-                                                     const char *text, size_t len, realm_grammar_state **out,
-                                                     realm_error *err);
 /* Renders the model's chat template. `messages` and `tools` (or NULL) are JSON arrays. `spans` (freed with realm_free)
  * says which parts are the template's own (control tokens are parsed there) and which came from messages.
  * REALM_E_UNSUPPORTED: the model has no template. REALM_E_INVALID: the template refused the messages;
@@ -124,6 +118,12 @@ typedef struct realm_program realm_program;
 REALM_WARN_UNUSED realm_status realm_tenant_open_program(realm_tenant *t, const void *wasm, size_t len,
                                                          realm_program **out, realm_error *err);
 void realm_tenant_close_program(realm_program *p); /* NULL-safe; runs that have begun keep it */
+/* What an answer must look like, for realm_run_params.generation.grammar; closed with realm_grammar_state_close after
+ * the run. Takes up to seconds: not for an I/O thread. REALM_E_NOT_FOUND without the model, else as
+ * realm_grammar_compile for this tenant. */
+REALM_WARN_UNUSED realm_status realm_tenant_grammar(realm_tenant *t, const char *model_id, realm_grammar_kind kind,
+                                                    const char *text, size_t len, realm_grammar_state **out,
+                                                    realm_error *err);
 
 /* ---- requests ------------------------------------------------------------------------------------------------------
  */

@@ -71,7 +71,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     char *text = malloc(size); /* not terminated: nothing may read on */
     if (!text) return 0;
     memcpy(text, data + 1, size - 1);
-    realm_status s = realm_grammar_compile(vocab, (realm_grammar_kind)(1 + data[0] % 3), text, size - 1, &g, &err);
+    realm_status s = realm_grammar_compile(vocab, 0, (realm_grammar_kind)(1 + data[0] % 3), text, size - 1, &g, &err);
     check(s, &err);
     if (s == REALM_OK) walk(g, data[0]);
     realm_grammar_release(g);

@@ -43,7 +43,7 @@ static void compile_work(tenant_job *job) {
     realm_grammar_vocab *vocab;
     realm_grammar *g = NULL;
     realm_status st = model_vocab(j->m, &vocab, &job->error);
-    if (!st) st = realm_grammar_compile(vocab, j->kind, j->text, j->len, &g, &job->error);
+    if (!st) st = realm_grammar_compile(vocab, (uint64_t)job->tenant->id, j->kind, j->text, j->len, &g, &job->error);
     if (!st) st = realm_grammar_state_open(g, &j->state, &job->error);
     realm_grammar_release(g); /* the state holds it */
     if (st) realm_error_prefix(&job->error, "grammar_compile");

@@ -190,9 +190,9 @@ realm_status realm_runtime_apply_template(const realm_runtime *rt, const char *i
 }
 
 /* Refuses a schema that says "bad"; the state is its number of bytes. */
-realm_status realm_runtime_grammar(realm_runtime *rt, const char *id, realm_grammar_kind kind, const char *text,
-                                   size_t len, realm_grammar_state **out, realm_error *err) {
-    (void)rt, (void)id;
+realm_status realm_tenant_grammar(realm_tenant *t, const char *id, realm_grammar_kind kind, const char *text,
+                                  size_t len, realm_grammar_state **out, realm_error *err) {
+    (void)t, (void)id;
     *out = NULL;
     if (kind != REALM_GRAMMAR_KIND_JSON_SCHEMA) return REALM_E_INTERNAL;
     if (memmem(text, len, "\"bad\"", 5)) return realm_error_set(err, REALM_E_FORMAT, "schema at #/type: Invalid type");

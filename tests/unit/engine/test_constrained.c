@@ -9,7 +9,7 @@ static realm_grammar_state *state_of(engine_run *r, realm_grammar_kind kind, con
     realm_grammar_state *s;
     realm_error err = {0};
     if (!vocab && realm_grammar_vocab_open(&vocab, r->t, &err) != REALM_OK) fail_msg("%s", err.text);
-    if (realm_grammar_compile(vocab, kind, text, strlen(text), &g, &err) != REALM_OK) fail_msg("%s", err.text);
+    if (realm_grammar_compile(vocab, 0, kind, text, strlen(text), &g, &err) != REALM_OK) fail_msg("%s", err.text);
     assert_int_equal(realm_grammar_state_open(g, &s, NULL), REALM_OK);
     realm_grammar_release(g);
     return s;

@@ -71,7 +71,8 @@ static bool has(const uint32_t *bits, realm_token t) { return bits[t / 32] >> (t
 static realm_grammar *compile(const vocabulary *w, realm_grammar_kind kind, const char *text) {
     realm_grammar *g = NULL;
     realm_error err = {0};
-    if (realm_grammar_compile(w->v, kind, text, strlen(text), &g, &err) != REALM_OK) fail_msg("%s: %s", text, err.text);
+    if (realm_grammar_compile(w->v, 0, kind, text, strlen(text), &g, &err) != REALM_OK)
+        fail_msg("%s: %s", text, err.text);
     return g;
 }
 
@@ -539,14 +540,15 @@ static void refused(void **state) {
         realm_grammar *g;
         realm_error err = {0};
         realm_status s =
-            realm_grammar_compile(words[0].v, cases[i].kind, cases[i].text, strlen(cases[i].text), &g, &err);
+            realm_grammar_compile(words[0].v, 0, cases[i].kind, cases[i].text, strlen(cases[i].text), &g, &err);
         if (s != cases[i].status || !strstr(err.text, cases[i].says)) fail_msg("%s: %d %s", cases[i].text, s, err.text);
         assert_null(g);
         assert_null(strchr(err.text, '\n'));
     }
     realm_grammar *g;
-    assert_int_equal(realm_grammar_compile(words[0].v, (realm_grammar_kind)9, "a", 1, &g, NULL), REALM_E_RANGE);
-    assert_int_equal(realm_grammar_compile(words[0].v, REALM_GRAMMAR_KIND_REGEX, "a\0b", 3, &g, NULL), REALM_E_FORMAT);
+    assert_int_equal(realm_grammar_compile(words[0].v, 0, (realm_grammar_kind)9, "a", 1, &g, NULL), REALM_E_RANGE);
+    assert_int_equal(realm_grammar_compile(words[0].v, 0, REALM_GRAMMAR_KIND_REGEX, "a\0b", 3, &g, NULL),
+                     REALM_E_FORMAT);
 }
 
 typedef struct text_buf {
@@ -645,7 +647,7 @@ static void hostile(void **state) {
         realm_grammar *g;
         realm_error err = {0};
         uint64_t start = realm_clock_ns();
-        realm_status s = realm_grammar_compile(w->v, k, b.p, b.len, &g, &err);
+        realm_status s = realm_grammar_compile(w->v, 0, k, b.p, b.len, &g, &err);
         uint64_t took = realm_clock_ns() - start;
         if (took > UINT64_C(20000000000)) fail_msg("case %d took %llu ms", kind, (unsigned long long)(took / 1000000));
         if (kind == 0 || kind == 6 || kind == 3 || kind == 13 || kind == 16) assert_int_not_equal(s, REALM_OK);
@@ -688,7 +690,7 @@ static void *walk_on_thread(void *arg) {
     realm_grammar *own = NULL;
     size_t n;
     assert_int_equal(realm_grammar_state_open(g, &s, NULL), REALM_OK);
-    assert_int_equal(realm_grammar_compile(w.v, REALM_GRAMMAR_KIND_REGEX, "[0-9]+", 6, &own, NULL), REALM_OK);
+    assert_int_equal(realm_grammar_compile(w.v, 0, REALM_GRAMMAR_KIND_REGEX, "[0-9]+", 6, &own, NULL), REALM_OK);
     for (int step = 0; step < 40 && !realm_grammar_state_must_end(s); step++) {
         assert_int_equal(realm_grammar_state_mask(s, w.bits, NULL), REALM_OK);
         realm_token t = 0;
