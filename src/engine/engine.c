@@ -50,7 +50,6 @@ void realm_engine_retire(realm_engine *e, realm_generation *g) {
     if (g->state != REALM_GEN_PARKED) realm_schedule_unlink(e, g);
     if (!g->context) realm_seq_keep_pages(&e->pool, g->s, 0);
     g->state = REALM_GEN_ENDED;
-    g->account->n_ended++;
     e->n_ended += g->finish == REALM_FINISH_STOP || g->finish == REALM_FINISH_LENGTH;
     e->n_cancelled += g->finish == REALM_FINISH_CANCELLED;
     e->n_failed += g->finish == REALM_FINISH_ERROR;
@@ -205,7 +204,8 @@ static void run_step(realm_engine *e) {
     e->step_ns = realm_clock_ns() - start;
 }
 
-static void charge(realm_engine *e, realm_account *a) {
+static void charge(realm_engine *e, realm_generation *g) {
+    realm_account *a = g->account;
     a->counts.prompt += a->delta.prompt;
     a->counts.cached += a->delta.cached;
     a->counts.completion += a->delta.completion;
@@ -215,9 +215,12 @@ static void charge(realm_engine *e, realm_account *a) {
         e->total.completion += a->delta.completion;
     }
     a->delta = (realm_token_counts){0};
-    a->n_generations -= a->n_ended;
-    e->n_alive -= a->n_ended;
-    a->n_ended = 0;
+    if (g->state != REALM_GEN_ENDED) return;
+    a->n_generations--;
+    a->n_leaving -= g->leaving;
+    e->n_alive--;
+    g->leaving = false;
+    g->gone = true;
 }
 
 /* Idle before its END can be seen. */
@@ -237,7 +240,7 @@ static void give_back_context(realm_generation *g) {
 
 static void publish(realm_engine *e) {
     realm_mutex_lock(&e->mu);
-    for (uint32_t i = 0; i < e->n_touched; i++) charge(e, e->touched[i]->account);
+    for (uint32_t i = 0; i < e->n_touched; i++) charge(e, e->touched[i]);
     realm_engine_stats *st = &e->stats;
     if (e->batch.n_rows > 0) {
         st->steps++;

@@ -46,12 +46,12 @@ struct realm_account {
     realm_account_limits limits;
     realm_token_counts counts;
     uint32_t n_generations, refs;
+    uint32_t n_leaving; /* of them, those that their consumers cancelled, which the engine has yet to end */
     /* engine's thread */
     realm_generation *queue_head, *queue_tail;
     uint32_t n_queued, n_running;
     realm_share share;
     uint32_t step_rows;
-    uint32_t n_ended; /* in this iteration, still in n_generations */
     realm_token_counts delta;
     bool in_ring, skip;
 };
@@ -158,6 +158,9 @@ struct realm_generation {
 
     atomic_bool cancel; /* relaxed: a flag that is read at every step, nothing is published through it */
     atomic_uint refs;   /* consumer, engine */
+    /* engine->mu */
+    bool leaving; /* cancelled, and no longer counted against the account's limit */
+    bool gone;    /* has ended, and is counted nowhere */
 
     /* engine's thread */
     realm_gen_state state;
