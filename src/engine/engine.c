@@ -412,6 +412,7 @@ static void engine_free(realm_engine *e) {
     realm_free(e->running);
     realm_free(e->touched);
     realm_free(e->ring);
+    realm_cond_destroy(&e->published_cond);
     realm_cond_destroy(&e->cond);
     realm_mutex_destroy(&e->spare_mu);
     realm_mutex_destroy(&e->mu);
@@ -426,6 +427,7 @@ realm_status realm_engine_open(realm_engine **out, realm_backend *b, const realm
     realm_mutex_init(&e->mu, REALM_RANK_ENGINE);
     realm_mutex_init(&e->spare_mu, REALM_RANK_LEAF);
     realm_cond_init(&e->cond);
+    realm_cond_init(&e->published_cond);
     e->backend = b;
     e->model = m;
     e->tokenizer = t;

@@ -123,8 +123,9 @@ typedef struct realm_engine_stats {
 void realm_engine_get_stats(realm_engine *e, realm_engine_stats *out);
 
 /* Computes a prefix once and keeps its full pages for everybody until the engine closes: pages charged to nobody. For
- * the operator. Waits for the computation. REALM_E_RANGE: no full page, or a token out of range; REALM_E_LIMIT:
- * published prefixes would take more than half of the pool. */
+ * the operator. Waits for the computation, and for those of others: one is published at a time. Pages that a published
+ * prefix has already are its too. REALM_E_RANGE: no full page, or a token out of range; REALM_E_CONTEXT: too long;
+ * REALM_E_LIMIT: published prefixes would take more than half of the pool. On failure nothing of it is published. */
 REALM_WARN_UNUSED realm_status realm_engine_publish_prefix(realm_engine *e, const realm_token *tokens, size_t n,
                                                            realm_error *err);
 

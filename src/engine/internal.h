@@ -264,7 +264,7 @@ struct realm_engine {
     pthread_t thread;
 
     realm_mutex mu;
-    realm_cond cond;
+    realm_cond cond, published_cond;
     /* mu */
     bool wake, shut;
     realm_generation *inbox_head, *inbox_tail;
@@ -272,7 +272,9 @@ struct realm_engine {
     uint32_t n_parked_seen; /* of them, those parked at the last publication: neither running nor queued */
     uint64_t next_account_id;
     uint32_t n_accounts, n_shares, n_contexts;
-    realm_context *published;
+    realm_context *published;   /* changed by who publishes */
+    uint32_t n_published_pages; /* of these */
+    bool publishing;            /* one prefix at a time */
     realm_token_counts total;
     realm_engine_stats stats;
 
