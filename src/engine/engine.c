@@ -6,6 +6,7 @@
  *             sample    the wanted rows, over the backend's threads when there are several
  *             commit    tokens into generations, ends
  *             publish   counts under mu, all at once; then events and callbacks, generation by generation
+ *             lend      when nothing is left to compute: the thread, to whoever answers these events (config.idle)
  *
  * Counts come before events, so a consumer that has seen an end finds its tokens counted. A step that fails ends the
  * generations that were in it with the backend's error; the engine goes on with the others. Arrays are sized at opening
@@ -32,10 +33,17 @@
 #define SPILL_DIR_BYTES_DEFAULT (UINT64_C(16) << 30)
 #define PARALLEL_MIN_LOGITS 65536u /* below this much work waking threads costs more than it saves */
 
+void realm_engine_wake_locked(realm_engine *e) {
+    e->wake = true;
+    if (e->lending) /* nobody waits for the condition: the thread is at work for others */
+        e->config.idle.recall(e->config.idle.user);
+    else
+        realm_cond_signal(&e->cond);
+}
+
 void realm_engine_wake(realm_engine *e) {
     realm_mutex_lock(&e->mu);
-    e->wake = true;
-    realm_cond_signal(&e->cond);
+    realm_engine_wake_locked(e);
     realm_mutex_unlock(&e->mu);
 }
 
@@ -50,6 +58,7 @@ void realm_engine_retire(realm_engine *e, realm_generation *g) {
     if (g->state != REALM_GEN_PARKED) realm_schedule_unlink(e, g);
     if (!g->context) realm_seq_keep_pages(&e->pool, g->s, 0);
     g->state = REALM_GEN_ENDED;
+    g->account->n_ended++;
     e->n_ended += g->finish == REALM_FINISH_STOP || g->finish == REALM_FINISH_LENGTH;
     e->n_cancelled += g->finish == REALM_FINISH_CANCELLED;
     e->n_failed += g->finish == REALM_FINISH_ERROR;
@@ -204,8 +213,7 @@ static void run_step(realm_engine *e) {
     e->step_ns = realm_clock_ns() - start;
 }
 
-static void charge(realm_engine *e, realm_generation *g) {
-    realm_account *a = g->account;
+static void charge(realm_engine *e, realm_account *a) {
     a->counts.prompt += a->delta.prompt;
     a->counts.cached += a->delta.cached;
     a->counts.completion += a->delta.completion;
@@ -215,12 +223,9 @@ static void charge(realm_engine *e, realm_generation *g) {
         e->total.completion += a->delta.completion;
     }
     a->delta = (realm_token_counts){0};
-    if (g->state != REALM_GEN_ENDED) return;
-    a->n_generations--;
-    a->n_leaving -= g->leaving;
-    e->n_alive--;
-    g->leaving = false;
-    g->gone = true;
+    a->n_generations -= a->n_ended;
+    e->n_alive -= a->n_ended;
+    a->n_ended = 0;
 }
 
 /* Idle before its END can be seen. */
@@ -238,9 +243,34 @@ static void give_back_context(realm_generation *g) {
     }
 }
 
+/* Under mu: lends the thread when nobody has anything to compute but those who will be told now. */
+static void begin_lending(realm_engine *e) {
+    if (!e->config.idle.run || e->idle_ended || e->n_ring > 0 || e->n_touched == 0 || e->wake || e->stopping) return;
+    e->lending = true;
+    e->config.idle.expect(e->config.idle.user);
+}
+
+static void lend(realm_engine *e) {
+    uint64_t start = realm_clock_ns();
+    e->config.idle.run(e->config.idle.user);
+    e->lent_ns += realm_clock_ns() - start;
+    realm_mutex_lock(&e->mu);
+    e->lending = false;
+    if (e->idle_ended) realm_cond_broadcast(&e->unlent);
+    realm_mutex_unlock(&e->mu);
+}
+
+void realm_engine_end_idle(realm_engine *e) {
+    realm_mutex_lock(&e->mu);
+    e->idle_ended = true;
+    realm_engine_wake_locked(e);
+    while (e->lending) realm_cond_wait(&e->unlent, &e->mu);
+    realm_mutex_unlock(&e->mu);
+}
+
 static void publish(realm_engine *e) {
     realm_mutex_lock(&e->mu);
-    for (uint32_t i = 0; i < e->n_touched; i++) charge(e, e->touched[i]);
+    for (uint32_t i = 0; i < e->n_touched; i++) charge(e, e->touched[i]->account);
     realm_engine_stats *st = &e->stats;
     if (e->batch.n_rows > 0) {
         st->steps++;
@@ -248,11 +278,14 @@ static void publish(realm_engine *e) {
         st->step_ns += e->step_ns;
     }
     st->notify_ns = e->notify_ns;
+    st->lent_ns = e->lent_ns;
     st->ended += e->n_ended;
     st->cancelled += e->n_cancelled;
     st->failed += e->n_failed;
     st->running = e->n_running;
     e->n_parked_seen = e->n_parked;
+    begin_lending(e);
+    const bool lending = e->lending;
     realm_mutex_unlock(&e->mu);
     e->n_ended = e->n_cancelled = e->n_failed = e->step_ns = 0;
     uint64_t start = e->n_touched > 0 ? realm_clock_ns() : 0;
@@ -265,6 +298,7 @@ static void publish(realm_engine *e) {
     }
     if (e->n_touched > 0) e->notify_ns += realm_clock_ns() - start;
     e->n_touched = 0;
+    if (lending) lend(e);
 }
 
 static void *engine_main(void *arg) {
@@ -412,7 +446,7 @@ static void engine_free(realm_engine *e) {
     realm_free(e->running);
     realm_free(e->touched);
     realm_free(e->ring);
-    realm_cond_destroy(&e->published_cond);
+    realm_cond_destroy(&e->unlent);
     realm_cond_destroy(&e->cond);
     realm_mutex_destroy(&e->spare_mu);
     realm_mutex_destroy(&e->mu);
@@ -427,7 +461,7 @@ realm_status realm_engine_open(realm_engine **out, realm_backend *b, const realm
     realm_mutex_init(&e->mu, REALM_RANK_ENGINE);
     realm_mutex_init(&e->spare_mu, REALM_RANK_LEAF);
     realm_cond_init(&e->cond);
-    realm_cond_init(&e->published_cond);
+    realm_cond_init(&e->unlent);
     e->backend = b;
     e->model = m;
     e->tokenizer = t;
@@ -462,8 +496,7 @@ void realm_engine_close(realm_engine *e) {
     if (!e) return;
     realm_mutex_lock(&e->mu);
     e->shut = true;
-    e->wake = true;
-    realm_cond_signal(&e->cond);
+    realm_engine_wake_locked(e);
     realm_mutex_unlock(&e->mu);
     (void)pthread_join(e->thread, NULL);
     engine_free(e);

@@ -41,6 +41,17 @@ typedef struct realm_prompt_share realm_prompt_share;
 typedef struct realm_context realm_context;
 typedef struct realm_logits realm_logits;
 
+/* What the engine's thread does with its time when all that it could go on with waits for consumers: programs that
+ * decide on every token answer within microseconds, and whoever runs them can do that on this thread, without waking
+ * another one. Each expect is followed by one run; recall comes at any time from expect until shortly after run has
+ * returned, with the engine's lock held. */
+typedef struct realm_engine_idle {
+    void *user;
+    void (*expect)(void *user); /* engine's thread: consumers will be told now, and nothing is left to compute */
+    void (*run)(void *user);    /* engine's thread, no lock held; returns soon after a recall */
+    void (*recall)(void *user); /* any thread: there is something to compute */
+} realm_engine_idle;
+
 typedef struct realm_engine_config {
     /* Memory for KV pages; 0: enough for max_generations at full length, at most a quarter of the machine's memory. It
      * is committed as pages are first used. Sequences longer than all pages together are not taken: n_ctx is cut. */
@@ -52,6 +63,7 @@ typedef struct realm_engine_config {
     uint64_t spill_bytes;     /* memory for KV pages that left the pool; 0: none */
     const char *spill_dir;    /* beyond it, a file without a name in this folder; NULL: none. Read while opening */
     uint64_t spill_dir_bytes; /* its size at most; default 16 GiB. Pages past both are computed again when needed */
+    realm_engine_idle idle;   /* run NULL: the thread sleeps */
 } realm_engine_config;
 
 /* Takes the backend, model and tokenizer as borrowed; they outlive the engine. Starts the engine's thread, which takes
@@ -59,6 +71,8 @@ typedef struct realm_engine_config {
 REALM_WARN_UNUSED realm_status realm_engine_open(realm_engine **out, realm_backend *b, const realm_model *m,
                                                  const realm_tokenizer *t, const realm_engine_config *config,
                                                  realm_error *err);
+/* From its return on config.idle is not called any more. For whoever goes before the engine does. */
+void realm_engine_end_idle(realm_engine *e);
 /* Cancels what runs and joins the thread. Generations and accounts must have been released before. */
 void realm_engine_close(realm_engine *e);
 
@@ -69,9 +83,7 @@ uint32_t realm_engine_context_length(const realm_engine *e);
  */
 
 typedef struct realm_account_limits {
-    /* Running or queued at once; past it submit answers REALM_E_CROWDED; 0: no limit. One that was cancelled counts no
-     * more, though its END is yet to come; as many of those may be on their way out besides. */
-    uint32_t generations;
+    uint32_t generations; /* running or queued at once; past it submit answers REALM_E_CROWDED; 0: no limit */
     /* Tokens held in KV at once, counted in whole pages, shared pages once; 0: no limit. A prompt (with max_tokens,
      * when given) that can never fit is refused; generations that do not fit beside each other take turns; one that
      * fills the limit alone ends with LENGTH. Idle contexts are suspended and cached prefixes forgotten before that:
@@ -99,7 +111,7 @@ void realm_account_set_limits(realm_account *a, const realm_account_limits *limi
 void realm_account_close(realm_account *a); /* after its generations and contexts were released */
 /* Counts since opening, as of the last finished step. */
 void realm_account_counts(const realm_account *a, realm_token_counts *out);
-uint32_t realm_account_generations(const realm_account *a); /* running or queued, without those cancelled */
+uint32_t realm_account_generations(const realm_account *a);
 
 /* The engine's own totals and those of the given accounts, all as of the same step boundary: summed over all accounts
  * they are equal (the ledger's check). */
@@ -110,6 +122,7 @@ typedef struct realm_engine_stats {
     uint64_t steps, rows;     /* since start */
     uint64_t step_ns;         /* time spent in steps */
     uint64_t notify_ns;       /* time spent handing events to consumers, on_ready included, as of the step before */
+    uint64_t lent_ns;         /* time in config.idle.run, as of the step before */
     uint32_t running, queued; /* generations now */
     uint32_t kv_pages, kv_pages_used;
     uint64_t kv_page_bytes, weight_bytes;
@@ -123,9 +136,8 @@ typedef struct realm_engine_stats {
 void realm_engine_get_stats(realm_engine *e, realm_engine_stats *out);
 
 /* Computes a prefix once and keeps its full pages for everybody until the engine closes: pages charged to nobody. For
- * the operator. Waits for the computation, and for those of others: one is published at a time. Pages that a published
- * prefix has already are its too. REALM_E_RANGE: no full page, or a token out of range; REALM_E_CONTEXT: too long;
- * REALM_E_LIMIT: published prefixes would take more than half of the pool. On failure nothing of it is published. */
+ * the operator. Waits for the computation. REALM_E_RANGE: no full page, or a token out of range; REALM_E_LIMIT:
+ * published prefixes would take more than half of the pool. */
 REALM_WARN_UNUSED realm_status realm_engine_publish_prefix(realm_engine *e, const realm_token *tokens, size_t n,
                                                            realm_error *err);
 

@@ -46,12 +46,12 @@ struct realm_account {
     realm_account_limits limits;
     realm_token_counts counts;
     uint32_t n_generations, refs;
-    uint32_t n_leaving; /* of them, those that their consumers cancelled, which the engine has yet to end */
     /* engine's thread */
     realm_generation *queue_head, *queue_tail;
     uint32_t n_queued, n_running;
     realm_share share;
     uint32_t step_rows;
+    uint32_t n_ended; /* in this iteration, still in n_generations */
     realm_token_counts delta;
     bool in_ring, skip;
 };
@@ -158,9 +158,6 @@ struct realm_generation {
 
     atomic_bool cancel; /* relaxed: a flag that is read at every step, nothing is published through it */
     atomic_uint refs;   /* consumer, engine */
-    /* engine->mu */
-    bool leaving; /* cancelled, and no longer counted against the account's limit */
-    bool gone;    /* has ended, and is counted nowhere */
 
     /* engine's thread */
     realm_gen_state state;
@@ -264,17 +261,18 @@ struct realm_engine {
     pthread_t thread;
 
     realm_mutex mu;
-    realm_cond cond, published_cond;
+    realm_cond cond;
     /* mu */
     bool wake, shut;
+    bool lending;      /* from idle.expect to the end of idle.run */
+    bool idle_ended;   /* nothing is lent any more */
+    realm_cond unlent; /* lending became false after idle_ended */
     realm_generation *inbox_head, *inbox_tail;
     uint32_t n_alive;       /* generations submitted and not ended */
     uint32_t n_parked_seen; /* of them, those parked at the last publication: neither running nor queued */
     uint64_t next_account_id;
     uint32_t n_accounts, n_shares, n_contexts;
-    realm_context *published;   /* changed by who publishes */
-    uint32_t n_published_pages; /* of these */
-    bool publishing;            /* one prefix at a time */
+    realm_context *published;
     realm_token_counts total;
     realm_engine_stats stats;
 
@@ -296,7 +294,7 @@ struct realm_engine {
     bool progress;                           /* this iteration changed something */
     uint64_t next_wake_ns;                   /* earliest time that needs a look; 0: none */
     uint64_t n_ended, n_cancelled, n_failed; /* in this iteration */
-    uint64_t step_ns, notify_ns;             /* of this step; since start */
+    uint64_t step_ns, notify_ns, lent_ns;    /* of this step; since start, both */
 
     /* the step */
     realm_batch batch;
@@ -319,6 +317,7 @@ struct realm_engine {
 };
 
 void realm_engine_wake(realm_engine *e);
+void realm_engine_wake_locked(realm_engine *e); /* the caller holds e->mu */
 /* Ends a generation in whatever state; publication follows at the end of the iteration. */
 void realm_engine_end(realm_engine *e, realm_generation *g, realm_finish finish, realm_status status, const char *text);
 void realm_engine_touch(realm_engine *e, realm_generation *g);

@@ -82,6 +82,8 @@ REALM_WARN_UNUSED realm_status realm_chain_open(const realm_stage *stages, size_
                                                 realm_chain **out, realm_error *err);
 REALM_WARN_UNUSED realm_status realm_chain_fork(const realm_chain *c, realm_chain **out, realm_error *err);
 void realm_chain_close(realm_chain *c); /* NULL-safe */
+/* Whether a draw asks a grammar, which takes longer than the rest, and how long is the grammar's to say. */
+bool realm_chain_has_grammar(const realm_chain *c);
 /* Tokens that were not drawn with it: prompt ones (which the grammar does not see) or generated ones. REALM_E_INVALID
  * when the grammar does not allow a generated one. */
 REALM_WARN_UNUSED realm_status realm_chain_accept(realm_chain *c, const realm_token *tokens, size_t n, bool prompt,

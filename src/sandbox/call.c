@@ -8,6 +8,7 @@
  *        SUSPEND -> WAITING:  the continuation says "not yet", the fiber yields to the worker, which parks the instance
  *     after a wake-up the worker runs the callback again on its own stack (realm_call_run) and resumes the fiber only
  *     when it is DONE: a wake-up that changes nothing costs no switch.
+ *        MOVE    -> TODO again: on a lender's thread, which hands the instance to a worker
  *
  * While the program is suspended its memory cannot grow or move, so the address taken at the start of an asynchronous
  * call stays right until the program runs again; synchronous calls look it up at first use.
@@ -21,6 +22,7 @@
 
 void *realm_call_user(const realm_call *call) { return call->instance->params.user; }
 realm_instance *realm_call_instance(const realm_call *call) { return call->instance; }
+bool realm_call_lent(const realm_call *call) { return call->instance->lender; }
 bool realm_call_resumed(const realm_call *call) { return call->resumed; }
 void *realm_call_state(realm_call *call) { return call->state; }
 void realm_call_wake_at(realm_call *call, uint64_t deadline_ns) { call->wake_at_ns = deadline_ns; }
@@ -169,7 +171,8 @@ static wasm_trap_t *sync_entry(void *env, wasmtime_caller_t *caller, wasmtime_va
         return NULL;
     }
     if (r == REALM_CALL_EXIT) note_exit(c);
-    if (r == REALM_CALL_SUSPEND) realm_call_fail(c, "%s.%s may not suspend", im->module, im->name);
+    if (r == REALM_CALL_SUSPEND || r == REALM_CALL_MOVE)
+        realm_call_fail(c, "%s.%s may not suspend", im->module, im->name);
     return make_trap(c->instance);
 }
 
@@ -177,11 +180,13 @@ static wasm_trap_t *sync_entry(void *env, wasmtime_caller_t *caller, wasmtime_va
 
 static void settle(realm_call *c, realm_call_result r) {
     c->outcome = r;
-    c->phase = r == REALM_CALL_SUSPEND ? REALM_CALL_WAITING : REALM_CALL_FINISHED;
+    c->phase = r == REALM_CALL_SUSPEND ? REALM_CALL_WAITING
+               : r == REALM_CALL_MOVE  ? REALM_CALL_TODO
+                                       : REALM_CALL_FINISHED;
 }
 
 void realm_call_run(realm_call *c) {
-    c->resumed = c->phase == REALM_CALL_WAITING;
+    if (c->phase == REALM_CALL_WAITING) c->resumed = true; /* and stays so when it moves to a worker */
     c->wake_at_ns = 0;
     settle(c, c->import->fn(c, c->args, &c->value));
 }

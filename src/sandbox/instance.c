@@ -8,9 +8,12 @@
  * polls it until it is ready (next step), waits for a host call (park) or was put back by the epoch (queue again).
  * Whatever went wrong ends in instance_end, the only place that frees the store, and the only one that calls on_done.
  *
+ * A lender runs an instance in the same way, but leaves to the workers what is not brief: a call without the flag, a
+ * slice that was put back, the end.
+ *
  * CPU time. Most wake-ups last microseconds, so they are measured by the monotonic clock, which needs no system call;
  * only a slice that sees a tick goes on with the thread's CPU clock, so that a worker which lost the processor to
- * another thread does not charge that to the program (at most one tick of it).
+ * another thread does not charge that to the program (at most two ticks of it).
  */
 #include <stdio.h>
 #include <string.h>
@@ -87,8 +90,16 @@ static uint64_t cpu_limit_ns(const realm_instance *i) { return i->params.cpu_ms_
 
 /* Since the slice began; see the essay. */
 static uint64_t slice_cpu(const realm_instance *i) {
-    if (i->slice_cpu_ns) return REALM_TICK_NS + realm_clock_thread_ns() - i->slice_cpu_ns;
+    if (i->slice_cpu_ns) return i->slice_head_ns + realm_clock_thread_ns() - i->slice_cpu_ns;
     return REALM_MIN(realm_clock_ns() - i->slice_start_ns, 2 * REALM_TICK_NS);
+}
+
+static bool has_brief_record(const realm_instance *i) { return i->brief_slices == REALM_BRIEF_SLICES; }
+
+bool realm_instance_is_brief(const realm_instance *i) {
+    return has_brief_record(i) && !i->background && i->call.phase == REALM_CALL_WAITING &&
+           (i->call.import->flags & REALM_IMPORT_BRIEF) &&
+           (i->step == REALM_STEP_MAIN || i->step == REALM_STEP_GENERATE);
 }
 
 void realm_instance_earn(realm_instance *i) {
@@ -103,10 +114,13 @@ static void slice_begin(realm_instance *i) {
     i->slice_start_ns = i->credit_at_ns;
     i->slice_slow = i->background;
     i->slice_cpu_ns = 0;
+    realm_sched_slice_begin(i->sandbox, i, has_brief_record(i));
 }
 
 static void slice_end(realm_instance *i) {
     uint64_t t = slice_cpu(i);
+    realm_sched_slice_end(i->sandbox, i);
+    i->brief_slices = t < REALM_BRIEF_NS ? REALM_MIN(i->brief_slices + 1, REALM_BRIEF_SLICES) : 0;
     i->wake_cpu_ns += t;
     i->cpu_ns += t;
     if (i->slice_slow) i->slow_ns += t;
@@ -125,9 +139,18 @@ static wasmtime_error_t *on_epoch(wasmtime_context_t *context, void *data, uint6
         realm_instance_fill_kill(i);
         return wasmtime_error_new(i->fail.text);
     }
+    uint64_t age = realm_clock_ns() - i->slice_start_ns;
+    if (i->lender && (age >= REALM_BRIEF_NS || atomic_load_explicit(&i->lender->recalled, memory_order_relaxed))) {
+        *kind = WASMTIME_UPDATE_DEADLINE_YIELD;
+        return NULL;
+    }
     /* An instance that was parked for long sees the deadline of then at once: its slice is young. */
-    if (realm_clock_ns() - i->slice_start_ns < REALM_TICK_NS / 2) return NULL;
-    if (!i->slice_cpu_ns) i->slice_cpu_ns = realm_clock_thread_ns();
+    if (age < REALM_TICK_NS / 2) return NULL;
+    if (!i->slice_cpu_ns) {
+        i->slice_head_ns = REALM_MIN(age, 2 * REALM_TICK_NS);
+        i->slice_cpu_ns = realm_clock_thread_ns();
+        realm_sched_slice_long(i->sandbox, i);
+    }
     uint64_t used = i->wake_cpu_ns + slice_cpu(i);
     if (used > cpu_limit_ns(i)) {
         realm_error_set(&i->fail, REALM_E_LIMIT,
@@ -152,10 +175,10 @@ static void list_remove(realm_sandbox *s, realm_instance *i) {
     if (i->next_all) i->next_all->prev_all = i->prev_all;
 }
 
-static void instance_end(realm_instance *i, int32_t value) {
+static void instance_end(realm_instance *i) {
     realm_sandbox *s = i->sandbox;
     realm_instance_result result = {
-        .status = i->fail.code, .value = i->fail.code ? 0 : value, .text = i->fail.text, .start_ns = i->start_ns};
+        .status = i->fail.code, .value = i->fail.code ? 0 : i->value, .text = i->fail.text, .start_ns = i->start_ns};
     if (i->future) wasmtime_call_future_delete(i->future);
     i->future = NULL;
     if (i->trap) wasm_trap_delete(i->trap);
@@ -359,7 +382,7 @@ static realm_status take_answer(realm_instance *i) {
     return REALM_OK;
 }
 
-typedef enum progress { GO_ON, WAIT, AGAIN, END } progress; /* poll now; park; queue again; instance_end */
+typedef enum progress { GO_ON, WAIT, AGAIN, END } progress; /* poll now; park; queue again (or move to a worker); end */
 
 static realm_status step_entry(realm_instance *i) {
     switch (i->program->m.kind) {
@@ -399,7 +422,11 @@ static progress next_step(realm_instance *i) {
     }
 }
 
+/* A lender leaves it to a worker. */
+static bool must_move(const realm_instance *i) { return i->lender && !(i->call.import->flags & REALM_IMPORT_BRIEF); }
+
 static progress advance(realm_instance *i) {
+    if (i->step == REALM_STEP_END) return END;
     bool killed = atomic_load_explicit(&i->kill, memory_order_acquire) != 0;
     if (killed && (i->step == REALM_STEP_MAKE || i->step == REALM_STEP_ANSWER)) {
         realm_instance_fill_kill(i);
@@ -426,8 +453,10 @@ static progress advance(realm_instance *i) {
         return END;
     } else {
         if (!killed && (i->call.phase == REALM_CALL_WAITING || i->call.phase == REALM_CALL_TODO)) {
+            if (must_move(i)) return AGAIN;
             realm_call_run(&i->call);
             if (i->call.phase == REALM_CALL_WAITING) return WAIT;
+            if (i->call.phase == REALM_CALL_TODO) return AGAIN; /* its callback wants a worker */
         }
         if (wasmtime_call_future_poll(i->future)) return next_step(i);
     }
@@ -438,17 +467,24 @@ static progress advance(realm_instance *i) {
     }
 }
 
-void realm_instance_run(realm_instance *i) {
+void realm_instance_run(realm_instance *i, realm_lender *lender) {
     realm_sandbox *s = i->sandbox;
     atomic_store(&i->state, REALM_INST_RUNNING);
+    i->lender = lender;
     slice_begin(i);
     for (;;) {
         progress p = advance(i);
         if (p == GO_ON) continue;
         if (p == END) {
-            instance_end(i, i->exited ? i->exit_value : i->step == REALM_STEP_MAIN ? i->results[0].of.i32 : 0);
-            return;
+            if (i->step != REALM_STEP_END)
+                i->value = i->exited ? i->exit_value : i->step == REALM_STEP_MAIN ? i->results[0].of.i32 : 0;
+            i->step = REALM_STEP_END;
+            if (!lender) {
+                instance_end(i);
+                return;
+            }
         }
+        i->lender = NULL; /* in what follows it may get into other hands */
         if (p == WAIT) {
             slice_end(i);
             uint64_t wake_at = i->step == REALM_STEP_ANSWER ? 0 : i->call.wake_at_ns;
@@ -464,13 +500,14 @@ void realm_instance_run(realm_instance *i) {
             i->wake_cpu_ns = used; /* it did not wait */
             i->background = background;
             const realm_ready *q = background ? &s->background : &s->ready;
-            if (atomic_load_explicit(&q->n, memory_order_relaxed) == 0) {
+            if (!lender && atomic_load_explicit(&q->n, memory_order_relaxed) == 0) {
                 atomic_store(&i->state, REALM_INST_RUNNING);
                 slice_begin(i);
                 continue;
             }
         } else {
             slice_end(i);
+            if (lender) i->brief_slices = 0; /* what it does now and then is not brief: spares it the move next time */
         }
         atomic_store(&i->state, REALM_INST_QUEUED);
         realm_sched_push(s, i);

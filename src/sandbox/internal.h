@@ -1,7 +1,7 @@
 /* sandbox/internal.h - inside the folder: the objects behind sandbox.h and the functions between its files.
  *
  *   engine.c    configuration of Wasmtime, the linker, opening and closing
- *   sched.c     workers, ready queue, clock thread
+ *   sched.c     workers and lenders, ready queue, clock thread
  *   instance.c  one instance from start to end
  *   call.c      host calls: what an import's callback sees
  *   program.c   modules to programs
@@ -36,6 +36,11 @@
 #define REALM_DEBT_NS (6 * REALM_NS_PER_MS) /* at most, so that a burst is forgotten in time */
 #define REALM_EARN_DIV 3
 #define REALM_CALL_STATE_BYTES 64
+/* Between two epochs while only instances run whose slices are brief (realm_instance_is_brief): the clock's thread
+ * takes a processor from somebody each time. */
+#define REALM_SLOW_TICK_NS (4 * REALM_NS_PER_MS)
+#define REALM_BRIEF_NS REALM_TICK_NS /* longest slice that counts as brief */
+#define REALM_BRIEF_SLICES 8u        /* so many one after the other make an instance brief */
 
 /* What must be the same where a module is compiled and where it runs. */
 typedef struct realm_tuning {
@@ -84,8 +89,16 @@ typedef enum realm_inst_step {
     REALM_STEP_NEW,      /* realm_new */
     REALM_STEP_ALLOC,    /* realm_alloc */
     REALM_STEP_GENERATE, /* generate */
-    REALM_STEP_ANSWER    /* handing over the answer */
+    REALM_STEP_ANSWER,   /* handing over the answer */
+    REALM_STEP_END       /* nothing is left to run: what remains is a worker's */
 } realm_inst_step;
+
+struct realm_lender {
+    realm_sandbox *sandbox;
+    _Atomic(pthread_t) thread; /* since the first begin */
+    atomic_bool recalled;      /* its owner has work */
+    atomic_bool running;       /* between begin and the end of run */
+};
 
 struct realm_instance {
     realm_sandbox *sandbox;
@@ -103,8 +116,12 @@ struct realm_instance {
     uint64_t heap_key;
     uint32_t heap_at; /* 1-based place in the heap; 0: not in it */
 
-    /* owned by the worker that runs it */
+    /* owned by the worker or lender that runs it */
     realm_inst_step step;
+    realm_lender *lender;  /* NULL: a worker */
+    uint32_t brief_slices; /* one after the other until now, at most REALM_BRIEF_SLICES */
+    bool long_slice;       /* counted in n_long */
+    int32_t value;         /* of its entry point, at its end */
     wasmtime_store_t *store;
     wasmtime_context_t *context;
     wasmtime_instance_t handle;
@@ -126,6 +143,7 @@ struct realm_instance {
     uint64_t credit_at_ns;   /* what was earned until then is in it */
     uint64_t slice_start_ns; /* since a worker took it */
     uint64_t slice_cpu_ns;   /* thread time at the slice's first tick; 0 before */
+    uint64_t slice_head_ns;  /* what is charged for the time before that */
     uint64_t wake_cpu_ns;    /* CPU time of earlier slices since the last wait */
     uint64_t cpu_ns;         /* all */
     uint64_t slow_ns;        /* in slices that began in the background */
@@ -162,6 +180,9 @@ typedef struct realm_ready {
     bool slow;
 } realm_ready;
 
+/* How often the epoch advances: not at all, every REALM_SLOW_TICK_NS, every REALM_TICK_NS. */
+typedef enum realm_pace { REALM_PACE_STILL, REALM_PACE_SLOW, REALM_PACE_FAST } realm_pace;
+
 struct realm_sandbox {
     wasm_engine_t *engine;
     wasmtime_linker_t *linker;
@@ -182,6 +203,7 @@ struct realm_sandbox {
     realm_cond empty_cond; /* close: no instance is left */
     realm_ready ready, background;
     realm_instance *all;
+    uint32_t n_lenders;   /* between begin and run */
     uint32_t n_instances; /* queued, running, parked */
     uint32_t n_ending;    /* in or after on_done */
     bool closing, stopping;
@@ -192,8 +214,9 @@ struct realm_sandbox {
     uint32_t n_heap;
     uint64_t timer_sleeps_until_ns;
     bool timer_stop;
-    atomic_bool timer_idle; /* the clock thread does not tick */
-    atomic_uint n_busy;     /* workers that are not asleep */
+    atomic_int pace;               /* of the clock thread, realm_pace */
+    atomic_uint n_running, n_long; /* instances; of them, those whose slice is not expected to be brief */
+    atomic_uint n_slices;          /* begun: whether anything ran since the last tick; wraps */
 
     pthread_t timer;
     uint32_t n_workers; /* of each kind */
@@ -213,13 +236,21 @@ void realm_one_line(char *out, size_t cap, const char *s, size_t len);
 realm_status realm_sched_start(realm_sandbox *s, realm_error *err);
 void realm_sched_stop(realm_sandbox *s); /* no instance is left */
 void realm_sched_push(realm_sandbox *s, realm_instance *i);
+/* A slice begins (ends): the clock thread ticks as its kind needs. */
+void realm_sched_slice_begin(realm_sandbox *s, realm_instance *i, bool brief);
+void realm_sched_slice_end(realm_sandbox *s, realm_instance *i);
+/* The slice turned out to be long. */
+void realm_sched_slice_long(realm_sandbox *s, realm_instance *i);
 /* Puts the instance where its least deadline says; the caller holds timer_mu. */
 void realm_timer_update(realm_sandbox *s, realm_instance *i);
 void realm_timer_set_wake(realm_sandbox *s, realm_instance *i, uint64_t at_ns);
 void realm_timer_remove(realm_sandbox *s, realm_instance *i);
 
 /* instance.c */
-void realm_instance_run(realm_instance *i); /* a worker took it from the queue */
+/* Took it from the queue: a worker (lender NULL) or a lender. */
+void realm_instance_run(realm_instance *i, realm_lender *lender);
+/* Whoever has it: it may run on a thread that is lent. */
+bool realm_instance_is_brief(const realm_instance *i);
 void realm_instance_kill(realm_instance *i, realm_status why);
 /* Adds what it has earned; whoever has it: the worker that runs it, or who puts it into a queue. */
 void realm_instance_earn(realm_instance *i);

@@ -22,6 +22,9 @@
  * that uses more than a third of a processor goes on in the background, at the lowest priority; and past its limit of
  * CPU time between two waits it is ended. Nothing that a program does ends the process.
  *
+ * Besides the workers, a thread that has nothing else to do may lend itself (realm_lender): it runs instances that were
+ * brief so far, in place of a worker that would have to be woken for each.
+ *
  * This is the only folder that includes wasmtime.h. It knows nothing of models, tenants or requests: what a program can
  * do is the import table that the layer above hands to realm_sandbox_open. All functions may be called from any thread
  * unless said otherwise.
@@ -53,7 +56,8 @@ typedef enum realm_call_result {
     REALM_CALL_DONE,    /* *result is what the program gets */
     REALM_CALL_SUSPEND, /* park the instance; the callback runs again, with the same arguments, when it is woken */
     REALM_CALL_TRAP,    /* ends the program; realm_call_fail gave the reason. For programming errors alone */
-    REALM_CALL_EXIT     /* ends the program as if its entry point had returned *result, wherever it is */
+    REALM_CALL_EXIT,    /* ends the program as if its entry point had returned *result, wherever it is */
+    REALM_CALL_MOVE     /* a BRIEF import on a lender's thread alone: run the callback again on a worker */
 } realm_call_result;
 
 /* A host function. `args` holds one 64-bit value per parameter: integers and pointers zero-extended, floats as their
@@ -65,7 +69,11 @@ enum realm_import_flags {
     REALM_IMPORT_SUSPENDS = 1, /* may answer REALM_CALL_SUSPEND */
     /* Runs on the worker's own stack instead of the program's fiber, for about 0.3 us more: for anything that recurses
      * or calls into large libraries. May also answer REALM_CALL_SUSPEND. */
-    REALM_IMPORT_OFF_FIBER = 2
+    REALM_IMPORT_OFF_FIBER = 2,
+    /* Of those with another flag: takes microseconds and never waits for the lender's own work, so it may run on a
+     * thread that is lent (realm_lender). Without it the instance goes on with a worker. Imports without any flag run
+     * where the program runs: they must be brief in any case. */
+    REALM_IMPORT_BRIEF = 4
 };
 
 typedef struct realm_import {
@@ -86,6 +94,8 @@ realm_instance *realm_call_instance(const realm_call *call); /* borrowed */
 void *realm_call_memory(const realm_call *call, uint64_t ptr, uint64_t len);
 /* What an import whose result is not an i32 returns: an integer, or a float's bits. */
 void realm_call_return(realm_call *call, uint64_t bits);
+/* Whether a lender's thread runs this, so that REALM_CALL_MOVE may be answered. */
+bool realm_call_lent(const realm_call *call);
 /* False for the first run of the callback, true when it runs again after REALM_CALL_SUSPEND. */
 bool realm_call_resumed(const realm_call *call);
 /* 64 zeroed bytes, 8-aligned, that last from the first run of the callback to REALM_CALL_DONE. */
@@ -231,5 +241,28 @@ void realm_instance_cancel(realm_instance *i);
 realm_instance *realm_instance_retain(realm_instance *i); /* returns i */
 /* Does not end it. NULL-safe. */
 void realm_instance_release(realm_instance *i);
+
+/* ---- a thread that lends itself ------------------------------------------------------------------------------------
+ *
+ * The engine's thread tells a program that its forward pass is done and then has nothing to compute before the program
+ * has answered. Two wake-ups of a thread lie between the two, tens of microseconds each; none does when the thread that
+ * told the program runs it itself.
+ *
+ *      begin     what is woken from now on is left in the queue for this thread
+ *      ...       the owner tells its consumers
+ *      run       runs what is ready; returns when nothing is, or soon after the owner was called back
+ *
+ * Only instances are taken that ended their last slices within a tick, and only as far as imports that are BRIEF go;
+ * whatever is longer, or ends, goes on with a worker. */
+typedef struct realm_lender realm_lender;
+
+/* One for each thread that lends itself. Closed before the sandbox, while its thread is not between begin and run. */
+REALM_WARN_UNUSED realm_status realm_lender_open(realm_sandbox *s, realm_lender **out, realm_error *err);
+void realm_lender_close(realm_lender *l); /* NULL-safe */
+/* Both by the thread that lends itself, which holds no lock; a begin is followed by a run. */
+void realm_lender_begin(realm_lender *l);
+void realm_lender_run(realm_lender *l);
+/* Any thread, any lock held: there is work for the owner. A program that it runs is put back at once. */
+void realm_lender_recall(realm_lender *l);
 
 #endif

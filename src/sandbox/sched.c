@@ -1,4 +1,4 @@
-/* sandbox/sched.c - who runs when: two queues with their workers, and a clock thread.
+/* sandbox/sched.c - who runs when: two queues with their workers, lenders, and a clock thread.
  *
  * A ready queue is first in, first out, so every program that is ready gets a slice before any gets a second one. A
  * program that uses more than a third of a processor, beyond a few milliseconds at once, goes to the background: a
@@ -6,10 +6,14 @@
  * processor is idle, and hardly at all while the engine or programs that behave need them: one that spins costs nobody
  * else their tokens. It is back when it has paid, by waiting, for what it used; a short nap is not enough.
  *
- * The clock thread has two tasks. While any worker is busy it advances the epoch every tick, which makes running
- * programs look at their slice; when all sleep for a while it stops ticking and costs nothing. And it wakes or ends
- * instances whose deadline has come: a heap holds each instance's least deadline (wall time, grace after cancel, the
- * end of a wait). The heap has room for every instance from the start, so setting a deadline cannot fail.
+ * A lender takes the place of a worker for instances that were brief so far: what is pushed between its begin and its
+ * run wakes nobody, if it is the only one. A second one wakes a worker, so that none waits behind another for long.
+ *
+ * The clock thread has two tasks. While instances run it advances the epoch, which makes them look at their slice:
+ * every tick, or a few times more rarely while all that run are known to be brief, because each tick takes a processor
+ * from somebody; when nothing has run for a while it stops and costs nothing. And it wakes or ends instances whose
+ * deadline has come: a heap holds each instance's least deadline (wall time, grace after cancel, the end of a wait).
+ * The heap has room for every instance from the start, so setting a deadline cannot fail.
  */
 #include <sched.h>
 #include <string.h>
@@ -18,7 +22,8 @@
 
 #include "sandbox/internal.h"
 
-#define IDLE_TICKS 10u /* ticks without a busy worker before ticking stops */
+#define IDLE_TICKS 10u                       /* without need for its pace, before the clock thread takes a slower one */
+#define LEND_MORE_NS (100 * REALM_NS_PER_US) /* how long a lender that is called back still takes what is ready */
 #define SLOW_NICE 19
 #define DUE_MAX 64u /* instances taken from the heap at once */
 
@@ -46,17 +51,54 @@ void realm_sched_push(realm_sandbox *s, realm_instance *i) {
         q->head = i;
     q->tail = i;
     atomic_fetch_add_explicit(&q->n, 1, memory_order_relaxed);
-    bool wake = must_wake(q);
+    bool lent = s->n_lenders > 0 && s->ready.head == i && realm_instance_is_brief(i);
+    bool wake = !lent && must_wake(q);
     realm_mutex_unlock(&s->ready_mu);
     if (wake) realm_cond_signal(&q->cond); /* not under the lock, which the worker would find taken */
 }
 
-static void clock_resume(realm_sandbox *s) {
-    if (!atomic_load(&s->timer_idle)) return; /* seq_cst: pairs with the clock thread's store before it reads n_busy */
+/* The head of a queue that is not empty, under ready_mu. */
+static realm_instance *take_head(realm_ready *q) {
+    realm_instance *i = q->head;
+    q->head = i->next_ready;
+    if (!q->head) q->tail = NULL;
+    atomic_fetch_sub_explicit(&q->n, 1, memory_order_relaxed);
+    return i;
+}
+
+/* ---- slices, as the clock thread sees them ---- */
+
+static void need_pace(realm_sandbox *s, realm_pace pace) {
+    if (atomic_load(&s->pace) >= (int)pace) return; /* seq_cst: pairs with slow_down */
     realm_mutex_lock(&s->timer_mu);
-    realm_cond_signal(&s->timer_cond);
+    if (atomic_load(&s->pace) < (int)pace) {
+        atomic_store(&s->pace, (int)pace);
+        realm_cond_signal(&s->timer_cond);
+    }
     realm_mutex_unlock(&s->timer_mu);
 }
+
+void realm_sched_slice_begin(realm_sandbox *s, realm_instance *i, bool brief) {
+    i->long_slice = !brief;
+    atomic_fetch_add_explicit(&s->n_slices, 1, memory_order_relaxed);
+    if (!brief) atomic_fetch_add(&s->n_long, 1);
+    atomic_fetch_add(&s->n_running, 1);
+    need_pace(s, brief ? REALM_PACE_SLOW : REALM_PACE_FAST);
+}
+
+void realm_sched_slice_long(realm_sandbox *s, realm_instance *i) {
+    if (i->long_slice) return;
+    i->long_slice = true;
+    atomic_fetch_add(&s->n_long, 1);
+    need_pace(s, REALM_PACE_FAST);
+}
+
+void realm_sched_slice_end(realm_sandbox *s, realm_instance *i) {
+    if (i->long_slice) atomic_fetch_sub(&s->n_long, 1);
+    atomic_fetch_sub(&s->n_running, 1);
+}
+
+/* ---- workers ---- */
 
 /* The policy for idle time: the kernel counts a processor that runs nothing else as free, so it moves others there at
  * once, which a low priority alone does not do. Where neither works, programs that spin are merely less polite. */
@@ -89,23 +131,68 @@ static void *worker_main(void *arg) {
             q->waking = false;
         }
         if (!q->head) break;
-        atomic_fetch_add(&s->n_busy, 1); /* seq_cst: see clock_resume */
-        while (q->head) {
-            realm_instance *i = q->head;
-            q->head = i->next_ready;
-            if (!q->head) q->tail = NULL;
-            atomic_fetch_sub_explicit(&q->n, 1, memory_order_relaxed);
-            bool more = q->head && must_wake(q);
-            realm_mutex_unlock(&s->ready_mu);
-            if (more) realm_cond_signal(&q->cond);
-            clock_resume(s);
-            realm_instance_run(i);
-            realm_mutex_lock(&s->ready_mu);
-        }
-        atomic_fetch_sub(&s->n_busy, 1);
+        realm_instance *i = take_head(q);
+        bool more = q->head && must_wake(q);
+        realm_mutex_unlock(&s->ready_mu);
+        if (more) realm_cond_signal(&q->cond);
+        realm_instance_run(i, NULL);
+        realm_mutex_lock(&s->ready_mu);
     }
     realm_mutex_unlock(&s->ready_mu);
     return NULL;
+}
+
+/* ---- lenders ---- */
+
+realm_status realm_lender_open(realm_sandbox *s, realm_lender **out, realm_error *err) {
+    *out = realm_calloc(1, sizeof **out);
+    if (!*out) return realm_error_set(err, REALM_E_NOMEM, "no memory for a thread that lends itself");
+    (*out)->sandbox = s;
+    return REALM_OK;
+}
+
+void realm_lender_close(realm_lender *l) { realm_free(l); }
+
+void realm_lender_begin(realm_lender *l) {
+    realm_sandbox *s = l->sandbox;
+    atomic_store(&l->thread, pthread_self());
+    atomic_store(&l->recalled, false);
+    atomic_store(&l->running, true);
+    realm_mutex_lock(&s->ready_mu);
+    s->n_lenders++;
+    realm_mutex_unlock(&s->ready_mu);
+}
+
+void realm_lender_run(realm_lender *l) {
+    realm_sandbox *s = l->sandbox;
+    realm_ready *q = &s->ready;
+    uint64_t until = 0;
+    realm_mutex_lock(&s->ready_mu);
+    while (q->head && realm_instance_is_brief(q->head)) {
+        if (atomic_load_explicit(&l->recalled, memory_order_relaxed)) {
+            uint64_t now = realm_clock_ns();
+            if (until == 0) until = now + LEND_MORE_NS;
+            if (now >= until) break;
+        }
+        realm_instance *i = take_head(q);
+        bool more = q->head && must_wake(q);
+        realm_mutex_unlock(&s->ready_mu);
+        if (more) realm_cond_signal(&q->cond);
+        realm_instance_run(i, l);
+        realm_mutex_lock(&s->ready_mu);
+    }
+    s->n_lenders--;
+    bool wake = q->head && must_wake(q);
+    realm_mutex_unlock(&s->ready_mu);
+    if (wake) realm_cond_signal(&q->cond);
+    atomic_store(&l->running, false);
+}
+
+void realm_lender_recall(realm_lender *l) {
+    atomic_store(&l->recalled, true);
+    /* From its own thread it is what it runs that made the work: it goes on to its next wait. */
+    if (atomic_load(&l->running) && !pthread_equal(atomic_load(&l->thread), pthread_self()))
+        wasmtime_engine_increment_epoch(l->sandbox->engine);
 }
 
 /* ---- heap of deadlines, under timer_mu ---- */
@@ -197,10 +284,52 @@ static size_t take_due(realm_sandbox *s, uint64_t now, due *out) {
     return n;
 }
 
+/* What the clock thread has seen of late, in ticks of whatever length. */
+typedef struct pulse {
+    uint32_t n_slices;       /* at the last tick */
+    unsigned still, no_long; /* ticks since something ran; since something ran that is not brief */
+    realm_pace pace;
+    uint64_t tick_at; /* the next one; UINT64_MAX: none */
+} pulse;
+
+static uint64_t period(realm_pace pace) { return pace == REALM_PACE_FAST ? REALM_TICK_NS : REALM_SLOW_TICK_NS; }
+
+/* Under timer_mu, at a tick: a slower pace when nothing needed this one for a while. */
+static void slow_down(realm_sandbox *s, pulse *p) {
+    uint32_t n = atomic_load_explicit(&s->n_slices, memory_order_relaxed);
+    p->still = n == p->n_slices && atomic_load(&s->n_running) == 0 ? p->still + 1 : 0;
+    p->no_long = atomic_load(&s->n_long) == 0 ? p->no_long + 1 : 0;
+    p->n_slices = n;
+    realm_pace next = p->still > IDLE_TICKS ? REALM_PACE_STILL : p->no_long > IDLE_TICKS ? REALM_PACE_SLOW : p->pace;
+    if (next >= p->pace) return;
+    /* Whoever begins a slice counts it, then reads `pace`; here it is the other way round. */
+    atomic_store(&s->pace, (int)next);
+    if (atomic_load(&s->n_long) > 0)
+        next = REALM_PACE_FAST;
+    else if (next == REALM_PACE_STILL && atomic_load(&s->n_running) > 0)
+        next = REALM_PACE_SLOW;
+    atomic_store(&s->pace, (int)next);
+    p->pace = next;
+}
+
+/* Under timer_mu. */
+static void tick(realm_sandbox *s, pulse *p, uint64_t now) {
+    realm_pace asked = (realm_pace)atomic_load(&s->pace);
+    if (asked > p->pace) { /* since the last look */
+        p->pace = asked;
+        p->still = p->no_long = 0;
+        p->tick_at = REALM_MIN(p->tick_at, now + period(asked));
+    }
+    if (now < p->tick_at) return;
+    if (atomic_load(&s->n_running) > 0) wasmtime_engine_increment_epoch(s->engine);
+    slow_down(s, p);
+    p->tick_at = p->pace == REALM_PACE_STILL ? UINT64_MAX : now + period(p->pace);
+}
+
 static void *timer_main(void *arg) {
     realm_sandbox *s = arg;
     due list[DUE_MAX];
-    unsigned idle_ticks = 0;
+    pulse p = {.pace = REALM_PACE_STILL, .tick_at = UINT64_MAX};
     realm_mutex_lock(&s->timer_mu);
     while (!s->timer_stop) {
         uint64_t now = realm_clock_ns();
@@ -217,17 +346,8 @@ static void *timer_main(void *arg) {
             realm_mutex_lock(&s->timer_mu);
             continue;
         }
-        bool busy = atomic_load_explicit(&s->n_busy, memory_order_relaxed) > 0;
-        idle_ticks = busy ? 0 : idle_ticks + 1;
-        uint64_t until = now + REALM_TICK_NS;
-        if (idle_ticks > IDLE_TICKS) {
-            atomic_store(&s->timer_idle, true);
-            if (atomic_load(&s->n_busy) > 0) {
-                atomic_store(&s->timer_idle, false);
-                continue;
-            }
-            until = UINT64_MAX;
-        }
+        tick(s, &p, now);
+        uint64_t until = p.tick_at;
         if (s->n_heap > 0) until = REALM_MIN(until, s->heap[1]->heap_key);
         s->timer_sleeps_until_ns = until;
         if (until == UINT64_MAX)
@@ -235,8 +355,6 @@ static void *timer_main(void *arg) {
         else
             realm_cond_wait_until(&s->timer_cond, &s->timer_mu, until);
         s->timer_sleeps_until_ns = 0;
-        atomic_store(&s->timer_idle, false);
-        if (atomic_load_explicit(&s->n_busy, memory_order_relaxed) > 0) wasmtime_engine_increment_epoch(s->engine);
     }
     realm_mutex_unlock(&s->timer_mu);
     return NULL;

@@ -39,6 +39,7 @@ struct tenant_model {
     realm_model *model;
     realm_tokenizer *tokenizer;
     realm_engine *engine;
+    realm_lender *lender;       /* the engine's thread, when it has nothing to compute */
     realm_template *template;   /* NULL: the file has none */
     realm_token_counts flushed; /* engine totals that are in the ledger; flush_mu */
 
@@ -240,10 +241,12 @@ void saved_drop_all(realm_tenant *t, const tenant_model *m); /* of one model, or
 /* The model's tokens as grammars want them; takes long the first time. */
 REALM_WARN_UNUSED realm_status model_vocab(tenant_model *m, realm_grammar_vocab **out, realm_error *err);
 /* Opens a file with everything that serving it takes. `err` is not NULL. */
-REALM_WARN_UNUSED realm_status model_load(realm_backend *b, const char *id, const char *path,
+REALM_WARN_UNUSED realm_status model_load(realm_runtime *rt, const char *id, const char *path,
                                           const realm_model_config *config, realm_model_progress progress, void *user,
                                           tenant_model **out, realm_error *err);
 void model_free(tenant_model *m); /* NULL-safe */
+/* Its engine's thread runs no program any more: before the sandbox goes. */
+void model_end_lending(tenant_model *m);
 /* The rest is about models that tenants stored, and blocks: for threads of the pool. */
 /* Finds the tenant's model by id, loads it if need be and holds it. REALM_E_NOT_FOUND, REALM_E_BUSY (all that may be
  * loaded are in use), or why it cannot be loaded. */

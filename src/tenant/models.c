@@ -41,6 +41,7 @@ void model_free(tenant_model *m) {
     if (!m) return;
     if (m->account) realm_account_close(m->account);
     realm_engine_close(m->engine);
+    realm_lender_close(m->lender);
     realm_grammar_vocab_close(m->vocab);
     realm_mutex_destroy(&m->vocab_mu);
     realm_template_close(m->template);
@@ -72,7 +73,25 @@ static realm_status open_template(tenant_model *m, const char *override, realm_e
     return s;
 }
 
-realm_status model_load(realm_backend *b, const char *id, const char *path, const realm_model_config *config,
+/* Programs that decide on each token run on the engine's thread while it waits for nothing but them. */
+static void expect_programs(void *lender) { realm_lender_begin(lender); }
+static void run_programs(void *lender) { realm_lender_run(lender); }
+static void recall(void *lender) { realm_lender_recall(lender); }
+
+static realm_status open_engine(realm_runtime *rt, tenant_model *m, const realm_engine_config *config,
+                                realm_error *err) {
+    realm_engine_config c = *config;
+    realm_status s = realm_lender_open(rt->sandbox, &m->lender, err);
+    if (s != REALM_OK) return s;
+    c.idle = (realm_engine_idle){m->lender, expect_programs, run_programs, recall};
+    return realm_engine_open(&m->engine, rt->backend, m->model, m->tokenizer, &c, err);
+}
+
+void model_end_lending(tenant_model *m) {
+    if (m->engine) realm_engine_end_idle(m->engine);
+}
+
+realm_status model_load(realm_runtime *rt, const char *id, const char *path, const realm_model_config *config,
                         realm_model_progress progress, void *user, tenant_model **out, realm_error *err) {
     size_t id_len = strlen(id);
     if (id_len == 0 || id_len > REALM_MODEL_ID_MAX)
@@ -93,14 +112,13 @@ realm_status model_load(realm_backend *b, const char *id, const char *path, cons
     if ((s = realm_gguf_open(&m->gguf, path, err)) != REALM_OK) goto fail;
     if ((s = realm_tokenizer_open(&m->tokenizer, m->gguf, err)) != REALM_OK) goto prefix;
     if ((s = open_template(m, config->chat_template, err)) != REALM_OK) goto prefix;
-    if ((s = realm_model_open(&m->model, b, m->gguf, &mo, err)) != REALM_OK) goto prefix;
+    if ((s = realm_model_open(&m->model, rt->backend, m->gguf, &mo, err)) != REALM_OK) goto prefix;
     if (realm_tokenizer_vocab_size(m->tokenizer) > realm_model_hparams(m->model)->n_vocab) {
         s = realm_error_set(err, REALM_E_FORMAT, "the tokenizer has %zu tokens, the embedding %u rows",
                             realm_tokenizer_vocab_size(m->tokenizer), realm_model_hparams(m->model)->n_vocab);
         goto prefix;
     }
-    s = realm_engine_open(&m->engine, b, m->model, m->tokenizer, &config->engine, err);
-    if (s != REALM_OK) goto prefix;
+    if ((s = open_engine(rt, m, &config->engine, err)) != REALM_OK) goto prefix;
     *out = m;
     return REALM_OK;
 prefix:
@@ -355,7 +373,7 @@ static realm_status load_stored(realm_tenant *t, tenant_model *m, realm_error *e
     char *path = model_path(t, m->sha256);
     if (!path) return realm_error_set(err, REALM_E_NOMEM, "out of memory");
     tenant_model *made = NULL;
-    realm_status s = model_load(t->rt->backend, name, path, &config, NULL, NULL, &made, err);
+    realm_status s = model_load(t->rt, name, path, &config, NULL, NULL, &made, err);
     if (s == REALM_OK) {
         realm_mutex_lock(&t->mu);
         realm_account_limits al = tenant_account_limits(&t->limits);
@@ -371,6 +389,7 @@ static realm_status load_stored(realm_tenant *t, tenant_model *m, realm_error *e
         m->model = made->model;
         m->tokenizer = made->tokenizer;
         m->engine = made->engine;
+        m->lender = made->lender;
         m->template = made->template;
         m->account = made->account;
         realm_mutex_unlock(&t->rt->mu);

@@ -77,6 +77,10 @@ void realm_runtime_close(realm_runtime *rt) {
         pthread_join(rt->maintenance, NULL);
     }
     jobs_stop(rt->jobs); /* they hold instances and tenants */
+    size_t n = atomic_load_explicit(&rt->n_models, memory_order_acquire);
+    for (size_t i = 0; i < n; i++) model_end_lending(rt->models[i]);
+    for (realm_tenant *t = rt->tenants; t; t = t->next)
+        for (tenant_model *m = t->stored; m; m = m->next) model_end_lending(m);
     for (realm_tenant *t = rt->tenants; t; t = t->next) {
         realm_program_release(t->program);
         t->program = NULL;
@@ -87,7 +91,6 @@ void realm_runtime_close(realm_runtime *rt) {
     if (rt->tensors) ledger_flush(rt);       /* everything is there */
     realm_tensor_service_close(rt->tensors); /* what it still computed held models and tenants */
     tenants_close(rt);
-    size_t n = atomic_load_explicit(&rt->n_models, memory_order_acquire);
     for (size_t i = 0; i < n; i++) model_free(rt->models[i]);
     realm_backend_close(rt->backend);
     realm_store_close(rt->store);
@@ -134,7 +137,7 @@ realm_status realm_runtime_add_model(realm_runtime *rt, const char *id, const ch
     realm_error local = {0};
     if (!err) err = &local;
     tenant_model *m = NULL;
-    realm_status s = model_load(rt->backend, id, path, config ? config : &defaults, progress, user, &m, err);
+    realm_status s = model_load(rt, id, path, config ? config : &defaults, progress, user, &m, err);
     if (s != REALM_OK) return s;
     realm_mutex_lock(&rt->mu);
     size_t n = atomic_load_explicit(&rt->n_models, memory_order_relaxed);

@@ -15,12 +15,16 @@
 /* X(group, name, params, flags, declaration, text)
  *
  *   params       letters of realm_import.params; every call returns an i32
- *   flags        OFF_FIBER for what runs a parser, a template, a tokenizer or a sampler, or submits to the engine
+ *   flags        OFF_FIBER for what runs a parser, a template, a tokenizer or a sampler, or submits to the engine;
+ *                BRIEF_ for what a program in the loop does for each token: it may run on the engine's thread
  *   declaration  the parameters in C, one to one with `params`: size_t and pointers are 'p', int32_t and uint32_t 'i'
  *   text         what it does, one or two sentences for docs/abi.md
  *
  * A name that does not start with `realm_` gets that prefix in the guest's C header; names that the specification fixes
  * (realm_*, candle_matmul, memory64_*, attention_forward) are imported as they are. */
+#define BRIEF_OFF_FIBER (REALM_IMPORT_OFF_FIBER | REALM_IMPORT_BRIEF)
+#define BRIEF_SUSPENDS (REALM_IMPORT_SUSPENDS | REALM_IMPORT_BRIEF)
+
 /* Their order is that of the documentation. */
 #define REALM_ABI_GROUPS(X)                         \
     X(ABOUT, "About the host")                      \
@@ -60,9 +64,9 @@
     X(IO, input, "pppp", REALM_IMPORT_OFF_FIBER, (const char *name, size_t name_len, char *out, size_t max), \
       "The request as JSON (name_len 0), or a top-level field of it: a string as its text, anything else as JSON. " \
       "REALM_E_NOT_FOUND when it is absent.") \
-    X(IO, emit, "pp", REALM_IMPORT_SUSPENDS, (const char *text, size_t len), \
+    X(IO, emit, "pp", BRIEF_SUSPENDS, (const char *text, size_t len), \
       "Hands well-formed UTF-8 to the client; waits while the client is slow.") \
-    X(IO, realm_stream_token, "ipp", REALM_IMPORT_SUSPENDS, (int32_t token, const char *text, size_t len), \
+    X(IO, realm_stream_token, "ipp", BRIEF_SUSPENDS, (int32_t token, const char *text, size_t len), \
       "The same for one token, or -1 for text that is none.") \
     X(IO, finish, "i", 0, (uint32_t reason), \
       "How the answer ends (REALM_END_STOP, REALM_END_LENGTH), where that is not how the last generation did.")
@@ -117,14 +121,14 @@
 #define REALM_ABI_CONTEXTS(X) \
     X(CONTEXTS, context_new, "", REALM_IMPORT_OFF_FIBER, (void), \
       "An empty context: a token sequence and, once computed, its KV pages.") \
-    X(CONTEXTS, context_append, "ipp", REALM_IMPORT_OFF_FIBER, (int32_t context, const int32_t *tokens, size_t n), \
+    X(CONTEXTS, context_append, "ipp", BRIEF_OFF_FIBER, (int32_t context, const int32_t *tokens, size_t n), \
       "Adds tokens; they are computed with the next forward pass or generation. Returns the new length. REALM_E_BUSY " \
       "while one of these runs.") \
     X(CONTEXTS, context_append_prompt, "ii", REALM_IMPORT_OFF_FIBER, (int32_t context, int32_t prompt), \
       "The same with the tokens of a prompt.") \
     X(CONTEXTS, context_fork, "i", REALM_IMPORT_OFF_FIBER, (int32_t context), \
       "A second context with the same tokens. Pages are shared until one of the two writes to them.") \
-    X(CONTEXTS, context_truncate, "ii", REALM_IMPORT_OFF_FIBER, (int32_t context, uint32_t n_tokens), \
+    X(CONTEXTS, context_truncate, "ii", BRIEF_OFF_FIBER, (int32_t context, uint32_t n_tokens), \
       "Keeps the first n_tokens.") \
     X(CONTEXTS, context_stat, "ip", 0, (int32_t context, realm_guest_context *out), \
       "Length, how much is computed, pages held and shared.") \
@@ -138,7 +142,7 @@
       "Forgets a saved context.")
 
 #define REALM_ABI_FORWARD(X) \
-    X(FORWARD, forward, "ippii", REALM_IMPORT_OFF_FIBER, \
+    X(FORWARD, forward, "ippii", BRIEF_OFF_FIBER, \
       (int32_t context, const int32_t *tokens, size_t n, uint32_t n_rows, uint32_t flags), \
       "Appends tokens to a context and computes them, batched with everybody's; returns a handle whose END event comes " \
       "through wait. It then holds the logits (flag REALM_FORWARD_HIDDEN: the final hidden state too) of the last " \
@@ -147,22 +151,22 @@
       "The hidden state of a row after the final norm, as float32; the embedding of its text. Metered (read_bytes).")
 
 #define REALM_ABI_LOGITS(X) \
-    X(LOGITS, logits_sample, "iiip", REALM_IMPORT_OFF_FIBER, \
+    X(LOGITS, logits_sample, "iiip", BRIEF_OFF_FIBER, \
       (int32_t handle, uint32_t row, int32_t sampler, float *logprob), \
       "Draws a token with a sampler (0: greedy) and tells its log-probability where logprob is not 0. The sampler " \
       "takes note of the token.") \
-    X(LOGITS, logits_top, "iiipp", REALM_IMPORT_OFF_FIBER, \
+    X(LOGITS, logits_top, "iiipp", BRIEF_OFF_FIBER, \
       (int32_t handle, uint32_t row, uint32_t k, realm_guest_token *out, size_t max), \
       "The k most likely tokens with their log-probabilities, at most 256.") \
-    X(LOGITS, logits_gather, "iippp", REALM_IMPORT_OFF_FIBER, \
+    X(LOGITS, logits_gather, "iippp", BRIEF_OFF_FIBER, \
       (int32_t handle, uint32_t row, const int32_t *tokens, size_t n, float *logprobs), \
       "Log-probabilities of given tokens, at most 4096.") \
-    X(LOGITS, logits_stats, "iip", REALM_IMPORT_OFF_FIBER, (int32_t handle, uint32_t row, realm_guest_logit_stats *out), \
+    X(LOGITS, logits_stats, "iip", BRIEF_OFF_FIBER, (int32_t handle, uint32_t row, realm_guest_logit_stats *out), \
       "Best token, its log-probability, entropy, log of the sum of exponentials.") \
-    X(LOGITS, logits_bias, "iipp", REALM_IMPORT_OFF_FIBER, \
+    X(LOGITS, logits_bias, "iipp", BRIEF_OFF_FIBER, \
       (int32_t handle, uint32_t row, const realm_bias *bias, size_t n), \
       "Adds to the logits of given tokens, in place.") \
-    X(LOGITS, logits_mask, "iipp", REALM_IMPORT_OFF_FIBER, (int32_t handle, uint32_t row, const void *bits, size_t len), \
+    X(LOGITS, logits_mask, "iipp", BRIEF_OFF_FIBER, (int32_t handle, uint32_t row, const void *bits, size_t len), \
       "Keeps the tokens whose bit is set (bit t % 8 of byte t / 8, vocabulary / 8 bytes rounded up), in place.") \
     X(LOGITS, logits_read, "iipp", 0, (int32_t handle, uint32_t row, float *out, size_t max), \
       "The whole row as float32, `max` in values. Metered (read_bytes).") \
@@ -176,7 +180,7 @@
       "top-p, min-p, typical, XTC, mirostat. Without a stage it is greedy.") \
     X(SAMPLERS, sampler_fork, "i", REALM_IMPORT_OFF_FIBER, (int32_t sampler), \
       "A copy with the same history.") \
-    X(SAMPLERS, sampler_accept, "ipp", REALM_IMPORT_OFF_FIBER, (int32_t sampler, const int32_t *tokens, size_t n), \
+    X(SAMPLERS, sampler_accept, "ipp", BRIEF_OFF_FIBER, (int32_t sampler, const int32_t *tokens, size_t n), \
       "Takes note of tokens that were not drawn with it: the history that penalties, DRY and the grammar look at.")
 
 #define REALM_ABI_GRAMMARS(X) \
@@ -200,7 +204,7 @@
       (int32_t prompt, const realm_generate_options *options, uint32_t mode), \
       "Starts a generation and returns its handle. Options 0: the request's own parameters; else those whose bit is in " \
       "`set` replace them. With a context in the options the prompt (or 0) is added to it, and the answer after that.") \
-    X(GENERATE, wait, "ippppi", REALM_IMPORT_SUSPENDS, \
+    X(GENERATE, wait, "ippppi", BRIEF_SUSPENDS, \
       (int32_t handle, realm_guest_event *events, size_t max_events, char *text, size_t max_text, int32_t timeout_ms), \
       "Events of one generation or forward pass, or of any (0), since the last time, with their texts one after the " \
       "other in `text`; waits until there is one, at most timeout_ms (-1: for ever). 0 when the time is up; " \
@@ -210,7 +214,7 @@
       "Tokens that a generation or forward pass was charged so far.") \
     X(GENERATE, cancel, "i", 0, (int32_t generation), \
       "Ends it; its end comes as an event.") \
-    X(GENERATE, close, "i", REALM_IMPORT_OFF_FIBER, (int32_t handle), \
+    X(GENERATE, close, "i", BRIEF_OFF_FIBER, (int32_t handle), \
       "Gives back any handle; what still runs is cancelled.") \
     X(GENERATE, realm_host_generate, "ippppp", REALM_IMPORT_OFF_FIBER, \
       (int32_t model, const char *prompt, size_t prompt_len, const realm_generate_options *options, char *out, \
@@ -222,7 +226,7 @@
     X(EVENTS, ring_set, "pp", 0, (realm_event_ring *ring, size_t len), \
       "Registers a ring in the program's memory, len bytes with its header; 0, 0 takes it away. The host writes only " \
       "while the program is inside ring_wait.") \
-    X(EVENTS, ring_wait, "i", REALM_IMPORT_SUSPENDS, (int32_t timeout_ms), \
+    X(EVENTS, ring_wait, "i", BRIEF_SUSPENDS, (int32_t timeout_ms), \
       "Fills the registered ring with events of all generations as far as there is room; waits as wait does when the " \
       "ring is empty. Returns how many were added.")
 

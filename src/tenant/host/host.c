@@ -294,6 +294,8 @@ bool host_handle_close(realm_host *h, uint64_t handle) {
 
 realm_call_result host_close(realm_call *call, const uint64_t *args, int32_t *result) {
     realm_host *h = host_of(call);
+    if (realm_call_lent(call) && (host_get(h, args[0], HOST_TENSOR) || host_get(h, args[0], HOST_GRAMMAR)))
+        return REALM_CALL_MOVE; /* much memory to give back */
     if (!host_handle_close(h, args[0]))
         return host_fail(h, result, REALM_E_INVALID, "close: %u is no open handle", (unsigned)args[0]);
     return REALM_CALL_DONE;

@@ -60,6 +60,11 @@ typedef struct host_sampler {
     size_t charged; /* against HOST_PROMPT_BYTES_MAX: the tokens that it has seen */
 } host_sampler;
 
+/* A draw with a grammar is not brief: on a lender's thread it answers REALM_CALL_MOVE. */
+static inline bool host_sampler_moves(const realm_call *call, const host_sampler *s) {
+    return s && realm_call_lent(call) && realm_chain_has_grammar(s->chain);
+}
+
 typedef struct host_grammar {
     const host_model *model;
     realm_grammar_state *state;

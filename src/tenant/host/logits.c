@@ -88,6 +88,7 @@ realm_call_result host_logits_sample(realm_call *call, const uint64_t *args, int
     if (!find_row(h, args, "logits_sample", &r, result)) return REALM_CALL_DONE;
     host_sampler *s = args[2] ? host_need(h, args[2], HOST_SAMPLER, "logits_sample", result) : NULL;
     if (args[2] && !s) return REALM_CALL_DONE;
+    if (host_sampler_moves(call, s)) return REALM_CALL_MOVE;
     if (args[3] && !(to = host_range(call, args[3], sizeof logprob, "logits_sample", result))) return REALM_CALL_DONE;
     if (s && (host_same_model(h, s->model, "the sampler", r.model) || host_charge_text(h, HOST_SAMPLER_TOKEN_BYTES)))
         return host_failed(h, result);

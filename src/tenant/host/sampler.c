@@ -162,6 +162,7 @@ realm_call_result host_sampler_accept(realm_call *call, const uint64_t *args, in
     realm_tokens t = {0};
     host_sampler *s = host_need(h, args[0], HOST_SAMPLER, "sampler_accept", result);
     if (!s) return REALM_CALL_DONE;
+    if (host_sampler_moves(call, s)) return REALM_CALL_MOVE;
     realm_status st = host_take_tokens(call, "sampler_accept", s->model, args[1], args[2], &t);
     size_t bytes = t.len * HOST_SAMPLER_TOKEN_BYTES;
     if (!st) st = host_charge_text(h, bytes);

@@ -51,9 +51,11 @@ typedef struct run {
     char text[REALM_ERROR_TEXT_MAX];
     char answer[4096];
     size_t answer_len;
-    int answer_refusals; /* on_answer answers AGAIN so often */
-    atomic_int events;   /* what wait() consumes */
-    atomic_int waits;    /* how often wait()'s callback ran */
+    int answer_refusals;             /* on_answer answers AGAIN so often */
+    atomic_int events;               /* what wait() consumes */
+    atomic_int waits;                /* how often wait()'s callback ran */
+    atomic_int order;                /* what order() gives next, and takes; 0: it waits */
+    atomic_int lent[3], not_lent[3]; /* how often order, heavy and moves were done on a lender's thread, on a worker */
 } run;
 
 /* ---- imports ---- */
@@ -193,6 +195,30 @@ static realm_call_result t_deep(realm_call *call, const uint64_t *args, int32_t 
     return REALM_CALL_DONE;
 }
 
+static realm_call_result note(const realm_call *call, int which) {
+    run *r = realm_call_user(call);
+    atomic_fetch_add(realm_call_lent(call) ? &r->lent[which] : &r->not_lent[which], 1);
+    return REALM_CALL_DONE;
+}
+
+static realm_call_result t_order(realm_call *call, const uint64_t *args, int32_t *result) {
+    run *r = realm_call_user(call);
+    (void)args;
+    *result = atomic_exchange(&r->order, 0);
+    return *result ? note(call, 0) : REALM_CALL_SUSPEND;
+}
+
+static realm_call_result t_heavy(realm_call *call, const uint64_t *args, int32_t *result) {
+    *result = (int32_t)args[0] + 1;
+    return note(call, 1);
+}
+
+static realm_call_result t_moves(realm_call *call, const uint64_t *args, int32_t *result) {
+    if (realm_call_lent(call)) return REALM_CALL_MOVE;
+    *result = realm_call_resumed(call) ? -1 : (int32_t)args[0] + 1;
+    return note(call, 2);
+}
+
 static const realm_import IMPORTS[] = {
     {"t", "add", "ii", false, 0, t_add, 0},
     {"t", "touch", "pp", false, 0, t_touch, 0},
@@ -215,6 +241,9 @@ static const realm_import IMPORTS[] = {
     {"t", "none", "i", false, 0, t_none, 'v'},
     {"t", "none_late", "i", false, REALM_IMPORT_OFF_FIBER, t_none, 'v'},
     {"t", "again", "i", false, REALM_IMPORT_SUSPENDS, t_again, 0},
+    {"t", "order", "", false, REALM_IMPORT_SUSPENDS | REALM_IMPORT_BRIEF, t_order, 0},
+    {"t", "heavy", "i", false, REALM_IMPORT_OFF_FIBER, t_heavy, 0},
+    {"t", "moves", "i", false, REALM_IMPORT_OFF_FIBER | REALM_IMPORT_BRIEF, t_moves, 0},
 };
 
 /* ---- sandbox and programs ---- */

@@ -1,0 +1,186 @@
+/* The engine's thread while it has nothing to compute: when it is lent, and that it comes back. */
+#include "support/engine_run.h"
+
+/* What config.idle points to: the part of whoever runs programs. */
+typedef struct idle {
+    pthread_mutex_t mu;
+    pthread_cond_t changed;
+    int expects, runs, recalls;
+    bool inside; /* between expect and the end of run */
+    bool keep;   /* run returns only after a recall */
+    bool recalled;
+    realm_engine *e; /* for again() */
+    realm_account *a;
+    int again; /* forward passes that run submits itself, one per run */
+    consumer c;
+} idle;
+
+static void expect(void *user) {
+    idle *i = user;
+    pthread_mutex_lock(&i->mu);
+    assert_false(i->inside);
+    i->inside = true;
+    i->recalled = false;
+    i->expects++;
+    pthread_cond_broadcast(&i->changed);
+    pthread_mutex_unlock(&i->mu);
+}
+
+static void again(idle *i) {
+    realm_token prompt[] = {1, 2, 3};
+    realm_generation_params p = greedy(i->a, prompt, 3, 2);
+    if (i->again < 0) return;
+    if (i->c.g) { /* the one before has ended: that is why this runs */
+        assert_true(consumer_poll(&i->c));
+        consumer_close(&i->c);
+        i->c.g = NULL;
+    }
+    if (i->again-- > 0) assert_int_equal(consumer_submit(&i->c, i->e, &p, NULL), REALM_OK);
+}
+
+static void run(void *user) {
+    idle *i = user;
+    pthread_mutex_lock(&i->mu);
+    assert_true(i->inside);
+    i->runs++;
+    pthread_cond_broadcast(&i->changed);
+    while (i->keep && !i->recalled) pthread_cond_wait(&i->changed, &i->mu);
+    pthread_mutex_unlock(&i->mu);
+    if (i->again > 0 || i->c.g) again(i);
+    pthread_mutex_lock(&i->mu);
+    i->inside = false;
+    pthread_cond_broadcast(&i->changed);
+    pthread_mutex_unlock(&i->mu);
+}
+
+static void recall(void *user) {
+    idle *i = user;
+    pthread_mutex_lock(&i->mu);
+    i->recalls++;
+    i->recalled = true;
+    pthread_cond_broadcast(&i->changed);
+    pthread_mutex_unlock(&i->mu);
+}
+
+static void open_idle(engine_run *r, idle *i) {
+    *i = (idle){0};
+    pthread_mutex_init(&i->mu, NULL);
+    pthread_cond_init(&i->changed, NULL);
+    realm_engine_config config = {.idle = {i, expect, run, recall}};
+    engine_run_open(r, &tiny_llama, &config);
+    i->e = r->e;
+    i->a = r->a;
+}
+
+static int count(idle *i, const int *what) {
+    pthread_mutex_lock(&i->mu);
+    int n = *what;
+    pthread_mutex_unlock(&i->mu);
+    return n;
+}
+
+static void await_inside(idle *i, bool inside) {
+    pthread_mutex_lock(&i->mu);
+    while (i->inside != inside) pthread_cond_wait(&i->changed, &i->mu);
+    pthread_mutex_unlock(&i->mu);
+}
+
+static void generate(engine_run *r, uint32_t n) {
+    realm_token prompt[] = {4, 5, 6};
+    realm_generation_params p = greedy(r->a, prompt, 3, n);
+    consumer c;
+    assert_int_equal(consumer_submit(&c, r->e, &p, NULL), REALM_OK);
+    consumer_wait(&c);
+    assert_int_equal(c.n_ids, n);
+    consumer_close(&c);
+}
+
+/* Once for each time that nothing is left, not between tokens. */
+static void test_only_when_idle(void **state) {
+    engine_run r;
+    idle i;
+    (void)state;
+    open_idle(&r, &i);
+    for (int k = 1; k <= 3; k++) {
+        generate(&r, 20);
+        await_inside(&i, false);
+        assert_int_equal(count(&i, &i.expects), k);
+    }
+    engine_run_close(&r);
+    assert_int_equal(i.expects, i.runs);
+}
+
+/* Not when another generation waits for its next step: the engine is stopped at the end of one's step, with the other
+ * queued behind it. */
+static void test_not_while_others_wait(void **state) {
+    engine_run r;
+    idle i;
+    held h;
+    (void)state;
+    open_idle(&r, &i);
+    i.keep = true; /* a thread that was lent would not come back without a recall */
+    engine_stop(&h, &r);
+    realm_token prompt[] = {4, 5, 6};
+    realm_generation_params p = greedy(r.a, prompt, 3, 30);
+    consumer c;
+    assert_int_equal(consumer_submit(&c, r.e, &p, NULL), REALM_OK);
+    held_go(&h);
+    consumer_wait(&c);
+    assert_int_equal(c.n_ids, 30);
+    consumer_close(&c);
+    realm_engine_end_idle(r.e);
+    engine_run_close(&r);
+}
+
+/* A lent thread is called back by new work, by a cancel and by the end. */
+static void test_comes_back(void **state) {
+    engine_run r;
+    idle i;
+    (void)state;
+    open_idle(&r, &i);
+    i.keep = true;
+    generate(&r, 3);
+    for (int k = 0; k < 5; k++) {
+        await_inside(&i, true);
+        generate(&r, 3);
+    }
+    await_inside(&i, true);
+    assert_true(count(&i, &i.recalls) >= 5);
+    realm_engine_end_idle(r.e);
+    assert_false(i.inside);
+    int n = i.expects;
+    generate(&r, 3);
+    assert_int_equal(i.expects, n);
+    engine_run_close(&r);
+}
+
+/* What runs on the lent thread submits to the engine and is told there. */
+static void test_submits_from_there(void **state) {
+    engine_run r;
+    idle i;
+    (void)state;
+    open_idle(&r, &i);
+    i.again = 50;
+    generate(&r, 3);
+    pthread_mutex_lock(&i.mu);
+    while (i.runs < 51) pthread_cond_wait(&i.changed, &i.mu);
+    pthread_mutex_unlock(&i.mu);
+    await_inside(&i, false);
+    realm_engine_end_idle(r.e);
+    assert_int_equal(i.again, -1);
+    realm_engine_stats st;
+    realm_engine_get_stats(r.e, &st);
+    assert_int_equal(st.ended, 51);
+    assert_true(st.lent_ns > 0);
+    engine_run_close(&r);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_only_when_idle),
+        cmocka_unit_test(test_not_while_others_wait),
+        cmocka_unit_test(test_comes_back),
+        cmocka_unit_test(test_submits_from_there),
+    };
+    return cmocka_run_group_tests_name("idle", tests, NULL, NULL);
+}

@@ -1,0 +1,198 @@
+/* A thread that lends itself: what it runs, and what it leaves to the workers. */
+#include "fixture.h"
+
+enum { ORDER, HEAVY, MOVES };
+
+static realm_sandbox *box;
+static realm_lender *lender;
+
+static int done_orders(run *r) { return atomic_load(&r->lent[ORDER]) + atomic_load(&r->not_lent[ORDER]); }
+
+/* Until the program has taken n orders. */
+static void await_orders(run *r, int n) {
+    uint64_t until = realm_clock_ns() + PATIENCE_NS;
+    while (done_orders(r) < n) {
+        if (realm_clock_ns() > until) fail_msg("the program does not take its orders");
+        usleep(100);
+    }
+}
+
+static void give(run *r, int order) {
+    atomic_store(&r->order, order);
+    realm_instance_wake(r->instance);
+}
+
+/* To a worker, so often that its record is brief. On a busy machine a worker may lose the processor in a slice, which
+ * then counts as long: so many that this does not matter. */
+static void make_brief(run *r) {
+    int n = done_orders(r);
+    for (int i = 0; i < 40; i++) {
+        give(r, 1);
+        await_orders(r, n + i + 1);
+    }
+}
+
+/* Gives orders between begin and run until this thread has carried one out. That may fail: a worker that was about to
+ * sleep can be faster, or a slice have been long. */
+static void give_until_lent(run *r, int order, const atomic_int *count) {
+    uint64_t until = realm_clock_ns() + PATIENCE_NS;
+    int before = atomic_load(count), n = done_orders(r);
+    while (atomic_load(count) == before) {
+        if (realm_clock_ns() > until) fail_msg("the lender never ran it");
+        realm_lender_begin(lender);
+        give(r, order);
+        realm_lender_run(lender);
+        await_orders(r, ++n);
+        usleep(500);
+    }
+}
+
+static void end(run *r, int32_t value) {
+    give(r, 9);
+    run_wait(r);
+    assert_int_equal(r->result.status, REALM_OK);
+    assert_int_equal(r->result.value, value);
+    assert_int_equal(r->n_done, 1);
+}
+
+static void start(run *r) {
+    realm_program *p = open_program(box, "orders");
+    realm_instance_params params = {.cpu_ms_per_wake = 200};
+    run_start(r, p, params);
+    realm_program_release(p);
+}
+
+static void test_runs_what_is_brief(void **state) {
+    run r;
+    (void)state;
+    start(&r);
+    make_brief(&r);
+    assert_int_equal(atomic_load(&r.lent[ORDER]), 0);
+    give_until_lent(&r, 1, &r.lent[ORDER]);
+    end(&r, 0);
+}
+
+static void test_new_ones_are_the_workers(void **state) {
+    run r;
+    (void)state;
+    realm_lender_begin(lender);
+    start(&r);
+    realm_lender_run(lender);
+    give(&r, 1);
+    await_orders(&r, 1);
+    assert_int_equal(atomic_load(&r.lent[ORDER]), 0);
+    end(&r, 0);
+}
+
+/* The order is taken here, the call that follows runs on a worker, and its result arrives. */
+static void leaves(int order, int which) {
+    run r;
+    start(&r);
+    make_brief(&r);
+    int calls = atomic_load(&r.not_lent[which]);
+    give_until_lent(&r, order, &r.lent[ORDER]);
+    give(&r, 1); /* by when the call has come back */
+    uint64_t until = realm_clock_ns() + PATIENCE_NS;
+    while (atomic_load(&r.order) != 0 && realm_clock_ns() < until) usleep(100);
+    calls = atomic_load(&r.not_lent[which]) - calls;
+    assert_int_equal(atomic_load(&r.lent[which]), 0);
+    assert_true(calls >= 1);
+    end(&r, 7 * calls);
+}
+
+static void test_leaves_what_is_not_brief(void **state) {
+    (void)state;
+    leaves(2, HEAVY);
+    leaves(3, MOVES);
+}
+
+/* A program that was brief until now and spins on the lent thread: it is put back at the next tick, and ends by its
+ * limit with a worker. */
+static void test_is_not_kept(void **state) {
+    run r;
+    (void)state;
+    start(&r);
+    make_brief(&r);
+    give_until_lent(&r, 1, &r.lent[ORDER]);
+    uint64_t before = realm_clock_ns();
+    give_until_lent(&r, 4, &r.lent[ORDER]);
+    assert_true(realm_clock_ns() - before < PATIENCE_NS / 2);
+    run_wait(&r);
+    assert_int_equal(r.result.status, REALM_E_LIMIT);
+}
+
+/* Its owner is called back while it runs one program after the other: it returns with programs still ready. */
+typedef struct caller {
+    pthread_t thread;
+    atomic_bool stop;
+    run *runs;
+    int n;
+} caller;
+
+static void *keep_busy(void *arg) {
+    caller *c = arg;
+    while (!atomic_load(&c->stop))
+        for (int i = 0; i < c->n; i++) {
+            atomic_store(&c->runs[i].order, 1);
+            realm_instance_wake(c->runs[i].instance);
+        }
+    return NULL;
+}
+
+static void test_comes_back(void **state) {
+    enum { N = 8 };
+    static run runs[N];
+    caller c = {.runs = runs, .n = N};
+    realm_error err = {0};
+    (void)state;
+    for (int i = 0; i < N; i++) start(&runs[i]);
+    for (int i = 0; i < N; i++) make_brief(&runs[i]);
+    assert_int_equal(realm_thread_start(&c.thread, "caller", keep_busy, &c, &err), REALM_OK);
+    for (int i = 0; i < 200; i++) {
+        realm_lender_begin(lender);
+        realm_lender_recall(lender);
+        realm_lender_run(lender); /* or the test hangs */
+    }
+    atomic_store(&c.stop, true);
+    pthread_join(c.thread, NULL);
+    for (int i = 0; i < N; i++) end(&runs[i], 0);
+}
+
+/* What was left in the queue for a lender that takes nothing of it wakes a worker in the end. */
+static void test_nothing_is_left(void **state) {
+    run r;
+    (void)state;
+    start(&r);
+    make_brief(&r);
+    for (int i = 0; i < 50; i++) {
+        int n = done_orders(&r);
+        realm_lender_begin(lender);
+        give(&r, 2); /* its heavy call goes to a worker each time, and it is not brief for some time after that */
+        realm_lender_run(lender);
+        await_orders(&r, n + 1);
+    }
+    end(&r, 7 * 50);
+}
+
+int main(int argc, char **argv) {
+    realm_error err = {0};
+    if (argc == 5 && !strcmp(argv[2], "compile-child")) return realm_sandbox_compile_child(argc - 3, argv + 3);
+    box = open_sandbox(2, 64, NULL);
+    if (realm_lender_open(box, &lender, &err)) {
+        fprintf(stderr, "%s\n", err.text);
+        return 1;
+    }
+    faults_remember();
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_runs_what_is_brief),
+        cmocka_unit_test(test_new_ones_are_the_workers),
+        cmocka_unit_test(test_leaves_what_is_not_brief),
+        cmocka_unit_test(test_is_not_kept),
+        cmocka_unit_test(test_comes_back),
+        cmocka_unit_test(test_nothing_is_left),
+    };
+    int failed = cmocka_run_group_tests_name("lender", tests, NULL, NULL);
+    realm_lender_close(lender);
+    realm_sandbox_close(box);
+    return failed;
+}

@@ -1,0 +1,16 @@
+;; Does what order() says: 1 nothing, 2 heavy(6), 3 moves(6), 4 spins for ever, else returns the sum of what came back.
+(module
+  (import "t" "order" (func $order (result i32)))
+  (import "t" "heavy" (func $heavy (param i32) (result i32)))
+  (import "t" "moves" (func $moves (param i32) (result i32)))
+  (memory (export "memory") 1)
+  (func (export "realm_main") (result i32) (local $o i32) (local $sum i32)
+    (loop $next
+      (local.set $o (call $order))
+      (if (i32.eq (local.get $o) (i32.const 2))
+        (then (local.set $sum (i32.add (local.get $sum) (call $heavy (i32.const 6))))))
+      (if (i32.eq (local.get $o) (i32.const 3))
+        (then (local.set $sum (i32.add (local.get $sum) (call $moves (i32.const 6))))))
+      (if (i32.eq (local.get $o) (i32.const 4)) (then (loop $spin (br $spin))))
+      (br_if $next (i32.lt_u (local.get $o) (i32.const 4))))
+    (local.get $sum)))
