@@ -178,6 +178,7 @@ static const struct realm_backend_vtable vtable = {
     .logits = logits,
     .value = value,
     .parallel = parallel,
+    .direct_cut = cpu_direct_cut,
     .direct = cpu_direct,
 };
 
