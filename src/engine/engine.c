@@ -5,7 +5,8 @@
  *             run       one forward pass over the batch
  *             sample    the wanted rows, over the backend's threads when there are several
  *             commit    tokens into generations, ends
- *             publish   counts under mu, all at once; then events and callbacks, generation by generation
+ *             publish   counts under mu, all at once; then events, generation by generation; then callbacks: while a
+ *                       step follows by a compute thread that waits for it, as waking a consumer is a system call
  *             lend      when nothing is left to compute: the thread, to whoever answers these events (config.idle)
  *
  * Counts come before events, so a consumer that has seen an end finds its tokens counted. A step that fails ends the
@@ -268,8 +269,43 @@ void realm_engine_end_idle(realm_engine *e) {
     realm_mutex_unlock(&e->mu);
 }
 
+static void make_calls(realm_engine *e) {
+    for (uint32_t i = 0; i < e->n_calls; i++) {
+        const realm_consumer_call c = e->calls[i];
+        realm_generation_call(c.g);
+        if (c.ended) realm_generation_unref(c.g);
+    }
+}
+
+static void make_calls_aside(void *user) {
+    realm_engine *e = user;
+    make_calls(e);
+    realm_mutex_lock(&e->mu);
+    e->calling = false;
+    realm_cond_signal(&e->called);
+    realm_mutex_unlock(&e->mu);
+}
+
+static void call_consumers(realm_engine *e) {
+    const struct realm_backend_vtable *v = e->backend->v;
+    if (e->n_calls == 0) return;
+    if (v->aside && e->n_ring > 0) {
+        e->calling = true; /* without the lock: nobody else looks at it before aside has it */
+        if (v->aside(e->backend, make_calls_aside, e)) return;
+        e->calling = false;
+    }
+    make_calls(e);
+}
+
+/* Under mu: those of the step before. They were over before this step's end, as a rule. */
+static void await_calls(realm_engine *e) {
+    while (e->calling) realm_cond_wait(&e->called, &e->mu);
+    e->n_calls = 0;
+}
+
 static void publish(realm_engine *e) {
     realm_mutex_lock(&e->mu);
+    await_calls(e);
     for (uint32_t i = 0; i < e->n_touched; i++) charge(e, e->touched[i]->account);
     realm_engine_stats *st = &e->stats;
     if (e->batch.n_rows > 0) {
@@ -293,9 +329,13 @@ static void publish(realm_engine *e) {
         realm_generation *g = e->touched[i];
         g->touched = false;
         give_back_context(g);
-        realm_generation_publish(g);
-        if (g->state == REALM_GEN_ENDED) realm_generation_unref(g);
+        const bool ended = g->state == REALM_GEN_ENDED;
+        if (realm_generation_publish(g))
+            e->calls[e->n_calls++] = (realm_consumer_call){g, ended};
+        else if (ended)
+            realm_generation_unref(g);
     }
+    call_consumers(e);
     if (e->n_touched > 0) e->notify_ns += realm_clock_ns() - start;
     e->n_touched = 0;
     if (lending) lend(e);
@@ -311,6 +351,9 @@ static void *engine_main(void *arg) {
         if (e->batch.n_rows > 0) run_step(e);
         publish(e);
     }
+    realm_mutex_lock(&e->mu);
+    await_calls(e);
+    realm_mutex_unlock(&e->mu);
     return NULL;
 }
 
@@ -386,6 +429,7 @@ static realm_status allocate(realm_engine *e, realm_error *err) {
     e->n_samplers = REALM_MAX(e->backend->n_threads, 1u);
     e->ring = realm_calloc(e->cap_ring, sizeof *e->ring);
     e->touched = realm_calloc(e->cap_ring, sizeof *e->touched);
+    e->calls = realm_calloc(e->cap_ring, sizeof *e->calls);
     e->running = realm_calloc(c->max_generations, sizeof *e->running);
     e->wants = realm_calloc(c->max_generations, sizeof *e->wants);
     e->batch_tokens = realm_calloc(e->max_rows, sizeof *e->batch_tokens);
@@ -394,8 +438,8 @@ static realm_status allocate(realm_engine *e, realm_error *err) {
     e->batch_out = realm_calloc(e->max_out, sizeof *e->batch_out);
     e->jobs = realm_calloc(e->max_out, sizeof *e->jobs);
     e->samplers = realm_calloc(e->n_samplers, sizeof *e->samplers);
-    if (!e->ring || !e->touched || !e->running || !e->wants || !e->batch_tokens || !e->batch_seqs || !e->batch_gens ||
-        !e->batch_out || !e->jobs || !e->samplers)
+    if (!e->ring || !e->touched || !e->calls || !e->running || !e->wants || !e->batch_tokens || !e->batch_seqs ||
+        !e->batch_gens || !e->batch_out || !e->jobs || !e->samplers)
         return realm_error_set(err, REALM_E_NOMEM, "no memory for an engine of %u generations", c->max_generations);
     for (uint32_t i = 0; i < e->n_samplers; i++) {
         realm_status s = realm_sampler_init(&e->samplers[i], e->n_vocab, err);
@@ -444,8 +488,10 @@ static void engine_free(realm_engine *e) {
     realm_free(e->wants);
     realm_fair_release(&e->fair);
     realm_free(e->running);
+    realm_free(e->calls);
     realm_free(e->touched);
     realm_free(e->ring);
+    realm_cond_destroy(&e->called);
     realm_cond_destroy(&e->unlent);
     realm_cond_destroy(&e->cond);
     realm_mutex_destroy(&e->spare_mu);
@@ -462,6 +508,7 @@ realm_status realm_engine_open(realm_engine **out, realm_backend *b, const realm
     realm_mutex_init(&e->spare_mu, REALM_RANK_LEAF);
     realm_cond_init(&e->cond);
     realm_cond_init(&e->unlent);
+    realm_cond_init(&e->called);
     e->backend = b;
     e->model = m;
     e->tokenizer = t;

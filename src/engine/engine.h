@@ -9,9 +9,9 @@
  * knows accounts, whom it charges and in turn serves fairly; it knows nothing of programs, sockets or databases.
  *
  * A generation talks to its consumer through a bounded list of events under one short lock; the consumer is told by
- * `on_ready`, called on the engine's thread, that there is something where there was nothing. When the list is full the
- * generation skips its turn: a slow reader slows only itself. Stop strings, incomplete characters and end tokens are
- * dealt with here, so the consumer sees text that can be shown and the count is exact.
+ * `on_ready`, called on the engine's thread or one of the backend's, that there is something where there was nothing.
+ * When the list is full the generation skips its turn: a slow reader slows only itself. Stop strings, incomplete
+ * characters and end tokens are dealt with here, so the consumer sees text that can be shown and the count is exact.
  *
  * A context is a token sequence that outlives generations: each continues it and gives it back. A forward pass is a
  * generation that samples nothing and leaves its logits in an object of their own, so that a program can sample, mask
@@ -226,7 +226,8 @@ typedef struct realm_generation_params {
      * REALM_RUN_AHEAD_MAX). Its END may be taken back by a rewind until it is confirmed; it counts as one of the
      * account's generations until then. */
     uint32_t run_ahead;
-    void (*on_ready)(void *user); /* engine thread; must not block nor call the engine; never after release returned */
+    void (*on_ready)(void *user); /* one call at a time; must not block nor call the engine; never after release
+                                     returned */
     void *user;
 } realm_generation_params;
 

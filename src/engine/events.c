@@ -5,8 +5,8 @@
  * never grows. The engine gives a generation its turn only when the list has room for what a step may add (`room`); a
  * list without it marks the generation paused, and the poll that empties it wakes the engine.
  *
- * The consumer's callback runs on the engine's thread without any lock held, between two flags under g->mu, so that
- * release can wait for it to be over.
+ * The consumer's callback runs without any lock held, on the engine's thread or on one that had nothing to do, between
+ * two flags under g->mu, so that release can wait for it to be over.
  */
 #include <math.h>
 #include <string.h>
@@ -142,7 +142,7 @@ static void add_end_event(realm_generation *g) {
     add_event(g, &ev, NULL);
 }
 
-void realm_generation_publish(realm_generation *g) {
+bool realm_generation_publish(realm_generation *g) {
     const bool ended = g->state == REALM_GEN_ENDED || g->state == REALM_GEN_PARKED;
     realm_mutex_lock(&g->mu);
     bool was_empty = g->n_events == 0;
@@ -161,7 +161,10 @@ void realm_generation_publish(realm_generation *g) {
     g->step_rows = g->n_jobs = 0;
     g->token_shown = false;
     g->shown = 0;
-    if (!call) return;
+    return call;
+}
+
+void realm_generation_call(realm_generation *g) {
     g->on_ready(g->user);
     realm_mutex_lock(&g->mu);
     g->in_callback = false;

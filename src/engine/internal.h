@@ -225,8 +225,10 @@ void realm_generation_finish(realm_generation *g, realm_finish finish, realm_sta
 /* events.c, engine's thread. Free event slots for rows of this step, 0 when the reader is too far behind (it will wake
  * the engine). */
 uint32_t realm_generation_room(realm_generation *g);
-/* Publishes this iteration's events and calls back. */
-void realm_generation_publish(realm_generation *g);
+/* Publishes this iteration's events; true when its consumer is to be called. */
+bool realm_generation_publish(realm_generation *g);
+/* Calls it; any thread. */
+void realm_generation_call(realm_generation *g);
 
 /* text.c, engine's thread. Takes one token's text in and decides how much of what is held can be shown; finishes with
  * STOP when a stop string is complete, and with an error when the text exceeds its bound. */
@@ -250,6 +252,11 @@ bool realm_generation_apply_rewind(realm_generation *g);
 
 /* ---- the engine, engine.c and schedule.c ------------------------------------------------------------------------ */
 
+typedef struct realm_consumer_call {
+    realm_generation *g;
+    bool ended; /* for good: the engine lets go of it */
+} realm_consumer_call;
+
 struct realm_engine {
     realm_backend *backend;
     const realm_model *model;
@@ -267,6 +274,8 @@ struct realm_engine {
     bool lending;      /* from idle.expect to the end of idle.run */
     bool idle_ended;   /* nothing is lent any more */
     realm_cond unlent; /* lending became false after idle_ended */
+    bool calling;      /* `calls` are with another thread */
+    realm_cond called; /* calling became false */
     realm_generation *inbox_head, *inbox_tail;
     uint32_t n_alive;       /* generations submitted and not ended */
     uint32_t n_parked_seen; /* of them, those parked at the last publication: neither running nor queued */
@@ -288,6 +297,8 @@ struct realm_engine {
     uint32_t n_running;
     realm_generation **touched; /* to be published */
     uint32_t n_touched;
+    realm_consumer_call *calls; /* (cap_ring) to be made now; not the engine's thread's while `calling` */
+    uint32_t n_calls;
     realm_generation *parked; /* ended, but the end can be taken back */
     uint32_t n_parked;
     uint64_t next_seq;

@@ -148,6 +148,10 @@ static void parallel(realm_backend *b, uint32_t n, void (*fn)(void *user, uint32
     if (n > 0) realm_team_run(cpu(b)->team, host_worker, &h);
 }
 
+static bool aside(realm_backend *b, void (*fn)(void *user), void *user) {
+    return realm_team_aside(cpu(b)->team, fn, user);
+}
+
 /* ---- opening ----------------------------------------------------------------------------------------------------- */
 
 static void backend_close(realm_backend *b) {
@@ -178,7 +182,7 @@ static const struct realm_backend_vtable vtable = {
     .logits = logits,
     .value = value,
     .parallel = parallel,
-    .direct_cut = cpu_direct_cut,
+    .aside = aside,
     .direct = cpu_direct,
 };
 

@@ -38,6 +38,8 @@ uint32_t realm_team_size(const realm_team *t);
 REALM_WARN_UNUSED realm_status realm_team_reserve(realm_team *t, size_t bytes, realm_error *err);
 /* Runs fn on every thread of the team, the caller being worker 0; returns when all have returned. */
 void realm_team_run(realm_team *t, void (*fn)(realm_worker *w, void *user), void *user);
+/* Hands fn(user) to a thread that spins for the next run; false, and nothing is done, when all sleep or a run is on. */
+bool realm_team_aside(realm_team *t, void (*fn)(void *user), void *user);
 /* Every thread waits until all have come. Spins first, then sleeps. */
 void realm_worker_barrier(realm_worker *w);
 /* Dynamic sharing of n items: each call hands out the next at most `grain` of them as [*begin, *end); false when none
@@ -73,12 +75,10 @@ struct realm_weight {
 };
 
 /* ---- LINEAR, in linear.c: called by every worker of the team; returns after its last barrier ----------------------
- * x: (n_rows, cols) float32, or gathered through `gather` (n_rows indices into x's rows). y[i]: (n_rows, rows_i). Rows
- * that are parts of longer ones stand x_stride and y_stride floats apart. */
+ * x: (n_rows, cols) float32, or gathered through `gather` (n_rows indices into x's rows). y[i]: (n_rows, rows_i). */
 typedef struct realm_linear_args {
     const float *x;
-    const uint32_t *gather;    /* or NULL */
-    size_t x_stride, y_stride; /* 0: cols, rows_i */
+    const uint32_t *gather; /* or NULL */
     uint32_t n_rows;
     const float *gain; /* or NULL */
     float eps;
@@ -102,9 +102,8 @@ REALM_WARN_UNUSED realm_status realm_cpu_pack_shape(const realm_weight_desc *des
 /* Repacks rows in the file's layout into `memory` (realm_cpu_packed_bytes, page-aligned), which becomes the weight's
  * panels; splits the work over the team, or without one does it on the calling thread. */
 void realm_cpu_pack_into(realm_team *team, struct realm_packed *p, const void *data, void *memory);
-/* The same of a float32 shape into its panels, from rows that stand `stride` floats apart, or, with `columns`, from the
- * transpose, whose rows (one per input) do. */
-void realm_cpu_pack_floats(realm_team *team, struct realm_packed *p, const float *data, size_t stride, bool columns);
+/* The same of a float32 shape from its transpose: data is (cols, rows). */
+void realm_cpu_pack_columns(realm_team *team, struct realm_packed *p, const float *data, void *memory);
 /* Shape and panels, in memory of the weight's own. */
 REALM_WARN_UNUSED realm_status realm_cpu_pack(realm_team *team, const realm_weight_desc *desc,
                                               struct realm_packed **out, realm_error *err);

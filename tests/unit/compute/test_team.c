@@ -123,6 +123,67 @@ static void idle_threads_sleep(void **state) {
     realm_team_close(t);
 }
 
+/* Posted from two threads, between runs of a third: each task runs once, on a thread of the team, or is refused. */
+enum { POSTS = 3000 };
+typedef struct poster {
+    realm_team *t;
+    pthread_t thread, self; /* the same, for those who start it and for itself */
+    _Atomic uint32_t ran, taken;
+    _Atomic bool over;
+    _Atomic uint32_t own; /* ran on the poster's own thread */
+} poster;
+
+static void count_aside(void *user) {
+    poster *p = user;
+    if (pthread_equal(pthread_self(), p->self)) atomic_fetch_add(&p->own, 1);
+    atomic_fetch_add(&p->ran, 1);
+}
+
+static void *post(void *user) {
+    poster *p = user;
+    p->self = pthread_self();
+    for (int i = 0; i < POSTS; i++)
+        if (realm_team_aside(p->t, count_aside, p)) {
+            uint32_t n = atomic_fetch_add(&p->taken, 1) + 1;
+            if (i % 3 == 0) /* as the engine does */
+                while (atomic_load(&p->ran) < n) sched_yield();
+        }
+    atomic_store(&p->over, true);
+    return NULL;
+}
+
+static void nothing(realm_worker *w, void *user) { (void)w, (void)user; }
+
+static void tasks_aside(void **state) {
+    const struct timespec pause = {.tv_nsec = 200000}; /* the team sleeps meanwhile */
+    poster p[2];
+    shared s;
+    uint32_t runs = 0, taken = 0;
+    (void)state;
+    for (uint32_t n = 1; n <= 2; n++) {
+        realm_team *t = open_team(n);
+        s = (shared){.errors = 0};
+        for (int i = 0; i < 2; i++) {
+            p[i] = (poster){.t = t};
+            assert_int_equal(realm_thread_start(&p[i].thread, "poster", post, &p[i], NULL), REALM_OK);
+        }
+        for (; !atomic_load(&p[0].over) || !atomic_load(&p[1].over); runs++) {
+            realm_team_run(t, runs % 2 ? job : nothing, &s);
+            if (runs % 5 == 0) nanosleep(&pause, NULL);
+        }
+        for (int i = 0; i < 2; i++) {
+            pthread_join(p[i].thread, NULL);
+            while (atomic_load(&p[i].ran) < atomic_load(&p[i].taken)) sched_yield();
+            assert_int_equal(atomic_load(&p[i].ran), atomic_load(&p[i].taken));
+            assert_int_equal(atomic_load(&p[i].own), 0);
+            taken += atomic_load(&p[i].taken);
+        }
+        if (n == 1) assert_int_equal(taken, 0);
+        assert_int_equal(atomic_load(&s.errors), 0);
+        realm_team_close(t);
+    }
+}
+
 static void scratch_grows(void **state) {
     (void)state;
     realm_error err = {0};
@@ -198,6 +259,7 @@ int main(void) {
         cmocka_unit_test(sleepers_wake),
         cmocka_unit_test(barrier_waits_for_the_late),
         cmocka_unit_test(idle_threads_sleep),
+        cmocka_unit_test(tasks_aside),
         cmocka_unit_test(scratch_grows),
         cmocka_unit_test(opening_survives_failed_allocations),
         cmocka_unit_test(slab_gives_back),

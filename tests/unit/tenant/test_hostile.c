@@ -1,16 +1,18 @@
 /* Programs that misbehave, one test each: what becomes of them, and what other tenants notice.
  *
  * While each of them is at work another tenant decodes through the pipe. What is checked of it does not depend on how
- * fast this machine is today: it gets a token in every step (the engine never waits for anybody's program), and its
- * inter-token time beside the attack is compared with that of the same moments without it, medians of phases in turn,
- * with room for noise and a second and third chance. */
+ * fast or busy this machine is today: it gets a token in every step (the engine never waits for anybody's program), and
+ * its inter-token time beside the attack is compared with that beside as many threads that spin at the lowest priority
+ * there is, medians of phases in turn, with room for noise and some more chances. */
+#include <sched.h>
+
 #include "tenant/client.h"
 
 #define TOKENS 40u /* of the victim: fewer than an engine keeps for a slow reader */
 #define DECODES 25u
 #define PHASES 3u
-#define SLOWER 3.0 /* than without the attack: what no scheduling of this machine explains */
-#define CHANCES 3u
+#define SLOWER 2.5 /* than beside threads of the lowest priority */
+#define CHANCES 5u
 
 static realm_tenant *victim, *evil;
 
@@ -110,16 +112,45 @@ static measure for_a_while(void) {
     return (measure){median(token_ns, DECODES), median(steps, DECODES)};
 }
 
+/* What a program that spins may cost at most: a thread that does so where others hardly notice. */
+typedef struct spinners {
+    pthread_t threads[8];
+    unsigned n;
+    atomic_bool stop;
+} spinners;
+
+static void *spin(void *user) {
+    spinners *s = user;
+    struct sched_param none = {0};
+    if (sched_setscheduler(0, SCHED_IDLE, &none)) (void)!nice(19);
+    while (!atomic_load_explicit(&s->stop, memory_order_relaxed)) continue;
+    return NULL;
+}
+
+static void spinners_begin(spinners *s, unsigned n) {
+    *s = (spinners){.n = n};
+    for (unsigned i = 0; i < n; i++)
+        assert_int_equal(realm_thread_start(&s->threads[i], "spinner", spin, s, NULL), REALM_OK);
+}
+
+static void spinners_end(spinners *s) {
+    atomic_store(&s->stop, true);
+    for (unsigned i = 0; i < s->n; i++) pthread_join(s->threads[i], NULL);
+}
+
 /* Runs `n` attackers during every other phase. They are at work once they have said so ("!"). */
 static void compare(const char *what, unsigned n, bool compute_too) {
     enum { N_MAX = 8 };
     static client c[N_MAX];
     double ratio = 0, steps = 0;
     for (unsigned chance = 0; chance < CHANCES; chance++) {
-        double before[PHASES], during[PHASES];
+        double beside[PHASES], during[PHASES];
+        spinners s;
         steps = 0;
         for (unsigned k = 0; k < PHASES; k++) {
-            before[k] = for_a_while().token_ns;
+            spinners_begin(&s, n);
+            beside[k] = for_a_while().token_ns;
+            spinners_end(&s);
             for (unsigned i = 0; i < n; i++) attack_begin(&c[i], what);
             for (unsigned i = 0; i < n; i++) follow(&c[i], 1);
             measure m = for_a_while();
@@ -131,12 +162,14 @@ static void compare(const char *what, unsigned n, bool compute_too) {
             }
             for (unsigned i = 0; i < n; i++) leave(&c[i]);
         }
-        ratio = median(during, PHASES) / median(before, PHASES);
+        ratio = median(during, PHASES) / median(beside, PHASES);
         if (steps <= 1.5 && (compute_too || ratio <= SLOWER)) break;
     }
     if (steps > 1.5) fail_msg("%s: a token only every %.2f steps", what, steps);
     /* A flood of generations is computed too, in the same steps; its share is the scheduler's to bound. */
-    if (!compute_too && ratio > SLOWER) fail_msg("%s: other tenants' tokens take %.1f times as long", what, ratio);
+
+    if (!compute_too && ratio > SLOWER)
+        fail_msg("%s: other tenants' tokens take %.1f times as long as beside spinning threads", what, ratio);
     nothing_is_left();
 }
 
