@@ -132,12 +132,16 @@ static void copy_row(realm_sample_job *job, size_t n_vocab) {
 
 static void sample_part(void *user, uint32_t worker) {
     const sample_work *w = user;
+    uint64_t before = realm_clock_thread_ns();
     for (uint32_t i = worker; i < w->e->n_jobs; i += w->n_workers) {
         realm_sample_job *job = &w->e->jobs[i];
         if (job->copy_to)
             copy_row(job, w->e->n_vocab);
         else
             realm_sampler_run(&w->e->samplers[worker], job);
+        const uint64_t now = realm_clock_thread_ns();
+        job->cpu_ns = now - before;
+        before = now;
     }
 }
 
@@ -155,11 +159,13 @@ static void sample(realm_engine *e) {
 /* Hidden states are still in the plan. */
 static void keep_hidden(realm_engine *e, realm_generation *g) {
     const size_t d = realm_model_hparams(e->model)->d_model;
+    const uint64_t before = realm_clock_thread_ns();
     for (uint32_t i = 0; i < g->n_jobs; i++) {
         realm_sample_job *job = &e->jobs[g->first_job + i];
         size_t at = (size_t)(job->copy_to - g->logits->rows) / e->n_vocab;
         job->status = realm_model_hidden(e->model, e->plan, job->row, g->logits->hidden + at * d, &job->error);
     }
+    if (g->n_jobs > 0) e->jobs[g->first_job].cpu_ns += realm_clock_thread_ns() - before;
 }
 
 static void commit(realm_engine *e, realm_generation *g) {
@@ -187,6 +193,17 @@ static void commit(realm_engine *e, realm_generation *g) {
     if (g->finish != REALM_FINISH_NONE) realm_engine_finished(e, g);
 }
 
+/* Of the step: each generation's sampling goes to its account, the rest by rows. */
+static void charge_time(realm_engine *e, uint64_t began, uint64_t computed) {
+    const uint64_t now = realm_clock_ns();
+    for (uint32_t i = 0; i < e->n_wants; i++) {
+        const realm_generation *g = e->running[i]; /* still as when the step was built */
+        for (uint32_t j = 0; e->wants[i].used > 0 && j < g->n_jobs; j++)
+            e->wants[i].sample_ns += (double)e->jobs[g->first_job + j].cpu_ns;
+    }
+    realm_fair_charge(&e->fair, e->wants, e->n_wants, (double)(computed - began), (double)(now - computed), now);
+}
+
 static void run_step(realm_engine *e) {
     realm_error err = {0};
     uint64_t start = realm_clock_ns();
@@ -205,11 +222,12 @@ static void run_step(realm_engine *e) {
         }
         return;
     }
+    const uint64_t computed = realm_clock_ns();
     sample(e);
     for (uint32_t i = 0; i < e->batch.n_seqs; i++)
         if (e->batch_gens[i]->n_rows > 0 && e->batch_gens[i]->logits->hidden) keep_hidden(e, e->batch_gens[i]);
     realm_backend_turn_end(e->backend);
-    realm_fair_charge(&e->fair, e->wants, e->n_wants, (double)(realm_clock_ns() - own));
+    charge_time(e, own, computed);
     for (uint32_t i = 0; i < e->batch.n_seqs; i++) commit(e, e->batch_gens[i]);
     e->step_ns = realm_clock_ns() - start;
 }

@@ -4,7 +4,7 @@
  * machine, alone_i * W / w_i, where alone_i is a step with its rows only, w_i its weight and W the sum of weights. A
  * step serves all accounts at once, so its predicted time may not exceed the smallest of these. Within that time:
  *
- *      1. every account gets one of its generations' turns (or a prompt row), whatever it takes
+ *      1. every account gets one of its generations' turns (or a prompt row), whatever it takes to compute
  *      2. then the account that has been served least for its weight is next, again and again: a turn, or a block of
  *         its prompt, until nothing more fits or nothing more is wanted
  *
@@ -22,6 +22,12 @@
  * of its account and the first ones of the others, and one larger than allowed. That is needed for some time at the
  * start, and seldom later.
  *
+ * Sampling is measured generation by generation, as what it takes is up to who asks: a slow grammar, a long chain. Each
+ * account is charged its own, and expected to take as much again when the next step is planned. A turn whose sampling
+ * is slow may wait while others that want more have had less. It can still take a step past the promise, for all in it;
+ * then its account misses steps, until the others have had their parts of as much time, and they share these as if it
+ * were not there. Nobody waits for that longer than its own share of the machine would make it wait.
+ *
  * Tokens per second are a bucket of one second's worth, filled by the clock: an account with less than one token in it
  * misses its turns until there is one.
  */
@@ -36,7 +42,10 @@
 #define SLACK 1.1                         /* of the promise: costs are predicted, not known */
 #define STALL_NS (50.0 * REALM_NS_PER_MS) /* of prompts beside decoding, also of the same account */
 #define STALL_MIN_ROWS 32u
-#define BLOCK_ROWS 16u /* of a prompt, granted at a time */
+#define BLOCK_ROWS 16u     /* of a prompt, granted at a time */
+#define SAMPLING_LEAST 0.1 /* of the promise: left for sampling where computing takes more than is promised */
+#define DEBT_MOST 0.25     /* of the promise */
+#define SLOW_SAMPLING 0.5  /* of its account's part of the promise */
 
 /* ---- costs ------------------------------------------------------------------------------------------------------ */
 
@@ -143,7 +152,7 @@ static realm_work work_of(const realm_want *w, uint32_t n) {
 
 static double cost_of(const realm_fair *f, const realm_want *w, uint32_t n) {
     const realm_work work = work_of(w, n);
-    return n == 0 ? 0 : realm_cost_of(&f->cost, &work);
+    return n == 0 ? 0 : realm_cost_of(&f->cost, &work) + work.out * w->share->sample_ns;
 }
 
 /* ---- a plan ----------------------------------------------------------------------------------------------------- */
@@ -172,20 +181,30 @@ static void fill_bucket(realm_share *s, uint64_t now) {
     s->bucket_ns = now;
 }
 
+static void wake_at(realm_fair *f, uint64_t at) {
+    if (f->wake_ns == 0 || at < f->wake_ns) f->wake_ns = at;
+}
+
 /* False when it has to wait, until when is noted. */
 static bool may_go(realm_fair *f, realm_share *s, uint64_t now) {
+    if (now >= s->held_until_ns) s->held_until_ns = 0;
+    if (s->held_until_ns != 0) {
+        f->held_weights += s->weight;
+        wake_at(f, s->held_until_ns);
+        return false;
+    }
     if (s->tokens_per_second == 0) return true;
     fill_bucket(s, now);
     if (s->bucket >= 1) return true;
     const uint64_t at = now + 1 + (uint64_t)((1 - s->bucket) * (double)REALM_NS_PER_S / (double)s->tokens_per_second);
-    if (f->wake_ns == 0 || at < f->wake_ns) f->wake_ns = at;
+    wake_at(f, at);
     return false;
 }
 
 /* First sight of an account in this step. */
 static void enter(realm_fair *f, realm_share *s, uint64_t now) {
     s->first[SHORT] = s->first[PROMPT] = s->last[SHORT] = s->last[PROMPT] = NULL;
-    s->alone_ns = s->pending_ns = s->used_ns = 0;
+    s->alone_ns = s->pending_ns = s->used_ns = s->sampled_ns = s->sampling_ns = 0;
     s->n_granted = 0;
     s->done = s->left_out = s->limited = false;
     s->active = may_go(f, s, now);
@@ -197,11 +216,15 @@ static void enter(realm_fair *f, realm_share *s, uint64_t now) {
 }
 
 static void sort_wants(realm_fair *f, realm_want *wants, uint32_t n, uint64_t now) {
+    f->n_active = 0;
+    f->held_weights = 0;
+    f->wake_ns = 0;
     for (uint32_t i = 0; i < n; i++) wants[i].share->alone_ns = -1; /* not seen yet */
     for (uint32_t i = 0; i < n; i++) {
         realm_want *w = &wants[i];
         realm_share *s = w->share;
         w->granted = w->used = w->charged = 0;
+        w->sample_ns = 0;
         w->next = NULL;
         if (w->n_rows == 0) continue;
         if (s->alone_ns < 0) enter(f, s, now);
@@ -245,7 +268,7 @@ static void measure_alone(const realm_fair *f, realm_share *s, uint32_t prompt_r
         add_work(&s->alone, work_of(w, n));
         prompt_rows -= n;
     }
-    s->alone_ns = realm_cost_fixed(&f->cost) + realm_cost_of(&f->cost, &s->alone);
+    s->alone_ns = realm_cost_fixed(&f->cost) + realm_cost_of(&f->cost, &s->alone) + s->alone.out * s->sample_ns;
 }
 
 typedef struct plan {
@@ -258,6 +281,7 @@ static void grant(plan *p, realm_share *s, realm_want *w, uint32_t n) {
     const double ns = cost_of(p->f, w, w->granted + n) - cost_of(p->f, w, w->granted);
     w->granted += n;
     s->n_granted += n;
+    s->sampling_ns += work_of(w, w->granted).out * s->sample_ns; /* it is granted its last rows once */
     s->pending_ns += ns / s->weight;
     p->ns += ns;
     if (w->is_short) {
@@ -305,6 +329,36 @@ static void serve(plan *p, realm_share *s, bool force) {
         grant(p, s, w, n);
 }
 
+/* How much longer sampling took for an account than its part of `left`. */
+static double beyond_part(const realm_fair *f, const realm_share *s, double sampling_ns, double left) {
+    return fmax(sampling_ns - left * s->weight / f->weights, 0);
+}
+
+static double left_for_sampling(const realm_fair *f, double computing_ns) {
+    return fmax(f->most_ns - computing_ns, SAMPLING_LEAST * f->most_ns);
+}
+
+/* Whether its turn can wait: its sampling is slow, it has been served more than others that want more, and has not
+ * waited yet for as long as its share of the machine may make it wait. */
+static bool is_ahead(realm_fair *f, const realm_share *s, uint64_t now) {
+    const double step = f->most_ns / f->weights; /* a part of it, by its weight */
+    if (s->sample_ns <= SLOW_SAMPLING * step * s->weight || s->served_ns <= f->floor_ns + step) return false;
+    const uint64_t until = s->turn_ns + (uint64_t)(s->alone_ns * f->weights / s->weight);
+    if (now >= until) return false;
+    wake_at(f, until);
+    return true;
+}
+
+/* Of the turns granted so far, what their sampling is expected to take beyond their accounts' parts: others need not
+ * leave room for it, as it is paid for afterwards. */
+static double expected_beyond(const realm_fair *f, double granted_ns) {
+    double sampling = 0, beyond = 0;
+    for (uint32_t i = 0; i < f->n_active; i++) sampling += f->active[i]->sampling_ns;
+    const double left = left_for_sampling(f, granted_ns - sampling);
+    for (uint32_t i = 0; i < f->n_active; i++) beyond += beyond_part(f, f->active[i], f->active[i]->sampling_ns, left);
+    return beyond;
+}
+
 static realm_share *least_served(const realm_fair *f) {
     realm_share *best = NULL;
     double least = INFINITY;
@@ -319,14 +373,17 @@ static realm_share *least_served(const realm_fair *f) {
 
 void realm_fair_plan(realm_fair *f, realm_want *wants, uint32_t n, uint32_t chunk_rows, uint64_t now_ns) {
     plan p = {.f = f, .ns = realm_cost_fixed(&f->cost), .most_ns = INFINITY, .prompt_rows = chunk_rows};
-    double weights = 0;
     bool decoding = false;
     f->step++;
-    f->n_active = 0;
-    f->wake_ns = 0;
+    f->weights = 0;
+    f->most_ns = INFINITY;
     sort_wants(f, wants, n, now_ns);
+    if (f->n_active == 0 && f->held_weights > 0) { /* nobody else is there */
+        for (uint32_t i = 0; i < n; i++) wants[i].share->held_until_ns = 0;
+        sort_wants(f, wants, n, now_ns);
+    }
     for (uint32_t i = 0; i < f->n_active; i++) {
-        weights += f->active[i]->weight;
+        f->weights += f->active[i]->weight;
         decoding |= f->active[i]->first[SHORT] != NULL;
     }
     if (decoding && f->cost.n > 0) {
@@ -339,12 +396,19 @@ void realm_fair_plan(realm_fair *f, realm_want *wants, uint32_t n, uint32_t chun
         realm_share *s = f->active[i];
         measure_alone(f, s, p.prompt_rows);
         rotate(s);
-        const double most = SLACK * s->alone_ns * weights / s->weight;
+        const double most = SLACK * s->alone_ns * f->weights / s->weight;
         if (f->n_active < 2 || most >= p.most_ns) continue;
         p.most_ns = most;
         tightest = s;
     }
-    for (uint32_t i = 0; i < f->n_active; i++) serve(&p, f->active[i], true);
+    f->most_ns = p.most_ns;
+    const realm_share *least = least_served(f);
+    for (uint32_t i = 0; i < f->n_active; i++) {
+        realm_share *s = f->active[i];
+        s->done = s != least && is_ahead(f, s, now_ns);
+        if (!s->done) serve(&p, s, true);
+    }
+    if (tightest) p.most_ns += expected_beyond(f, p.ns);
     if (tightest && f->step % ASK_EVERY == 0 && realm_cost_doubt(&f->cost, &tightest->alone) > DOUBT_MOST) {
         if (f->step % (2 * ASK_EVERY) == 0) {
             while (!tightest->done) serve(&p, tightest, false);
@@ -372,27 +436,64 @@ static void lift(realm_fair *f) {
     }
 }
 
-void realm_fair_charge(realm_fair *f, realm_want *wants, uint32_t n, double ns) {
+/* What a step took beyond the promise because of sampling is owed by those whose sampling took more than their part of
+ * what the promise leaves for it; what it took less pays for the debts of all. Whoever owes too much waits while the
+ * others have their parts of as much time. */
+static void settle_debts(realm_fair *f, double computing_ns, uint64_t now) {
+    if (!isfinite(f->most_ns) || f->cost.n < FIRST_STEPS) return;
+    const double left = left_for_sampling(f, computing_ns);
+    double sampled = 0, over = 0;
+    for (uint32_t i = 0; i < f->n_active; i++) {
+        const realm_share *s = f->active[i];
+        sampled += s->sampled_ns;
+        over += beyond_part(f, s, s->sampled_ns, left);
+    }
+    const double excess = sampled - left;
+    for (uint32_t i = 0; i < f->n_active; i++) {
+        realm_share *s = f->active[i];
+        const double part = excess > 0 ? beyond_part(f, s, s->sampled_ns, left) / over : 1;
+        s->debt_ns = fmax(s->debt_ns + excess * part, 0);
+        if (s->debt_ns < DEBT_MOST * f->most_ns) continue;
+        s->held_until_ns = now + (uint64_t)(s->debt_ns * ((f->weights + f->held_weights) / s->weight - 1));
+        s->debt_ns = 0;
+    }
+}
+
+static void learn_sampling(realm_share *s, const realm_work *work, double ns) {
+    if (work->out == 0) return;
+    const double row = ns / work->out;
+    s->sample_ns = s->sample_ns > 0 ? s->sample_ns + 0.25 * (row - s->sample_ns) : row;
+}
+
+void realm_fair_charge(realm_fair *f, realm_want *wants, uint32_t n, double ns, double sampling_ns, uint64_t now_ns) {
     realm_work all = {0};
-    double weights = 0, sum = realm_cost_fixed(&f->cost);
+    double weights = 0, sum = realm_cost_fixed(&f->cost), sampled = 0;
+    for (uint32_t i = 0; i < n; i++) sampled += wants[i].sample_ns;
+    const double side_by_side = sampled > sampling_ns ? sampling_ns / sampled : 1; /* several threads sample */
     for (uint32_t i = 0; i < n; i++) {
         const realm_want *w = &wants[i];
-        if (w->granted < w->n_rows && !w->share->limited) w->share->left_out = true;
+        realm_share *s = w->share;
+        if (w->granted < w->n_rows && !s->limited) s->left_out = true;
         if (w->used == 0) continue;
         const realm_work work = work_of(w, w->used);
         add_work(&all, work);
         const double cost = realm_cost_of(&f->cost, &work);
-        if (w->share->used_ns == 0) weights += w->share->weight;
-        w->share->used_ns += cost;
+        if (s->used_ns == 0) weights += s->weight;
+        s->used_ns += cost;
         sum += cost;
-        w->share->bucket -= w->charged;
+        s->bucket -= w->charged;
+        s->sampled_ns += w->sample_ns * side_by_side;
+        learn_sampling(s, &work, w->sample_ns * side_by_side);
     }
     if (all.rows == 0) return;
     const double scale = ns / sum, fixed = realm_cost_fixed(&f->cost) / weights;
     for (uint32_t i = 0; i < f->n_active; i++) {
         realm_share *s = f->active[i];
-        if (s->used_ns > 0) s->served_ns += scale * (s->used_ns / s->weight + fixed);
+        if (s->used_ns == 0) continue;
+        s->served_ns += scale * (s->used_ns / s->weight + fixed) + s->sampled_ns / s->weight;
+        s->turn_ns = now_ns;
     }
+    settle_debts(f, sum, now_ns);
     lift(f);
     realm_cost_learn(&f->cost, &all, ns);
 }

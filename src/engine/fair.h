@@ -44,13 +44,18 @@ typedef struct realm_share {    /* an account's; zero at first */
     double served_ns;           /* what it has had, divided by its weight */
     double bucket;              /* tokens that it may still compute */
     uint64_t bucket_ns;         /* when it was filled last; 0: never */
+    double sample_ns;           /* sampling a row of its, a running mean; 0: not known */
+    double debt_ns;             /* its sampling has made steps longer than was promised to others by so much */
+    uint64_t turn_ns;           /* when it was in a step last */
+    uint64_t held_until_ns;     /* for that it misses turns until then; 0: it does not */
     bool prompt_first;
     uint64_t last_step, cursor; /* when it last wanted rows; `order` of the generation that had the last turn */
     /* of the step under way */
     realm_want *first[2], *last[2]; /* short ones, prompts */
     double alone_ns, pending_ns;    /* a step of its own; what it was granted, divided by its weight */
     realm_work alone;
-    double used_ns;
+    double sampling_ns;         /* expected of what it was granted */
+    double used_ns, sampled_ns; /* by it: for computing, for sampling */
     uint32_t n_granted;
     bool active, done, left_out, limited; /* left_out: wanted more; limited: by tokens_per_second */
 } realm_share;
@@ -64,6 +69,7 @@ struct realm_want { /* of one generation */
     uint32_t granted; /* by the plan */
     uint32_t used;    /* rows that were computed, and of them those that count against tokens_per_second */
     uint32_t charged;
+    double sample_ns; /* processor time that sampling them took */
     realm_want *next;
 };
 
@@ -71,7 +77,10 @@ typedef struct realm_fair {
     realm_cost_model cost;
     uint64_t step;
     double floor_ns;      /* where accounts that come back start */
+    double most_ns;       /* of the step that was planned last; INFINITY: no promise is in its way */
+    double weights;       /* of the accounts that wanted something in it */
     uint64_t wake_ns;     /* when a held account may go on; 0: none is held */
+    double held_weights;  /* of the accounts that miss the step for their sampling */
     realm_share **active; /* (cap) */
     uint32_t n_active, cap;
 } realm_fair;
@@ -82,7 +91,8 @@ void realm_fair_release(realm_fair *f);
 
 /* Sets `granted` of each want, in order of admission; `chunk_rows` is the most prompt rows of a step. */
 void realm_fair_plan(realm_fair *f, realm_want *wants, uint32_t n, uint32_t chunk_rows, uint64_t now_ns);
-/* After the step: wants with `used` and `charged` set, and its time. */
-void realm_fair_charge(realm_fair *f, realm_want *wants, uint32_t n, double ns);
+/* After the step: wants with `used`, `charged` and `sample_ns` set; what computing took and what sampling took, by the
+ * clock; when that was. */
+void realm_fair_charge(realm_fair *f, realm_want *wants, uint32_t n, double ns, double sampling_ns, uint64_t now_ns);
 
 #endif

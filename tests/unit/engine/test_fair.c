@@ -39,6 +39,7 @@ typedef struct sim {
     uint32_t which[GENS_MAX], n_gens;
     double now, noise;
     uint64_t tokens[ACCOUNTS_MAX], rows[ACCOUNTS_MAX], step_rows[ACCOUNTS_MAX];
+    double sample_ns[ACCOUNTS_MAX]; /* what sampling a row of theirs takes */
     double longest_step;
     bool still; /* contexts do not grow */
 } sim;
@@ -78,13 +79,13 @@ static double alone(const sim *s, uint32_t account) {
         out += n == g->left;
         *(n == 1 ? &ctx_one : &ctx_many) += n * g->past + n * (n + 1) / 2;
     }
-    return true_cost(rows, out, ctx_one, ctx_many);
+    return true_cost(rows, out, ctx_one, ctx_many) + out * s->sample_ns[account];
 }
 
 /* One step; its time in ns, 0 when nobody could run. */
 static double step(sim *s) {
     uint32_t n = 0;
-    double rows = 0, out = 0, ctx_one = 0, ctx_many = 0;
+    double rows = 0, out = 0, ctx_one = 0, ctx_many = 0, sampling = 0;
     for (uint32_t i = 0; i < s->n_gens; i++) {
         gen *g = &s->gens[i];
         if (!g->alive) continue;
@@ -105,6 +106,9 @@ static double step(sim *s) {
         w->used = w->charged = w->granted;
         rows += w->used;
         out += w->used == g->left;
+        if (w->used == g->left && s->sample_ns[g->account] > 0)
+            w->sample_ns = s->sample_ns[g->account] * (0.9 + 0.2 * uniform());
+        sampling += w->sample_ns;
         if (w->used > 0)
             *(w->used == 1 ? &ctx_one : &ctx_many) += w->used * (double)g->past + w->used * (w->used + 1.0) / 2;
         s->step_rows[g->account] += w->used;
@@ -113,8 +117,8 @@ static double step(sim *s) {
     if (rows == 0) return 0;
     double ns = true_cost(rows, out, ctx_one, ctx_many) * (1 + s->noise * (uniform() - 0.5) * 2);
     if (s->noise > 0 && uniform() < 0.01) ns *= 5; /* somebody else had the processor */
-    s->now += ns;
-    if (ns > s->longest_step) s->longest_step = ns;
+    s->now += ns + sampling;
+    if (ns + sampling > s->longest_step) s->longest_step = ns + sampling;
     for (uint32_t i = 0; i < n; i++) {
         gen *g = &s->gens[s->which[i]];
         if (s->wants[i].used == 0) continue;
@@ -126,8 +130,8 @@ static double step(sim *s) {
         g->last = s->now;
         s->tokens[g->account]++;
     }
-    realm_fair_charge(&s->f, s->wants, n, ns);
-    return ns;
+    realm_fair_charge(&s->f, s->wants, n, ns, sampling, (uint64_t)s->now);
+    return ns + sampling;
 }
 
 /* Mean time between tokens of an account's generations over `steps`, by what its own share of the machine would give.
@@ -207,6 +211,60 @@ static void anything(void **state) {
         sim_close(&s);
     }
     row_price = 1;
+}
+
+/* One whose sampling is slow has its weighted share of the machine's time, as others have theirs. */
+static void slow_sampling(void **state) {
+    (void)state;
+    static const struct {
+        uint32_t n, gens[4], weight[4];
+        double sample_ms[4];
+    } cases[] = {
+        {2, {1, 1}, {100, 100}, {50, 0}},
+        {2, {1, 1}, {100, 300}, {50, 0.1}},
+        {2, {1, 1}, {300, 100}, {50, 0.1}},
+        {2, {8, 1}, {100, 100}, {20, 0.1}},
+        {2, {1, 16}, {100, 100}, {30, 0.1}},
+        {2, {4, 4}, {100, 100}, {40, 40}},
+        {2, {32, 32}, {100, 100}, {0.2, 0.2}},
+        {3, {1, 1, 1}, {100, 100, 100}, {50, 50, 0.1}},
+        {3, {4, 16, 1}, {100, 100, 100}, {50, 0.1, 0.1}},
+        {4, {1, 2, 4, 1}, {100, 50, 200, 100}, {50, 5, 0.5, 0}},
+    };
+    for (size_t k = 0; k < REALM_ARRAY_LEN(cases); k++) {
+        static sim s;
+        double ratio[ACCOUNTS_MAX];
+        sim_open(&s);
+        for (uint32_t a = 0; a < cases[k].n; a++) {
+            s.shares[a].weight = cases[k].weight[a];
+            s.sample_ns[a] = cases[k].sample_ms[a] * 1e6;
+            for (uint32_t g = 0; g < cases[k].gens[a]; g++) (void)add(&s, a, 200, 1);
+        }
+        for (int i = 0; i < 200; i++) (void)step(&s);
+        ratios(&s, 1500, cases[k].n, ratio);
+        for (uint32_t a = 0; a < cases[k].n; a++)
+            if (!(ratio[a] <= 1.2)) fail_msg("case %zu: account %u waits %.2f of its fair time", k, a, ratio[a]);
+        sim_close(&s);
+    }
+    /* Anybody. The turns of several slow ones may come together, so the bound is looser. */
+    for (int round = 0; round < 60; round++) {
+        static sim s;
+        double ratio[ACCOUNTS_MAX];
+        sim_open(&s);
+        uint32_t n = 2 + (uint32_t)(uniform() * 4);
+        for (uint32_t a = 0; a < n; a++) {
+            s.shares[a].weight = 50 + (uint32_t)(uniform() * 250);
+            s.sample_ns[a] = 50e6 * pow(uniform(), 6);
+            uint32_t gens = 1 + (uint32_t)(uniform() * uniform() * uniform() * 20);
+            for (uint32_t g = 0; g < gens; g++) (void)add(&s, a, 20 + (uint32_t)(uniform() * 500), 1);
+        }
+        for (int i = 0; i < 200; i++) (void)step(&s);
+        ratios(&s, 1500, n, ratio);
+        for (uint32_t a = 0; a < n; a++)
+            if (!(ratio[a] <= 1.4))
+                fail_msg("round %d: account %u of %u waits %.2f of its fair time", round, a, n, ratio[a]);
+        sim_close(&s);
+    }
 }
 
 /* Nothing is lost where nobody is in the way. */
@@ -433,9 +491,10 @@ static void costs(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(decoding), cmocka_unit_test(anything),          cmocka_unit_test(full_batches),
-        cmocka_unit_test(rotation), cmocka_unit_test(prompts),           cmocka_unit_test(no_hoarding),
-        cmocka_unit_test(arrivals), cmocka_unit_test(tokens_per_second), cmocka_unit_test(costs)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(decoding),     cmocka_unit_test(anything),
+                                       cmocka_unit_test(full_batches), cmocka_unit_test(rotation),
+                                       cmocka_unit_test(prompts),      cmocka_unit_test(no_hoarding),
+                                       cmocka_unit_test(arrivals),     cmocka_unit_test(tokens_per_second),
+                                       cmocka_unit_test(costs),        cmocka_unit_test(slow_sampling)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -2,6 +2,7 @@
  * delay only whom they concern; counts add up. */
 #include <math.h>
 
+#include "engine/internal.h"
 #include "support/engine_run.h"
 
 #define MANY 17u
@@ -484,6 +485,44 @@ static void fair(void **state) {
 }
 
 /* Prompt tokens of a step are shared between accounts: one long prompt is not put behind three of another account. */
+/* What sampling takes is charged to whom it is done for, not to all who share the step. */
+static void sampling_is_charged(void **state) {
+    (void)state;
+    enum { N = 4 };
+    engine_run r;
+    static consumer c[2 * N];
+    realm_token prompt[400];
+    realm_stage stages[REALM_STAGES_MAX];
+    realm_chain *chain;
+    realm_account *slow, *quick;
+    held stop;
+    fill_prompt(prompt, 400, 5);
+    engine_run_open(&r, &tiny_llama, NULL);
+    assert_int_equal(realm_account_open(r.e, NULL, NULL, &slow, NULL), REALM_OK);
+    assert_int_equal(realm_account_open(r.e, NULL, NULL, &quick, NULL), REALM_OK);
+    for (size_t i = 0; i < REALM_ARRAY_LEN(stages); i++) {
+        stages[i] = (realm_stage){.kind = REALM_STAGE_KIND_DRY};
+        stages[i].u.dry.multiplier = stages[i].u.dry.base = 1;
+        stages[i].u.dry.allowed = 1;
+    }
+    assert_int_equal(realm_chain_open(stages, REALM_STAGES_MAX, 1, TINY_VOCAB, &chain, NULL), REALM_OK);
+    for (int i = 0; i < 2 * N; i++) {
+        realm_generation_params p = greedy(i % 2 ? slow : quick, prompt, 400, 40);
+        if (i % 2) p.chain = chain;
+        assert_int_equal(consumer_submit(&c[i], r.e, &p, NULL), REALM_OK);
+    }
+    for (int i = 0; i < 2 * N; i++) consumer_wait(&c[i]);
+    engine_stop(&stop, &r); /* and look at what is its thread's */
+    if (!(slow->share.sample_ns > 3 * quick->share.sample_ns && quick->share.sample_ns > 0))
+        fail_msg("a row: %.0f ns with a long chain, %.0f ns without", slow->share.sample_ns, quick->share.sample_ns);
+    held_go(&stop);
+    for (int i = 0; i < 2 * N; i++) consumer_close(&c[i]);
+    realm_chain_close(chain);
+    realm_account_close(slow);
+    realm_account_close(quick);
+    engine_run_close(&r);
+}
+
 static void fair_prefill(void **state) {
     (void)state;
     static consumer c[3];
@@ -611,6 +650,7 @@ int main(void) {
                                        cmocka_unit_test(pages_change_hands),
                                        cmocka_unit_test(fair),
                                        cmocka_unit_test(fair_prefill),
+                                       cmocka_unit_test(sampling_is_charged),
                                        cmocka_unit_test(allocation_failures),
                                        cmocka_unit_test(open_without_memory)};
     return cmocka_run_group_tests(tests, NULL, NULL);
