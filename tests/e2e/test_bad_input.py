@@ -1,0 +1,141 @@
+"""Requests made to hurt, as literal bytes of JSON: each is refused with the field or the place in the schema, counts
+nothing, and leaves the server as it was; what is not refused keeps to its constraint."""
+import json
+import re
+import threading
+import time
+
+from harness import CAPITAL
+
+CHAT = {"model": "smollm2", "messages": CAPITAL, "temperature": 0, "max_tokens": 16}
+TEXT = {"model": "smollm2", "prompt": "One two three", "temperature": 0, "max_tokens": 8}
+
+
+def post(s, path, body, tenant="alpha"):
+    """(status, answer)"""
+    body = body.encode()
+    answer = s.raw(b"POST %s HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: application/json\r\n"
+                   b"Authorization: Bearer %s\r\nContent-Length: %d\r\n\r\n%s" % (
+                       path.encode(), s.key[tenant].encode(), len(body), body), wait=60)
+    head, _, text = answer.partition(b"\r\n\r\n")
+    return int(head.split()[1]), json.loads(text)
+
+
+def used(s, tenant="alpha"):
+    return s.http("/v1/usage", key=s.key[tenant])[2]
+
+
+def with_field(base, field, value):
+    """The value as it stands, which need not be JSON."""
+    return json.dumps({k: v for k, v in base.items() if k != field})[:-1] + f', "{field}": {value}}}'
+
+
+def test_parameters(server):
+    before = used(server)
+    far = "9" * 400
+    for base, field, value in (
+            (CHAT, "max_tokens", "-1"), (CHAT, "max_tokens", "-9223372036854775808"), (CHAT, "max_tokens", far),
+            (CHAT, "max_tokens", "1e3"), (CHAT, "max_completion_tokens", "-1"), (CHAT, "n", "-1"), (CHAT, "n", "1000000000"),
+            (CHAT, "n", "129"), (TEXT, "n", "4294967297"), (TEXT, "best_of", "100000"), (TEXT, "logprobs", "-1"),
+            (CHAT, "top_k", "-1"), (CHAT, "top_p", "-0.5"), (CHAT, "top_p", "1e999"), (CHAT, "min_p", "-1e999"),
+            (CHAT, "temperature", "NaN"), (CHAT, "temperature", "Infinity"), (CHAT, "temperature", "-Infinity"),
+            (CHAT, "temperature", "1e999"), (CHAT, "temperature", "-1e-9"), (CHAT, "repeat_penalty", "0"),
+            (CHAT, "repeat_penalty", "NaN"), (CHAT, "frequency_penalty", "1e999"), (CHAT, "presence_penalty", "-3"),
+            (CHAT, "repeat_last_n", "-2"), (CHAT, "seed", far), (CHAT, "seed", "0.5"),
+            (CHAT, "logit_bias", '{"49152": 1}'), (CHAT, "logit_bias", '{"-1": 1}'), (CHAT, "logit_bias", '{"1": NaN}'),
+            (CHAT, "logit_bias", '{"1": 1e999}'), (CHAT, "logit_bias", '{"18446744073709551617": 1}'),
+            (CHAT, "stop", json.dumps(["x"] * 5)), (CHAT, "stop", '[""]'), (TEXT, "prompt", '""'), (TEXT, "prompt", "[]"),
+            (TEXT, "prompt", "[-1]"), (TEXT, "prompt", "[49152]"), (TEXT, "prompt", "[1e999]"), (TEXT, "prompt", '["a", ""]'),
+            (TEXT, "prompt", json.dumps(["x"] * 129)), (CHAT, "messages", "[]"), (CHAT, "messages", '[{"role": "user"}]'),
+            (CHAT, "model", '""'), (CHAT, "model", '"../../etc/passwd"'), (CHAT, "top_logprobs", "20"),
+            (CHAT, "messages", "[" * 100 + "]" * 100)):
+        status, answer = post(server, "/v1/chat/completions" if base is CHAT else "/v1/completions",
+                              with_field(base, field, value))
+        error = answer["error"]
+        assert status in (400, 404) and error["type"] == "invalid_request_error", (field, value, status, answer)
+        # bytes that are no JSON at all have no field
+        assert (error["param"] or "").startswith(field) or error["code"] == "invalid_json", (field, value, error)
+    assert used(server) == before
+    # penalties of every kind together, at their bounds, with the least and the most of everything
+    for extreme in (dict(frequency_penalty=2, presence_penalty=2, repeat_penalty=2, repeat_last_n=0),
+                    dict(frequency_penalty=-2, presence_penalty=-2, temperature=2, top_p=0, top_k=1, min_p=1, seed=-1),
+                    dict(temperature=2, top_p=1e-300, logit_bias={"0": -100, "49151": 100}, n=2)):
+        status, answer = post(server, "/v1/chat/completions", json.dumps({**CHAT, **extreme}))
+        assert status == 200 and answer["usage"]["completion_tokens"] > 0, (extreme, answer)
+
+
+def asks_for(schema, **more):
+    return json.dumps({**CHAT, **more})[:-1] + ', "response_format": {"type": "json_schema", "json_schema": {"name": "x", ' \
+        f'"schema": {schema}}}}}}}'
+
+
+def nested(n):
+    return '{"type": "object", "properties": {"a": ' * n + '{"type": "integer"}' + "}}" * n
+
+
+def test_schemas_that_cannot_be_kept_to(server):
+    before = used(server)
+    for schema, place in (
+            ('{"$ref": "#"}', "#/$ref"),
+            ('{"$defs": {"a": {"$ref": "#/$defs/a"}}, "$ref": "#/$defs/a"}', "#/$defs/a/$ref"),
+            ('{"$defs": {"a": {"anyOf": [{"$ref": "#/$defs/b"}]}, "b": {"anyOf": [{"$ref": "#/$defs/a"}]}}, '
+             '"$ref": "#/$defs/a"}', "#/$defs/b/anyOf/0/$ref"),
+            ('{"$ref": "http://evil.example/schema.json"}', "#/$ref"), ('{"$ref": "file:///etc/passwd"}', "#/$ref"),
+            ('{"$ref": "#/$defs/none"}', "#/$ref"),
+            ('{"type": "object", "properties": {"a": {"type": "string", "pattern": "("}}}', "#/properties/a/pattern"),
+            ('{"type": "string", "pattern": "^(?=a)b$"}', "#/pattern"),
+            ('{"type": "string", "pattern": "^(a)\\\\1$"}', "#/pattern"),
+            ('{"type": "object", "patternProperties": {"(": {}}}', "#/patternProperties/("),
+            ('{"type": "string", "format": "nosuch"}', "#/format"), ('{"type": ["integer", "strin"]}', "#/type/0"),
+            ('{"type": "string", "minLength": -1}', "#/minLength"),
+            ('{"type": "integer", "minimum": 5, "maximum": 1}', "#"),
+            ('{"oneOf": [{"type": "integer"}, {"type": "number"}]}', "#/oneOf"), ('{"not": {}}', "#/not"),
+            (json.dumps({"enum": [str(i) for i in range(20001)]}), "20000"),
+            (json.dumps({"enum": ["x" * 300_000]}), "262144"), (nested(5000), "deeper"), ("[]", "object"),
+            ("false", "object"), ('{"type": "number", "minimum": Infinity}', "JSON")):
+        for tenant in ("alpha",):
+            status, answer = post(server, "/v1/chat/completions", asks_for(schema), tenant)
+            error = answer["error"]
+            assert status == 400 and place in error["message"], (schema[:100], status, answer)
+            assert error["param"] == "response_format.json_schema.schema" or error["code"] == "invalid_json", error
+    assert used(server) == before
+
+
+def test_schemas_that_are_hard_to_keep_to(server):
+    """Recursion that consumes, counts beyond reason, expressions that explode elsewhere: an answer that begins as the
+    schema says and ends at max_tokens, or a refusal; never something else."""
+    number, word = re.compile(r"\s*\[[\s\d,-]*\]?\s*"), re.compile(r'"[^"]*"?')
+    for schema, shape in (
+            ('{"$defs": {"n": {"type": "object", "properties": {"c": {"$ref": "#/$defs/n"}}, "required": ["c"], '
+             '"additionalProperties": false}}, "$ref": "#/$defs/n"}', re.compile(r'[\s{}"c:]*')),
+            ('{"type": "array", "items": {"type": "integer"}, "minItems": 1000000000}', number),
+            ('{"type": "string", "minLength": 1000000000}', word), ('{"type": "string", "maxLength": 1000000000}', word),
+            ('{"type": "string", "pattern": "^(a+)+$"}', re.compile('"a*"?')),
+            ('{"type": "string", "pattern": "^((a{1,1000}){1,1000}){1,1000}$"}', re.compile('"a*"?')),
+            ('{"type": "string", "pattern": "^a{1,1000000}$"}', re.compile('"a*"?')),
+            (nested(20), re.compile(r'[\s{}"a:]*\d*[\s}]*'))):
+        status, answer = post(server, "/v1/chat/completions", asks_for(schema, max_tokens=20, temperature=1, seed=1))
+        if status == 200:
+            text = answer["choices"][0]["message"]["content"]
+            assert shape.fullmatch(text), (schema, text)
+        else:
+            assert status == 400 and answer["error"]["param"] == "response_format.json_schema.schema", answer
+
+
+def test_hard_schemas_hold_up_nobody(server):
+    """Eight of a tenant's schemas of thousands of properties are prepared while another tenant is answered."""
+    hard = asks_for(json.dumps({"type": "object", "properties": {f"p{i}": {"type": "string"} for i in range(3000)}}))
+    statuses = []
+    threads = [threading.Thread(target=lambda: statuses.append(post(server, "/v1/chat/completions", hard)[0]))
+               for _ in range(8)]
+    for t in threads:
+        t.start()
+    begin, n = time.monotonic(), 0
+    while any(t.is_alive() for t in threads) or n == 0:
+        answer = server.client("beta").chat.completions.create(**CHAT)
+        assert "PARIS" in answer.choices[0].message.content
+        n += 1
+    for t in threads:
+        t.join()
+    assert n >= 2 and len(statuses) == 8 and time.monotonic() - begin < 60, (n, statuses)
+    assert server.http("/health")[0] == 200
