@@ -184,10 +184,51 @@ static void refuse(api_call *c, unsigned status, const char *code, const char *m
 
 /* ---- workers ---- */
 
-static void work(api_call *c) {
+static void hand_back(api_call *c);
+
+static void *compile_and_start(void *arg) {
+    api_call *c = arg;
+    realm_api *api = c->api;
+    gen_start(c);
+    hand_back(c);
+    realm_mutex_lock(&api->lent_mu);
+    api->n_lent--;
+    realm_cond_broadcast(&api->returned);
+    realm_mutex_unlock(&api->lent_mu);
+    return NULL;
+}
+
+/* Schemas are compiled by threads of their own, which wait for their turn and for the compiler: no worker does, so
+ * other calls go on. How many of a tenant there are is bounded by whom they wait for (realm_tenant_grammar). False,
+ * with the error filled, when there is none to be had. */
+static bool lend_thread(api_call *c) {
+    realm_api *api = c->api;
+    pthread_t t;
+    realm_mutex_lock(&api->lent_mu);
+    bool ok = api->n_lent < API_LENT_MAX;
+    api->n_lent += ok;
+    realm_mutex_unlock(&api->lent_mu);
+    if (ok && realm_thread_start(&t, "realm-schema", compile_and_start, c, NULL) == REALM_OK) {
+        pthread_detach(t);
+        return true;
+    }
+    realm_mutex_lock(&api->lent_mu);
+    api->n_lent -= ok;
+    realm_mutex_unlock(&api->lent_mu);
+    api_error_set(&c->error, 503, "overloaded", NULL, "too many schemas are being compiled; try again");
+    c->error.retry_after_ms = 1000;
+    return false;
+}
+
+/* False: the call was handed on. */
+static bool work(api_call *c) {
     switch (c->route) {
     case ROUTE_CHAT:
-    case ROUTE_COMPLETION: gen_start(c); break;
+    case ROUTE_COMPLETION:
+        if (!gen_read(c)) break;
+        if (c->gen.constrained) return !lend_thread(c);
+        gen_start(c);
+        break;
     case ROUTE_TOKENIZE: text_tokenize(c); break;
     case ROUTE_DETOKENIZE: text_detokenize(c); break;
     case ROUTE_APPLY_TEMPLATE: text_apply_template(c); break;
@@ -195,6 +236,7 @@ static void work(api_call *c) {
     case ROUTE_ADMIN_USAGE: info_usage(c, true); break;
     default: api_error_set(&c->error, 500, "internal_error", NULL, "no worker for this route"); break;
     }
+    return true;
 }
 
 /* A model that is not there yet is not unknown. */
@@ -217,19 +259,20 @@ static void hand_back(api_call *c) {
 static void *worker(void *arg) {
     realm_api *api = arg;
     api_call *c;
-    while ((c = realm_queue_pop_wait(api->queue))) {
+    while ((c = call_queue_pop_wait(&api->queue))) {
+        const realm_tenant *t = c->tenant;
         realm_mutex_lock(&c->mu);
         bool gone = c->gone;
         realm_mutex_unlock(&c->mu);
-        if (!gone) work(c);
-        hand_back(c);
+        if (gone || work(c)) hand_back(c);
+        call_queue_done(&api->queue, t);
     }
     return NULL;
 }
 
 static void submit(api_call *c) {
     c->phase = CALL_WORKING; /* before it is in the queue: from there on a worker has it */
-    if (realm_queue_push(c->api->queue, c, NULL) == REALM_OK) return;
+    if (call_queue_push(&c->api->queue, c) == REALM_OK) return;
     c->phase = CALL_NEW;
     api_error_set(&c->error, 503, "overloaded", NULL, "too many requests are waiting; try again");
     c->error.retry_after_ms = 1000;
@@ -438,10 +481,12 @@ realm_status realm_api_open(realm_api **out, realm_runtime *rt, const realm_api_
     realm_api *api = realm_calloc(1, sizeof *api);
     if (!api) return realm_error_set(err, REALM_E_NOMEM, "out of memory");
     api->rt = rt;
-    unsigned n = config && config->n_workers ? config->n_workers : 2;
-    size_t waiting = config && config->max_waiting ? config->max_waiting : 1024;
-    realm_status s = realm_queue_open(&api->queue, waiting, err);
-    for (unsigned i = 0; s == REALM_OK && i < REALM_MIN(n, REALM_ARRAY_LEN(api->workers)); i++) {
+    unsigned n = REALM_MIN(config && config->n_workers ? config->n_workers : 4u, API_WORKERS_MAX);
+    realm_status s = REALM_OK;
+    call_queue_init(&api->queue, n, config && config->max_waiting ? config->max_waiting : 1024);
+    realm_mutex_init(&api->lent_mu, REALM_RANK_LEAF);
+    realm_cond_init(&api->returned);
+    for (unsigned i = 0; s == REALM_OK && i < n; i++) {
         s = realm_thread_start(&api->workers[i], "realm-api", worker, api, err);
         if (s == REALM_OK) api->n_workers++;
     }
@@ -459,8 +504,13 @@ void realm_api_set_state(realm_api *api, realm_api_state state) { atomic_store(&
 
 void realm_api_close(realm_api *api) {
     if (!api) return;
-    if (api->queue) realm_queue_shut(api->queue);
+    call_queue_shut(&api->queue);
     for (unsigned i = 0; i < api->n_workers; i++) pthread_join(api->workers[i], NULL);
-    realm_queue_close(api->queue);
+    realm_mutex_lock(&api->lent_mu);
+    while (api->n_lent > 0) realm_cond_wait(&api->returned, &api->lent_mu);
+    realm_mutex_unlock(&api->lent_mu);
+    call_queue_release(&api->queue);
+    realm_cond_destroy(&api->returned);
+    realm_mutex_destroy(&api->lent_mu);
     realm_free(api);
 }

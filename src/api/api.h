@@ -21,7 +21,7 @@ enum { REALM_API_PUBLIC = 0, REALM_API_ADMIN = 1 };
 typedef struct realm_api realm_api;
 
 typedef struct realm_api_config { /* 0: the default */
-    unsigned n_workers;           /* threads that parse, check and start requests; 2 */
+    unsigned n_workers;           /* threads that parse, check and start requests; 4 */
     uint32_t max_waiting;         /* requests waiting for one; past it 503; 1024 */
 } realm_api_config;
 

@@ -1,7 +1,7 @@
 /* The runs of a call: one for each choice, a few at a time.
  *
- *      gen_start (worker)                 gen_wake (I/O thread, again and again)
- *      read, check, admit, start some --> poll every run while the client keeps up --> choice ends --> start the next
+ *      gen_read, gen_start (worker)       gen_wake (I/O thread, again and again)
+ *      read, check; admit, start some --> poll every run while the client keeps up --> choice ends --> start the next
  *                                                                                  --> all ended: finish
  *
  * The answer begins with the first event, not with the request: until then whatever goes wrong is an HTTP status, after
@@ -113,14 +113,19 @@ static bool prepare(api_call *c) {
     return realm_buf_status(&c->head) == REALM_OK || api_error_status(e, realm_buf_status(&c->head), NULL);
 }
 
+bool gen_read(api_call *c) {
+    gen_request_init(&c->gen, c->route == ROUTE_CHAT);
+    bool ok = gen_request_read(&c->gen, c->api->rt, c->body, c->body_len, &c->error);
+    realm_free(c->body); /* the tree has all of it */
+    c->body = NULL;
+    return ok;
+}
+
 void gen_start(api_call *c) {
     gen_request *q = &c->gen;
     api_error *e = &c->error;
     realm_error err = {0};
-    gen_request_init(q, c->route == ROUTE_CHAT);
-    if (!gen_request_read(q, c->api->rt, c->tenant, c->body, c->body_len, e) || !prepare(c)) return;
-    realm_free(c->body); /* the tree has all of it */
-    c->body = NULL;
+    if ((q->constrained && !gen_request_constrain(q, c->tenant, e)) || !prepare(c)) return;
     realm_status s = realm_request_open(c->tenant, q->model, &c->rate, &c->request, &err);
     c->has_rate = true;
     if (s == REALM_OK) {

@@ -1,6 +1,7 @@
 /* api/internal.h - one call per exchange, and what the files of this folder share.
  *
  *   api.c         open, close, handler, routes, keys, the call's life
+ *   queue.c       calls that wait for a worker
  *   error.c       the error object and the statuses
  *   params.c      fields of a generation request, checked
  *   prompt.c      messages and prompts
@@ -14,6 +15,7 @@
  * Who owns a call:
  *
  *      I/O thread --submit--> worker --hand back--> I/O thread (replies, or polls the runs until they end)
+ *          |                     | a schema is compiled: seconds --> thread of its own --hand back--> I/O thread
  *          |                     |
  *          +-- exchange closed --+-> whoever holds it then frees it
  *
@@ -33,6 +35,8 @@
 #define API_PARALLEL_MAX 32u /* of them at a time */
 #define API_TOKENS_MAX ((size_t)16 << 20)
 #define API_HELD_MAX ((uint64_t)1 << 30) /* bytes of bodies being worked on; past it 503 */
+#define API_WORKERS_MAX 16u
+#define API_LENT_MAX 64u /* calls whose schemas are being compiled; past it 503 */
 #define API_ID_MAX 48u
 #define API_JSON "application/json"
 
@@ -103,7 +107,9 @@ typedef struct gen_request {
     uint64_t seed;
     realm_generation_params gen;
     realm_logit_bias *bias;
-    realm_grammar_state *grammar; /* of response_format; NULL: any text */
+    bool constrained, has_schema;           /* by response_format: a schema, or any object */
+    realm_json format, json_schema, schema; /* each hangs on the one before */
+    realm_grammar_state *grammar;           /* NULL: any text, or not compiled yet */
     realm_gguf_str stop[4];
     size_t n_stop;
     realm_buf messages; /* normalised, JSON */
@@ -114,8 +120,10 @@ typedef struct gen_request {
 
 void gen_request_init(gen_request *q, bool chat);
 void gen_request_release(gen_request *q);
-/* Parses and checks a body of this tenant's. False with `e` filled. */
-bool gen_request_read(gen_request *q, realm_runtime *rt, realm_tenant *t, const char *body, size_t len, api_error *e);
+/* Parses and checks a body. False with `e` filled. */
+bool gen_request_read(gen_request *q, realm_runtime *rt, const char *body, size_t len, api_error *e);
+/* Compiles what a constrained answer is kept to: takes up to seconds. False with `e` filled. */
+bool gen_request_constrain(gen_request *q, realm_tenant *t, api_error *e);
 /* prompt.c: called by it. */
 bool gen_read_messages(gen_request *q, api_error *e);
 bool gen_read_prompts(gen_request *q, api_error *e);
@@ -158,7 +166,9 @@ typedef struct api_call {
     uint64_t start_ns;
     realm_tenant *tenant;
     char *body;
-    size_t body_len, held; /* held: counted in the api's held_bytes */
+    size_t body_len, held;                             /* held: counted in the api's held_bytes */
+    struct api_call *next_turn, *behind, *last_behind; /* queue.c */
+    uint32_t n_behind;
 
     api_error error; /* status 0: `reply` is the answer */
     realm_buf reply;
@@ -180,13 +190,38 @@ typedef struct api_call {
     bool first_token;
 } api_call;
 
+/* ---- queue.c ---- */
+
+typedef struct call_queue {
+    realm_mutex mu;
+    realm_cond moved;
+    bool shut;
+    api_call *first, *last; /* one of each tenant; calls without one are together */
+    uint32_t n, cap;
+    const realm_tenant *working[API_WORKERS_MAX]; /* (n_working) whose calls the workers have */
+    uint32_t n_working, most;                     /* of one tenant at a time */
+} call_queue;
+
+void call_queue_init(call_queue *q, uint32_t n_workers, uint32_t cap);
+void call_queue_release(call_queue *q);
+/* REALM_E_AGAIN: too many wait, of all or of this tenant; REALM_E_CLOSED. */
+REALM_WARN_UNUSED realm_status call_queue_push(call_queue *q, api_call *c);
+/* Waits for a call whose turn it is; NULL once the queue is shut and empty. call_queue_done follows. */
+api_call *call_queue_pop_wait(call_queue *q);
+/* The worker has no call of this tenant any more, which may be gone. */
+void call_queue_done(call_queue *q, const realm_tenant *t);
+void call_queue_shut(call_queue *q);
+
 struct realm_api {
     realm_runtime *rt;
     _Atomic(const realm_server *) server;
     _Atomic int state; /* realm_api_state */
-    realm_queue *queue;
+    call_queue queue;
+    realm_mutex lent_mu;
+    realm_cond returned;
+    uint32_t n_lent;             /* threads that compile schemas; lent_mu */
     _Atomic uint64_t held_bytes; /* bodies of calls that have not ended */
-    pthread_t workers[16];
+    pthread_t workers[API_WORKERS_MAX];
     unsigned n_workers;
     _Atomic uint64_t answers[N_ROUTES][6]; /* by first digit of the status */
     _Atomic uint64_t seconds_ns[N_ROUTES];
@@ -202,7 +237,8 @@ void api_answer(api_call *c);
 void api_answer_error(api_call *c);
 
 /* generate.c */
-void gen_start(api_call *c); /* worker: fills error, or leaves runs behind */
+bool gen_read(api_call *c);  /* worker: false with the error filled */
+void gen_start(api_call *c); /* then, where the answer is constrained off the workers: fills error, or leaves runs */
 void gen_wake(api_call *c);  /* I/O thread */
 void gen_release(api_call *c);
 const char *gen_finish_name(realm_finish f);

@@ -351,31 +351,33 @@ static bool read_json_schema(const realm_json *format, realm_json *v, realm_json
     return true;
 }
 
-/* A grammar that does not compile is the client's error: the answer is never given without it. */
-static bool read_format(gen_request *q, realm_tenant *t, api_error *e) {
-    static const char any_object[] = "{\"type\":\"object\"}";
-    realm_json v, item, object, wanted;
-    if (!realm_json_get_set(&q->root, "response_format", &v)) return true;
-    CHECK(realm_json_expect(&v, REALM_JSON_OBJECT, &err_), &v);
-    (void)realm_json_get(&v, "type", &item);
+static bool read_format(gen_request *q, api_error *e) {
+    realm_json *v = &q->format, item;
+    if (!realm_json_get_set(&q->root, "response_format", v)) return true;
+    CHECK(realm_json_expect(v, REALM_JSON_OBJECT, &err_), v);
+    (void)realm_json_get(v, "type", &item);
     if (!ONE_OF(&item, "text", "json_object", "json_schema")) return false;
     const bool schema = realm_json_is(&item, "json_schema"), text = realm_json_is(&item, "text");
     static const char *const known[] = {"type", "json_schema"};
-    realm_json unknown = v;
-    CHECK(realm_json_only(&v, known, schema ? 2 : 1, &unknown, &err_), &unknown);
-    if (text) return true;
+    realm_json unknown = *v;
+    CHECK(realm_json_only(v, known, schema ? 2 : 1, &unknown, &err_), &unknown);
+    q->constrained = !text;
+    q->has_schema = schema;
+    return !schema || read_json_schema(v, &q->json_schema, &q->schema, e);
+}
+
+/* A grammar that does not compile is the client's error: the answer is never given without it. */
+bool gen_request_constrain(gen_request *q, realm_tenant *t, api_error *e) {
+    static const char any_object[] = "{\"type\":\"object\"}";
     realm_buf grammar;
     realm_buf_init(&grammar, REALM_GRAMMAR_BYTES_MAX);
-    if (!schema) {
+    if (!q->has_schema) {
         realm_buf_puts(&grammar, any_object);
-    } else {
-        if (!read_json_schema(&v, &object, &wanted, e)) return false;
-        if (realm_json_dump(&wanted, &grammar) != REALM_OK) {
-            const bool large = realm_buf_status(&grammar) == REALM_E_LIMIT;
-            realm_buf_release(&grammar);
-            if (!large) return api_error_status(e, REALM_E_NOMEM, NULL);
-            return api_error_field(e, &wanted, "invalid_value", "at most %u bytes are taken", REALM_GRAMMAR_BYTES_MAX);
-        }
+    } else if (realm_json_dump(&q->schema, &grammar) != REALM_OK) {
+        const bool large = realm_buf_status(&grammar) == REALM_E_LIMIT;
+        realm_buf_release(&grammar);
+        if (!large) return api_error_status(e, REALM_E_NOMEM, NULL);
+        return api_error_field(e, &q->schema, "invalid_value", "at most %u bytes are taken", REALM_GRAMMAR_BYTES_MAX);
     }
     realm_error err = {0};
     realm_status s = realm_buf_status(&grammar);
@@ -388,7 +390,8 @@ static bool read_format(gen_request *q, realm_tenant *t, api_error *e) {
     case REALM_OK: return true;
     case REALM_E_FORMAT:
     case REALM_E_LIMIT:
-    case REALM_E_TIMEOUT: return api_error_field(e, schema ? &wanted : &v, "invalid_value", "%s", err.text);
+    case REALM_E_TIMEOUT:
+        return api_error_field(e, q->has_schema ? &q->schema : &q->format, "invalid_value", "%s", err.text);
     default: return api_error_status(e, s, &err);
     }
 }
@@ -408,7 +411,7 @@ void gen_request_release(gen_request *q) {
     *q = (gen_request){0};
 }
 
-bool gen_request_read(gen_request *q, realm_runtime *rt, realm_tenant *t, const char *body, size_t len, api_error *e) {
+bool gen_request_read(gen_request *q, realm_runtime *rt, const char *body, size_t len, api_error *e) {
     realm_error err = {0};
     realm_status s = realm_json_parse(&q->doc, body, len, NULL, &err);
     if (s != REALM_OK) {
@@ -438,5 +441,5 @@ bool gen_request_read(gen_request *q, realm_runtime *rt, realm_tenant *t, const 
         return api_error_set(e, 400, "invalid_value", "n",
                              "n times the number of prompts is %zu, at most %u are accepted", q->n * q->n_prompts,
                              API_CHOICES_MAX);
-    return read_format(q, t, e); /* the last: it may take long */
+    return read_format(q, e);
 }

@@ -8,7 +8,7 @@
  *   buf.h      growable byte buffer that declares its maximum
  *   file.h     read-only mappings, whole-file reads, atomic replacement
  *   log.h      one line per event on the sink
- *   thread.h   ranked mutexes, conditions, bounded queue, eventfd wake-ups
+ *   thread.h   ranked mutexes, conditions
  *   clock.h    monotonic and wall time
  *   utf8.h     validation and cutting at character boundaries
  *   str.h      escaping bytes for messages

@@ -1,4 +1,4 @@
-/* base/thread.h - threads, ranked mutexes, conditions and a bounded queue between threads.
+/* base/thread.h - threads, ranked mutexes and conditions.
  *
  * Lock ranks: a thread may take a mutex only if its rank is greater than that of every mutex it holds. Builds with
  * REALM_DEBUG check this and abort on a violation (a programming error). The ranks of all locks stand in one list here
@@ -22,7 +22,7 @@ typedef enum realm_lock_rank {
     REALM_RANK_CONTEXT = 65, /* one context of the engine */
     REALM_RANK_STORE = 70,   /* the store's connection */
     REALM_RANK_NOTIFY = 75,  /* held while a consumer's on_ready runs */
-    REALM_RANK_QUEUE = 80,   /* realm_queue */
+    REALM_RANK_QUEUE = 80,   /* what waits for threads of a pool */
     REALM_RANK_PAGES = 85,   /* who holds which KV page */
     REALM_RANK_LEAF = 90     /* anything that calls nothing while held */
 } realm_lock_rank;
@@ -53,18 +53,5 @@ void realm_cond_broadcast(realm_cond *c);
 /* Starts a joinable thread with all signals blocked, named for debuggers (15 bytes at most). */
 REALM_WARN_UNUSED realm_status realm_thread_start(pthread_t *t, const char *name, void *(*fn)(void *), void *arg,
                                                   realm_error *err);
-
-/* Bounded queue of pointers, many producers, many consumers, first in first out. Any thread. */
-typedef struct realm_queue realm_queue;
-REALM_WARN_UNUSED realm_status realm_queue_open(realm_queue **q, size_t capacity, realm_error *err);
-void realm_queue_close(realm_queue *q); /* the caller has drained it; NULL-safe */
-/* REALM_E_AGAIN when full, REALM_E_CLOSED after realm_queue_shut. `was_empty` (may be NULL) says whether a consumer
- * may be asleep, so that a wake-up is sent only then. */
-REALM_WARN_UNUSED realm_status realm_queue_push(realm_queue *q, void *item, bool *was_empty);
-/* Waits for an item; NULL once shut and empty. */
-void *realm_queue_pop_wait(realm_queue *q);
-/* As realm_queue_pop_wait, NULL also once the monotonic deadline has passed. */
-void *realm_queue_pop_until(realm_queue *q, uint64_t deadline_ns);
-void realm_queue_shut(realm_queue *q);
 
 #endif

@@ -45,7 +45,7 @@ def test_parameters(server):
             (CHAT, "logit_bias", '{"49152": 1}'), (CHAT, "logit_bias", '{"-1": 1}'), (CHAT, "logit_bias", '{"1": NaN}'),
             (CHAT, "logit_bias", '{"1": 1e999}'), (CHAT, "logit_bias", '{"18446744073709551617": 1}'),
             (CHAT, "stop", json.dumps(["x"] * 5)), (CHAT, "stop", '[""]'), (TEXT, "prompt", '""'), (TEXT, "prompt", "[]"),
-            (TEXT, "prompt", "[-1]"), (TEXT, "prompt", "[49152]"), (TEXT, "prompt", "[1e999]"), (TEXT, "prompt", '["a", ""]'),
+            (TEXT, "prompt", "[-1]"), (TEXT, "prompt", "[49152]"), (TEXT, "prompt", "[1e999]"),
             (TEXT, "prompt", json.dumps(["x"] * 129)), (CHAT, "messages", "[]"), (CHAT, "messages", '[{"role": "user"}]'),
             (CHAT, "model", '""'), (CHAT, "model", '"../../etc/passwd"'), (CHAT, "top_logprobs", "20"),
             (CHAT, "messages", "[" * 100 + "]" * 100)):
@@ -53,9 +53,12 @@ def test_parameters(server):
                               with_field(base, field, value))
         error = answer["error"]
         assert status in (400, 404) and error["type"] == "invalid_request_error", (field, value, status, answer)
-        # bytes that are no JSON at all have no field
-        assert (error["param"] or "").startswith(field) or error["code"] == "invalid_json", (field, value, error)
-    assert used(server) == before
+        # bytes that are no JSON at all have no field; that a prompt is empty the tenant's program finds out
+        assert (error["param"] or "").startswith(field) or error["code"] == "invalid_json" or \
+            error["message"] == "the prompt is empty", (field, value, error)
+    assert used(server) == before, (used(server), before)
+    # one of several prompts is found to be empty when the others may have begun
+    assert post(server, "/v1/completions", with_field(TEXT, "prompt", '["a", ""]'))[0] == 400
     # penalties of every kind together, at their bounds, with the least and the most of everything
     for extreme in (dict(frequency_penalty=2, presence_penalty=2, repeat_penalty=2, repeat_last_n=0),
                     dict(frequency_penalty=-2, presence_penalty=-2, temperature=2, top_p=0, top_k=1, min_p=1, seed=-1),
@@ -98,7 +101,7 @@ def test_schemas_that_cannot_be_kept_to(server):
             error = answer["error"]
             assert status == 400 and place in error["message"], (schema[:100], status, answer)
             assert error["param"] == "response_format.json_schema.schema" or error["code"] == "invalid_json", error
-    assert used(server) == before
+    assert used(server) == before, (used(server), before)
 
 
 def test_schemas_that_are_hard_to_keep_to(server):
@@ -130,12 +133,15 @@ def test_hard_schemas_hold_up_nobody(server):
                for _ in range(8)]
     for t in threads:
         t.start()
-    begin, n = time.monotonic(), 0
-    while any(t.is_alive() for t in threads) or n == 0:
+    begin, worst = time.monotonic(), 0
+    while any(t.is_alive() for t in threads):
+        asked = time.monotonic()
         answer = server.client("beta").chat.completions.create(**CHAT)
         assert "PARIS" in answer.choices[0].message.content
-        n += 1
+        worst = max(worst, time.monotonic() - asked)
     for t in threads:
         t.join()
-    assert n >= 2 and len(statuses) == 8 and time.monotonic() - begin < 60, (n, statuses)
+    # refused for their time or their number, or ended for what a token of them takes
+    assert len(statuses) == 8 and set(statuses) <= {200, 400, 500, 503}, statuses
+    assert worst < max(2, (time.monotonic() - begin) / 2), (worst, time.monotonic() - begin)
     assert server.http("/health")[0] == 200

@@ -111,31 +111,6 @@ static void escaping_shows_bytes_and_cuts(void **state) {
     assert_string_equal(realm_escape(out, sizeof out, "0123456789abcde", 15), "0123456789abcde");
 }
 
-#define N_PRODUCERS 4
-#define N_ITEMS 20000
-
-static void *produce(void *arg) {
-    for (uintptr_t i = 1; i <= N_ITEMS; i++)
-        while (realm_queue_push(arg, (void *)i, NULL) == REALM_E_AGAIN) sched_yield();
-    return NULL;
-}
-
-static void queue_loses_nothing(void **state) {
-    (void)state;
-    realm_queue *q;
-    assert_int_equal(realm_queue_open(&q, 64, NULL), REALM_OK);
-    pthread_t t[N_PRODUCERS];
-    for (int i = 0; i < N_PRODUCERS; i++) assert_int_equal(realm_thread_start(&t[i], "p", produce, q, NULL), REALM_OK);
-    uint64_t sum = 0;
-    for (int i = 0; i < N_PRODUCERS * N_ITEMS; i++) sum += (uintptr_t)realm_queue_pop_wait(q);
-    assert_true(sum == (uint64_t)N_PRODUCERS * N_ITEMS * (N_ITEMS + 1) / 2);
-    for (int i = 0; i < N_PRODUCERS; i++) pthread_join(t[i], NULL);
-    realm_queue_shut(q);
-    assert_null(realm_queue_pop_wait(q));
-    assert_int_equal(realm_queue_push(q, q, NULL), REALM_E_CLOSED);
-    realm_queue_close(q);
-}
-
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(error_text_is_prefixed_and_cut),
@@ -144,7 +119,6 @@ int main(void) {
         cmocka_unit_test(buffer_stops_at_its_maximum),
         cmocka_unit_test(utf8_follows_rfc_3629),
         cmocka_unit_test(escaping_shows_bytes_and_cuts),
-        cmocka_unit_test(queue_loses_nothing),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
