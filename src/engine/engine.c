@@ -557,13 +557,19 @@ fail:
     return s;
 }
 
-void realm_engine_close(realm_engine *e) {
-    if (!e) return;
+void realm_engine_stop(realm_engine *e) {
+    if (e->joined) return;
     realm_mutex_lock(&e->mu);
     e->shut = true;
     realm_engine_wake_locked(e);
     realm_mutex_unlock(&e->mu);
     (void)pthread_join(e->thread, NULL);
+    e->joined = true;
+}
+
+void realm_engine_close(realm_engine *e) {
+    if (!e) return;
+    realm_engine_stop(e);
     engine_free(e);
 }
 

@@ -73,7 +73,10 @@ REALM_WARN_UNUSED realm_status realm_engine_open(realm_engine **out, realm_backe
                                                  realm_error *err);
 /* From its return on config.idle is not called any more. For whoever goes before the engine does. */
 void realm_engine_end_idle(realm_engine *e);
-/* Cancels what runs and joins the thread. Generations and accounts must have been released before. */
+/* Cancels what runs and joins the thread: a step that is under way is finished and counted, none comes after it.
+ * Accounts can still be asked. From the thread that closes the engine. */
+void realm_engine_stop(realm_engine *e);
+/* Stops and frees it. Generations and accounts must have been released before. */
 void realm_engine_close(realm_engine *e);
 
 const realm_tokenizer *realm_engine_tokenizer(const realm_engine *e);

@@ -266,6 +266,7 @@ struct realm_engine {
     size_t max_piece;
     uint64_t weight_bytes;
     pthread_t thread;
+    bool joined; /* of whoever closes it */
 
     realm_mutex mu;
     realm_cond cond;

@@ -19,6 +19,9 @@ realm_program *realm_program_retain(realm_program *p) {
     return p;
 }
 
+/* relaxed: it may have changed when the caller looks at it, whatever the order */
+uint32_t realm_program_holds(const realm_program *p) { return atomic_load_explicit(&p->refs, memory_order_relaxed); }
+
 void realm_program_release(realm_program *p) {
     /* acq_rel: uses under other references happen before the memory goes. */
     if (!p) return;

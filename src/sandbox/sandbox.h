@@ -170,6 +170,8 @@ REALM_WARN_UNUSED realm_status realm_program_open(realm_sandbox *s, const void *
                                                   realm_error *err);
 realm_program *realm_program_retain(realm_program *p); /* returns p */
 void realm_program_release(realm_program *p);          /* NULL-safe */
+/* How often it is held now: by callers, and once by each instance. */
+uint32_t realm_program_holds(const realm_program *p);
 
 typedef struct realm_program_item { /* an import or an export */
     const char *module;             /* NULL for an export */

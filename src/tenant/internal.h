@@ -264,6 +264,8 @@ REALM_WARN_UNUSED realm_status model_store(realm_tenant *t, const char *path, ui
 REALM_WARN_UNUSED realm_status model_remove(realm_tenant *t, uint32_t id, realm_error *err);
 /* Of a tenant that was deleted and that nobody uses: its loaded models and its files. */
 void models_forget(realm_tenant *t);
+/* The files of tenants that were deleted and that this process never loaded. */
+void models_sweep_deleted(realm_runtime *rt);
 /* Removes files that no tenant's list names: of deleted tenants, and of a process that ended in the middle. */
 void models_sweep(realm_runtime *rt);
 
@@ -281,14 +283,15 @@ realm_status template_open_for(const realm_tokenizer *tok, const char *source, s
 /* tenants.c; the maintenance thread's part */
 realm_account_limits tenant_account_limits(const realm_limits *l);
 /* The tenant's account with a server model's engine; may wait for a flush of the ledger when it is new. */
-/* With a prefix cache under a secret of the tenant's own. */
+/* With a prefix cache under a secret of the tenant's own. `al` NULL: the engine's defaults. */
 realm_status tenant_open_account(realm_tenant *t, realm_engine *e, const char *model, const realm_account_limits *al,
                                  realm_account **out, realm_error *err);
 realm_status tenant_account(realm_tenant *t, size_t model_index, realm_account **out, realm_error *err);
 /* The program for a run, retained. REALM_E_AGAIN: it has to be opened first, by the pool; run_program_ready follows, on
  * another thread, perhaps at once. */
 REALM_WARN_UNUSED realm_status tenant_program(realm_tenant *t, realm_run *run, realm_program **out, realm_error *err);
-/* Drops programs that were not used for longest while there is more compiled code than is to be kept. */
+/* trim.c: drops programs that were not used for longest and that nobody runs, while there is more compiled code than is
+ * to be kept. */
 void tenants_trim_programs(realm_runtime *rt);
 void tenants_refresh(realm_runtime *rt); /* after the store's version changed */
 void tenants_close(realm_runtime *rt);

@@ -280,27 +280,57 @@ static void sweep_tenant(realm_runtime *rt, const char *dir, int64_t tenant_id) 
     (void)rmdir(dir); /* only when it is empty */
 }
 
-void models_sweep(realm_runtime *rt) {
+/* Calls fn for the folder of each tenant that has one. */
+static void each_folder(realm_runtime *rt, void (*fn)(realm_runtime *rt, const char *dir, int64_t tenant_id)) {
     DIR *d = rt->models_dir ? opendir(rt->models_dir) : NULL;
     if (!d) return;
     for (struct dirent *e; (e = readdir(d));) {
         char *end, *dir;
         long long id = strtoll(e->d_name, &end, 10);
         if (id <= 0 || *end || !(dir = realm_path_join(rt->models_dir, e->d_name))) continue;
-        sweep_tenant(rt, dir, id);
+        fn(rt, dir, id);
         realm_free(dir);
     }
     closedir(d);
 }
 
+void models_sweep(realm_runtime *rt) { each_folder(rt, sweep_tenant); }
+
+static void remove_folder(const char *dir) {
+    DIR *d = opendir(dir);
+    if (!d) return;
+    for (struct dirent *e; (e = readdir(d));) {
+        char *path = e->d_name[0] == '.' ? NULL : realm_path_join(dir, e->d_name);
+        if (path) (void)unlink(path);
+        realm_free(path);
+    }
+    closedir(d);
+    (void)rmdir(dir);
+}
+
+/* One that is loaded is seen to when its last request is gone (models_forget). Ids are never used twice, so one that
+ * the store does not know will not come back. */
+static void remove_deleted(realm_runtime *rt, const char *dir, int64_t tenant_id) {
+    realm_tenant_row row;
+    realm_mutex_lock(&rt->mu);
+    const realm_tenant *t = rt->tenants;
+    while (t && t->id != tenant_id) t = t->next;
+    realm_mutex_unlock(&rt->mu);
+    if (!t && realm_store_tenant_get(rt->store, tenant_id, &row, NULL) == REALM_E_NOT_FOUND) remove_folder(dir);
+}
+
+void models_sweep_deleted(realm_runtime *rt) { each_folder(rt, remove_deleted); }
+
 /* ---- loading and unloading -----------------------------------------------------------------------------------------
  */
 
-/* Takes a model that is UNLOADING apart; nothing is held. */
+/* Takes a model that is UNLOADING apart; nothing is held. Its programs are gone, but a step may still be under way for
+ * a generation that they left behind: what it computes is counted when it ends, so the engine stops first. */
 static void unload(realm_tenant *t, tenant_model *m) {
     realm_runtime *rt = t->rt;
     realm_token_counts now;
     saved_drop_all(t, m);
+    realm_engine_stop(m->engine);
     realm_mutex_lock(&rt->flush_mu);
     realm_account_counts(m->account, &now);
     t->carried.prompt += now.prompt - m->flushed.prompt;
@@ -374,14 +404,14 @@ static realm_status load_stored(realm_tenant *t, tenant_model *m, realm_error *e
     if (!path) return realm_error_set(err, REALM_E_NOMEM, "out of memory");
     tenant_model *made = NULL;
     realm_status s = model_load(t->rt, name, path, &config, NULL, NULL, &made, err);
+    if (s == REALM_OK) s = tenant_open_account(t, made->engine, m->sha256, NULL, &made->account, err);
     if (s == REALM_OK) {
+        /* Under the lock that apply_to_stored is called with: limits that are new now are read here, or set by it. */
+        realm_mutex_lock(&t->rt->mu);
         realm_mutex_lock(&t->mu);
         realm_account_limits al = tenant_account_limits(&t->limits);
         realm_mutex_unlock(&t->mu);
-        s = tenant_open_account(t, made->engine, m->sha256, &al, &made->account, err);
-    }
-    if (s == REALM_OK) {
-        realm_mutex_lock(&t->rt->mu);
+        realm_account_set_limits(made->account, &al);
         memcpy(m->id, made->id, sizeof m->id);
         m->path = made->path;
         m->created_s = made->created_s;
@@ -480,15 +510,6 @@ void model_let_go(realm_tenant *t, tenant_model *m) {
 void models_forget(realm_tenant *t) {
     models_unload_idle(t, false);
     char *dir = t->rt->models_dir ? tenant_dir(t) : NULL;
-    DIR *d = dir ? opendir(dir) : NULL;
-    if (d) {
-        for (struct dirent *e; (e = readdir(d));) {
-            char *path = e->d_name[0] == '.' ? NULL : realm_path_join(dir, e->d_name);
-            if (path) (void)unlink(path);
-            realm_free(path);
-        }
-        closedir(d);
-        (void)rmdir(dir);
-    }
+    if (dir) remove_folder(dir);
     realm_free(dir);
 }

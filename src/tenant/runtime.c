@@ -53,6 +53,7 @@ realm_status realm_runtime_open(realm_runtime **out, const realm_runtime_config 
     }
     if ((s = jobs_open(&rt->jobs, err)) != REALM_OK) goto fail;
     models_sweep(rt);
+    models_sweep_deleted(rt);
     if ((s = realm_store_version(rt->store, &rt->store_version, err)) != REALM_OK) goto fail;
     if ((s = realm_thread_start(&rt->maintenance, "realm-ledger", ledger_thread, rt, err)) != REALM_OK) goto fail;
     rt->maintenance_started = true;

@@ -15,8 +15,6 @@
 #include "crypto/crypto.h"
 #include "tenant/internal.h"
 
-#define TRIM_MAX 64u /* programs dropped in one go; the rest a quarter of a second later */
-
 /* ---- the table -----------------------------------------------------------------------------------------------------
  */
 
@@ -236,6 +234,7 @@ void tenants_refresh(realm_runtime *rt) {
     if (realm_store_version(rt->store, &version, NULL) == REALM_OK && version != rt->store_version) {
         rt->store_version = version;
         reread(rt);
+        models_sweep_deleted(rt);
     }
     clear_leftovers(rt);
     free_gone(rt);
@@ -402,43 +401,6 @@ realm_status tenant_program(realm_tenant *t, realm_run *run, realm_program **out
         job_release(j);
     }
     return queued == REALM_OK ? s : abandon(t, run, queued, err);
-}
-
-/* The tenant whose stored program was not used for longest; rt->mu is held. */
-static realm_tenant *longest_unused(realm_runtime *rt) {
-    realm_tenant *found = NULL;
-    uint64_t at_ns = UINT64_MAX;
-    for (realm_tenant *t = rt->tenants; t; t = t->next) {
-        realm_mutex_lock(&t->mu);
-        if (t->program && !t->program_set && t->program_used_ns < at_ns) {
-            found = t;
-            at_ns = t->program_used_ns;
-        }
-        realm_mutex_unlock(&t->mu);
-    }
-    return found;
-}
-
-void tenants_trim_programs(realm_runtime *rt) {
-    for (uint32_t k = 0; k < TRIM_MAX; k++) {
-        realm_sandbox_stats stats;
-        realm_sandbox_get_stats(rt->sandbox, &stats);
-        if (stats.code_bytes <= rt->program_bytes) return;
-        realm_mutex_lock(&rt->mu);
-        realm_tenant *t = longest_unused(rt);
-        realm_program *dropped = NULL;
-        if (t) {
-            realm_mutex_lock(&t->mu);
-            if (!t->program_set) {
-                dropped = t->program; /* those that run it finish on it */
-                t->program = NULL;
-            }
-            realm_mutex_unlock(&t->mu);
-        }
-        realm_mutex_unlock(&rt->mu);
-        realm_program_release(dropped);
-        if (!t) return;
-    }
 }
 
 realm_status realm_tenant_open_program(realm_tenant *t, const void *wasm, size_t len, realm_program **out,

@@ -1,6 +1,7 @@
 /* Models that tenants bring: what a program can do with them, who sees them, what they count as, when they are loaded
  * and unloaded, and that their files come and go with the rows that name them. */
 #include "tenant/client.h"
+#include "tenant/internal.h"
 
 #include <dirent.h>
 #include <fcntl.h>
@@ -219,6 +220,65 @@ static void loaded_once(void **state) {
     tiny_free(m);
 }
 
+typedef struct unloader {
+    pthread_t thread;
+    realm_tenant *t;
+} unloader;
+
+static void *unload_all(void *user) {
+    models_unload_idle(((unloader *)user)->t, false);
+    return NULL;
+}
+
+/* A program ends and leaves a generation behind while the engine is inside a step of it; the model is unloaded at that
+ * moment. What the step computes reaches the ledger. */
+static void the_last_step_is_counted(void **state) {
+    (void)state;
+    enum { N = 9 };
+    realm_token prompt[N];
+    realm_error err = {0};
+    tenant_model *m = NULL;
+    realm_generation *g = NULL;
+    realm_turn_stats device;
+    tiny_model *file = image_of(61);
+    realm_tenant *t = limited("leaves", NULL, NULL);
+    const uint64_t until = realm_clock_ns() + PATIENCE_NS;
+    put(t, 1, file);
+    assert_int_equal(model_hold(t, 1, &m, &err), REALM_OK);
+    for (int i = 0; i < N; i++) prompt[i] = TINY_BYTE('a' + i);
+    realm_generation_params p = {.account = m->account, .prompt = prompt, .n_prompt = N, .max_tokens = 4};
+    realm_sampling_init(&p.sampling);
+    realm_backend_turn_begin(rt->backend);
+    assert_int_equal(realm_generation_submit(m->engine, &p, &g, &err), REALM_OK);
+    do { /* until it stands before the device, with the step in its hands */
+        realm_backend_turn_get_stats(rt->backend, &device);
+        assert_true(realm_clock_ns() < until);
+        usleep(100);
+    } while (device.waiting == 0);
+    realm_generation_release(g);
+    realm_engine *e = m->engine;
+    realm_account *a = NULL; /* to see the engine close by */
+    assert_int_equal(realm_account_open(e, NULL, NULL, &a, &err), REALM_OK);
+    model_let_go(t, m);
+    unloader u = {.t = t};
+    assert_int_equal(pthread_create(&u.thread, NULL, unload_all, &u), 0);
+    p.account = a;
+    realm_status closed;
+    do {
+        assert_true(realm_clock_ns() < until);
+        if ((closed = realm_generation_submit(e, &p, &g, &err)) == REALM_OK) realm_generation_release(g);
+        usleep(1000);
+    } while (closed != REALM_E_CLOSED);
+    realm_account_close(a);
+    realm_backend_turn_end(rt->backend);
+    (void)pthread_join(u.thread, NULL);
+    realm_runtime_reload(rt); /* the maintenance thread has been round */
+    assert_int_equal(usage_of("leaves").prompt_tokens, N);
+    ledger_agrees();
+    realm_tenant_release(t);
+    tiny_free(file);
+}
+
 /* More than one piece of four MiB, byte for byte the file that was sent. */
 static void in_pieces(void **state) {
     (void)state;
@@ -279,7 +339,13 @@ static void kept_and_swept(void **state) {
     t = limited("keeper", NULL, NULL);
     expect(t, "run", 77, REALM_OK);
     realm_tenant_release(t);
-    /* And with the tenant its files go. */
+    /* And with the tenant its files go, whether it was loaded since the start or not. */
+    assert_int_equal(files_of("counted"), 1);
+    assert_int_equal(realm_store_tenant_find(realm_runtime_store(rt), "counted", &row, NULL), REALM_OK);
+    snprintf(stray, sizeof stray, "%s/tenants/%lld", dir, (long long)row.id);
+    assert_int_equal(realm_store_tenant_delete(realm_runtime_store(rt), "counted", NULL), REALM_OK);
+    realm_runtime_reload(rt);
+    assert_int_not_equal(access(stray, F_OK), 0);
     assert_int_equal(files_of("keeper"), 1);
     assert_int_equal(realm_store_tenant_delete(realm_runtime_store(rt), "keeper", NULL), REALM_OK);
     realm_runtime_reload(rt);
@@ -310,9 +376,13 @@ int main(int argc, char **argv) {
     if (is_compiler(argc, argv)) return compile(argv);
     if (open_all()) return 1;
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(every_call),           cmocka_unit_test(only_its_tenant_sees_it),
-        cmocka_unit_test(one_file_counts_once), cmocka_unit_test(loaded_and_unloaded),
-        cmocka_unit_test(loaded_once),          cmocka_unit_test(in_pieces),
+        cmocka_unit_test(every_call),
+        cmocka_unit_test(only_its_tenant_sees_it),
+        cmocka_unit_test(one_file_counts_once),
+        cmocka_unit_test(loaded_and_unloaded),
+        cmocka_unit_test(loaded_once),
+        cmocka_unit_test(the_last_step_is_counted),
+        cmocka_unit_test(in_pieces),
         cmocka_unit_test(kept_and_swept),
     };
     int failed = close_runtime(cmocka_run_group_tests_name("models", tests, NULL, NULL));

@@ -1,5 +1,6 @@
 /* Compiled code of idle programs: at most so much is kept, and whoever asks next gets it back. */
 #include "tenant/client.h"
+#include "tenant/internal.h"
 
 enum { TENANTS = 40 };
 
@@ -55,6 +56,42 @@ static void test_bounded(void **state) {
     for (unsigned i = 0; i < TENANTS; i++) realm_tenant_release(t[i]);
 }
 
+/* The one that was asked for first, long before all others, is running still: dropping it would free nothing. */
+static void test_what_runs_is_kept(void **state) {
+    (void)state;
+    client holder, c;
+    realm_error err = {0};
+    realm_tenant *first = NULL, *t[TENANTS];
+    size_t n = 0;
+    char *wasm = read_file(TEST_WASM "/guest", "stuck", &n);
+    if (realm_store_tenant_create(realm_runtime_store(rt), "first", NULL, wasm, n, NULL, &err) ||
+        realm_runtime_tenant(rt, "first", &first, &err))
+        fail_msg("%s", err.text);
+    realm_free(wasm);
+    begin(&holder, first, text_request());
+    follow(&holder, 1); /* "started" */
+    const realm_program *program = first->program;
+    assert_non_null(program);
+    for (unsigned i = 0; i < TENANTS; i++) {
+        t[i] = stored_tenant(i + TENANTS);
+        complete(&c, t[i], text_request());
+        expect_ok(&c);
+        end(&c);
+    }
+    const uint64_t until = realm_clock_ns() + PATIENCE_NS;
+    while (code_bytes() > program_bytes) {
+        realm_runtime_reload(rt);
+        if (realm_clock_ns() > until) fail_msg("%llu bytes of compiled code stay", (unsigned long long)code_bytes());
+    }
+    assert_ptr_equal(first->program, program);
+    assert_null(t[0]->program);
+    realm_run_cancel(holder.run);
+    follow(&holder, 0);
+    end(&holder);
+    realm_tenant_release(first);
+    for (unsigned i = 0; i < TENANTS; i++) realm_tenant_release(t[i]);
+}
+
 /* While a request runs it, a program that was dropped goes on; and tenants with the same module share it. */
 static void test_running_and_shared(void **state) {
     enum { RUNS = 16 };
@@ -88,6 +125,7 @@ int main(int argc, char **argv) {
     if (is_compiler(argc, argv)) return compile(argv);
     program_bytes = 300000;
     if (open_runtime()) return 1;
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_bounded), cmocka_unit_test(test_running_and_shared)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_bounded), cmocka_unit_test(test_what_runs_is_kept),
+                                       cmocka_unit_test(test_running_and_shared)};
     return close_runtime(cmocka_run_group_tests_name("programs", tests, NULL, NULL));
 }
