@@ -209,9 +209,11 @@ typedef struct realm_batch {
 /* One op without a plan, on float32 rows in host memory: what programs that write their own forward pass call, through
  * src/tensor. The same kernels as the plan's, so that a forward pass taken apart into these gives the plan's results
  * (bit for bit on the CPU). Every op treats the rows of y (and of x) independently of each other. */
+#define REALM_DIRECT_SUM 16384u
 typedef enum realm_direct_kind {
     REALM_DIRECT_LINEAR,    /* y(m, n) = W(n, k) x                                                        */
-    REALM_DIRECT_MATMUL,    /* y(m, n) = x(m, k) B, B float32 (n, k), or (k, n) with `plain`              */
+    REALM_DIRECT_MATMUL,    /* y(m, n) = x(m, k) B, B float32 (n, k), or (k, n) with `plain`; sums over more
+                             * inputs than REALM_DIRECT_SUM are sums of as many each, added in order      */
     REALM_DIRECT_ROWS,      /* y(m, cols) = scale * row ids[i] of a table                                         */
     REALM_DIRECT_NORM,      /* y = x / sqrt(mean(x^2) + eps) * gain; y may be x                           */
     REALM_DIRECT_ADD,       /* y = x + z; z one row or m; y may be x or z                                 */
@@ -227,7 +229,7 @@ typedef enum realm_direct_kind {
 
 typedef struct realm_direct {
     realm_direct_kind kind;
-    uint32_t m;     /* rows of y */
+    uint64_t m;     /* rows of y */
     uint32_t cols;  /* of y; for ARGMAX of x */
     const float *x; /* (m, cols) unless said; NULL for ROWS */
     float *y;       /* overlaps no operand unless said */
@@ -275,6 +277,16 @@ typedef struct realm_direct {
         } attention;
     } u;
 } realm_direct;
+
+/* How a backend cuts an op, so that no part of it holds the device for more than a few milliseconds: into slices 0 ..
+ * n_slices - 1, which are run in this order, each once, with other work in between as the caller likes. What they leave
+ * for each other (a packed part of an operand, sums that are not complete) lies in memory that the caller provides from
+ * the first to the last. A NORM of one row is one slice. */
+typedef struct realm_direct_cut {
+    uint64_t n_slices;   /* 0 for an op without rows */
+    uint64_t kept_bytes; /* of that memory; 0: none. A few MiB and less than the operands and y have, but for
+                          * attention's two sums per row and head. */
+} realm_direct_cut;
 
 /* ---- the backend ------------------------------------------------------------------------------------------------ */
 
@@ -332,9 +344,10 @@ struct realm_backend_vtable {
      * run; false, and nothing is done, when there is none. fn is brief and may not call the backend: a run that begins
      * meanwhile waits for it. Any thread, without a turn. NULL: never. */
     bool (*aside)(realm_backend *b, void (*fn)(void *user), void *user);
-    /* One op on host rows. Turn. Shapes are the caller's to check; REALM_E_NOMEM and what the device reports come
-     * before anything is written. */
-    realm_status (*direct)(realm_backend *b, const realm_direct *op, realm_error *err);
+    /* How an op is cut; none of its data is looked at. Any thread. REALM_E_LIMIT: more than can be counted. */
+    realm_status (*direct_cut)(realm_backend *b, const realm_direct *op, realm_direct_cut *out, realm_error *err);
+    /* A slice of an op on host rows. `kept`: kept_bytes, 64-byte aligned. Turn. Shapes are the caller's to check. */
+    realm_status (*direct)(realm_backend *b, const realm_direct *op, uint64_t slice, void *kept, realm_error *err);
 };
 
 #define REALM_SLOT_ALIGN 4096u

@@ -205,5 +205,5 @@ realm_status realm_model_hidden(const realm_model *m, realm_plan *plan, uint32_t
                              .x = x + (size_t)row * m->hp.d_model,
                              .y = out,
                              .u.norm = {.gain = m->out_gain, .eps = m->hp.norm_eps}};
-    return m->backend->v->direct(m->backend, &op, err);
+    return m->backend->v->direct(m->backend, &op, 0, NULL, err); /* one row is one slice */
 }

@@ -3,8 +3,6 @@
  * A program's numbers are trusted in nothing: every size is compared with the tensors' own, in 64 bits, so that the
  * backend can go by the step without looking again. Tensors have memory of their own and are not views of each other,
  * so aliasing is a question of handles: an output that is also an operand is allowed where the op works in place.
- *
- * A step also says how many rows one call may take, so that a call holds the device for a few milliseconds at most.
  */
 #include <math.h>
 #include <stdio.h>
@@ -13,13 +11,9 @@
 #include "base/alloc.h"
 #include "tensor/internal.h"
 
-/* Work of one call, in what takes roughly the same time: two to four milliseconds on two cores of 2023. */
-#define SLICE_QUANT_MACS (UINT64_C(1) << 29)
-#define SLICE_FLOAT_MACS (UINT64_C(1) << 27)
-#define SLICE_EXPS (UINT64_C(1) << 19)
-#define SLICE_VALUES (UINT64_C(1) << 22)
 #define HEADS_MAX 65536u
 #define HEAD_DIM_MAX 4096u
+#define ATTENTION_COLS_MAX (1u << 18) /* all heads of a row: what is done at once is some positions of one row */
 
 typedef struct checker {
     const realm_tensor_op *op;
@@ -67,10 +61,8 @@ static realm_status in_and_out(checker *c, uint64_t out_cols) {
     TRY(values(c, "out", c->op->out, c->m, out_cols));
     c->step->d.x = c->op->a->data;
     c->step->d.y = c->op->out->data;
-    c->step->x_stride = (size_t)c->op->a->info.cols;
-    c->step->y_stride = (size_t)c->op->out->info.cols;
     c->step->d.cols = (uint32_t)c->op->out->info.cols;
-    c->step->rows = c->m;
+    c->step->d.m = c->m;
     return REALM_OK;
 }
 
@@ -110,11 +102,6 @@ static realm_status vector(const checker *c, const char *what, const realm_tenso
     return REALM_OK;
 }
 
-static void set_slice(tensor_step *s, uint64_t work, uint64_t per_row) {
-    uint64_t rows = work / REALM_MAX(per_row, 1u);
-    s->slice = (uint32_t)REALM_MIN(REALM_MAX(rows, 1u), (uint64_t)UINT32_MAX);
-}
-
 /* ---- ops --------------------------------------------------------------------------------------------------------- */
 
 static realm_status check_matmul(checker *c) {
@@ -135,7 +122,6 @@ static realm_status check_matmul(checker *c) {
         c->step->d.u.matmul.b = w->data;
         c->step->d.u.matmul.k = (uint32_t)k;
         c->step->d.u.matmul.plain = plain;
-        set_slice(c->step, SLICE_FLOAT_MACS, n * k);
         return REALM_OK;
     }
     if (plain) return bad(c, REALM_E_INVALID, "b is a weight; those have their rows as outputs (matmul)");
@@ -147,7 +133,6 @@ static realm_status check_matmul(checker *c) {
         c->step->model = w->model;
         c->step->layer = w->weight->layer;
     }
-    set_slice(c->step, w->info.type->block_len > 1 ? SLICE_QUANT_MACS : SLICE_FLOAT_MACS, n * k);
     return REALM_OK;
 }
 
@@ -171,14 +156,12 @@ static realm_status check_get_rows(checker *c) {
         return bad(c, REALM_E_UNSUPPORTED, "a is of type %s, which cannot be dequantised", a->info.type->name);
     c->step->d.kind = REALM_DIRECT_ROWS;
     c->step->d.y = c->op->out->data;
-    c->step->y_stride = (size_t)a->info.cols;
     c->step->d.cols = (uint32_t)a->info.cols;
     c->step->d.u.rows.type = a->info.type;
     c->step->d.u.rows.data = a->info.is_weight ? a->weight->file->data : a->data;
     c->step->d.u.rows.ids = c->op->u.get_rows.ids;
     c->step->d.u.rows.scale = c->op->u.get_rows.scale != 0 ? c->op->u.get_rows.scale : 1.0f;
-    c->step->rows = n;
-    set_slice(c->step, SLICE_VALUES, a->info.cols);
+    c->step->d.m = n;
     return REALM_OK;
 }
 
@@ -198,13 +181,11 @@ static realm_status check_rms_norm(checker *c) {
     c->step->d.kind = REALM_DIRECT_NORM;
     c->step->d.u.norm.eps = c->op->u.eps;
     c->step->d.cols = (uint32_t)len;
-    c->step->x_stride = c->step->y_stride = (size_t)len;
-    c->step->rows = c->m * groups;
-    set_slice(c->step, SLICE_VALUES, len);
+    c->step->d.m = c->m * groups;
     return REALM_OK;
 }
 
-/* b of a's shape, or one row that is the same for all; *z and the stride. */
+/* b of a's shape, or one row that is the same for all. */
 static realm_status second(checker *c, const float **z, bool *one_row) {
     const realm_tensor *b = c->op->b;
     if (!b) return bad(c, REALM_E_INVALID, "b is missing");
@@ -216,7 +197,6 @@ static realm_status second(checker *c, const float **z, bool *one_row) {
         return vector(c, "b", b, z);
     }
     TRY(values(c, "b", b, c->m, 0));
-    c->step->z_stride = (size_t)b->info.cols;
     *z = b->data;
     return REALM_OK;
 }
@@ -232,17 +212,15 @@ static realm_status check_add_mul(checker *c) {
         c->step->d.kind = REALM_DIRECT_MUL;
         TRY(second(c, &c->step->d.u.mul.z, &c->step->d.u.mul.one_row));
     }
-    set_slice(c->step, SLICE_VALUES, c->op->a->info.cols);
     return REALM_OK;
 }
 
-static realm_status check_one(checker *c, realm_direct_kind kind, uint64_t work) {
+static realm_status check_one(checker *c, realm_direct_kind kind) {
     TRY(none(c, "b", c->op->b));
     TRY(none(c, "c", c->op->c));
     TRY(none(c, "d", c->op->d));
     TRY(in_and_out(c, c->op->a ? c->op->a->info.cols : 0));
     c->step->d.kind = kind;
-    set_slice(c->step, work, c->op->a->info.cols);
     return REALM_OK;
 }
 
@@ -255,9 +233,7 @@ static realm_status check_act(checker *c) {
     if (c->op->b) {
         TRY(values(c, "b", c->op->b, c->m, c->op->a->info.cols));
         c->step->d.u.act.z = c->op->b->data;
-        c->step->z_stride = (size_t)c->op->b->info.cols;
     }
-    set_slice(c->step, SLICE_EXPS, c->op->a->info.cols);
     return REALM_OK;
 }
 
@@ -269,7 +245,6 @@ static realm_status check_argmax(checker *c) {
     TRY(apart(c, "a", c->op->a));
     c->step->d.kind = REALM_DIRECT_ARGMAX;
     c->step->d.cols = (uint32_t)c->op->a->info.cols;
-    set_slice(c->step, SLICE_VALUES, c->op->a->info.cols);
     return REALM_OK;
 }
 
@@ -302,7 +277,6 @@ static realm_status check_rope(checker *c) {
         TRY(apart(c, "b", c->op->b));
         TRY(vector(c, "b", c->op->b, &c->step->d.u.rope.factors));
     }
-    set_slice(c->step, SLICE_EXPS, c->op->a->info.cols);
     return REALM_OK;
 }
 
@@ -315,6 +289,8 @@ static realm_status check_attention(checker *c) {
         return bad(c, REALM_E_INVALID, "%u heads cannot share %u key-value heads", n_head, n_kv_head);
     if (head_dim == 0 || head_dim % 2 != 0 || head_dim > HEAD_DIM_MAX)
         return bad(c, REALM_E_INVALID, "heads of %u values: must be even and at most %u", head_dim, HEAD_DIM_MAX);
+    if ((uint64_t)n_head * head_dim > ATTENTION_COLS_MAX)
+        return bad(c, REALM_E_LIMIT, "%u heads of %u values: at most %u values", n_head, head_dim, ATTENTION_COLS_MAX);
     TRY(values(c, "a", op->a, c->m, (uint64_t)n_head * head_dim));
     TRY(values(c, "b", op->b, 1, (uint64_t)n_kv_head * head_dim));
     const uint64_t t = op->u.attention.t ? op->u.attention.t : op->b->info.rows;
@@ -335,7 +311,6 @@ static realm_status check_attention(checker *c) {
         TRY(values(c, "d", op->d, c->m, t));
         TRY(apart(c, "d", op->d));
         c->step->d.u.attention.mask = op->d->data;
-        c->step->z_stride = (size_t)t;
     }
     c->step->d.kind = REALM_DIRECT_ATTENTION;
     c->step->d.u.attention.k = op->b->data;
@@ -349,7 +324,6 @@ static realm_status check_attention(checker *c) {
     c->step->d.u.attention.window = op->u.attention.window;
     c->step->d.u.attention.scale = op->u.attention.scale;
     c->step->d.u.attention.softcap = op->u.attention.softcap;
-    set_slice(c->step, SLICE_FLOAT_MACS, 2 * t * n_head * head_dim);
     return REALM_OK;
 }
 
@@ -374,9 +348,7 @@ static realm_status check_copy(checker *c) {
     c->step->d.x = op->a->data + row * cols;
     c->step->d.y = op->out->data + to * cols;
     c->step->d.cols = (uint32_t)cols;
-    c->step->x_stride = c->step->y_stride = cols;
-    c->step->rows = n;
-    set_slice(c->step, SLICE_VALUES, cols);
+    c->step->d.m = n;
     return REALM_OK;
 }
 
@@ -405,12 +377,12 @@ static realm_status check_kind(checker *c) {
     case REALM_TENSOR_SCALE:
         c->name = "scale";
         TRY(need_finite(c, "the scale", c->op->u.scale));
-        TRY(check_one(c, REALM_DIRECT_SCALE, SLICE_VALUES));
+        TRY(check_one(c, REALM_DIRECT_SCALE));
         c->step->d.u.scale = c->op->u.scale;
         return REALM_OK;
     case REALM_TENSOR_SILU: c->name = "silu"; return check_act(c);
     case REALM_TENSOR_GELU: c->name = "gelu"; return check_act(c);
-    case REALM_TENSOR_SOFTMAX: c->name = "softmax"; return check_one(c, REALM_DIRECT_SOFTMAX, SLICE_EXPS);
+    case REALM_TENSOR_SOFTMAX: c->name = "softmax"; return check_one(c, REALM_DIRECT_SOFTMAX);
     case REALM_TENSOR_ROPE: c->name = "rope"; return check_rope(c);
     case REALM_TENSOR_ATTENTION: c->name = "attention"; return check_attention(c);
     case REALM_TENSOR_ARGMAX: c->name = "argmax"; return check_argmax(c);

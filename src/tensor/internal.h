@@ -46,13 +46,11 @@ struct realm_tensor {
     void *user;
 };
 
-/* A checked op. Rows [at, at + n) of it are d with its pointers moved on by the strides. */
+/* A checked op. */
 typedef struct tensor_step {
     realm_direct d;
-    uint64_t rows;                       /* d.m of the whole */
-    uint32_t slice;                      /* rows of one call at most */
-    size_t x_stride, y_stride, z_stride; /* floats per row; z: the second operand, the mask */
-    realm_model *model;                  /* whose layer is needed or pinned; NULL: none */
+    realm_direct_cut cut;
+    realm_model *model; /* whose layer is needed or pinned; NULL: none */
     uint32_t layer;
     bool pin;
     realm_tensor *held[TENSOR_OPERANDS]; /* [0] is written; NULL where there is none */

@@ -4,9 +4,11 @@
  *                                        |      turn: slices of the first list of the first lane, TURN_NS at most
  *      lanes: A -> B -> C  (rotation) ---+--->  then the lane goes to the end; a list that is over leaves it
  *
- * A slice is a row range of one op, cut so that it takes a few milliseconds (check.c), so the device is given up often:
- * an engine's step waits for one slice at most, a tenant's list for one turn of each other tenant's. Streamed weights
- * are brought in for the slices that need them. Pins are the one step that runs without the device.
+ * A slice is a part of one op as the backend cuts it (compute.h), a few milliseconds at most, so the device is given up
+ * often: an engine's step waits for one turn at most, a tenant's list for one turn of each other tenant's. What an op's
+ * slices leave for each other is the list's, charged to its budget when it is submitted and there from the first slice
+ * that needs it. Streamed weights are brought in for the slices that need them. Pins are the one step that runs without
+ * the device.
  *
  * A list holds its tensors, and the marks that make them busy, until it is over; the marks go before on_done, so that
  * the program that it wakes finds its tensors readable.
@@ -19,6 +21,9 @@
 #include "tensor/internal.h"
 
 #define TURN_NS (2 * REALM_NS_PER_MS)
+/* Of what an op's slices leave for each other: mappings of this size go from list to list, since touching fresh memory
+ * costs more than a small product. Slices read nothing there that they have not written. */
+#define SPARE_BYTES ((size_t)8 << 20)
 
 struct realm_tensor_job {
     atomic_uint refs; /* the caller's, the service's */
@@ -33,8 +38,10 @@ struct realm_tensor_job {
     realm_tensor_done on_done;
     void *user;
 
-    size_t n, at; /* steps; the one that is under way */
-    uint64_t row; /* of it, next */
+    size_t n, at;   /* steps; the one that is under way */
+    uint64_t slice; /* of it, next */
+    uint64_t kept_bytes;
+    void *kept;   /* what the step's slices leave for each other: the most that a step needs, from the first on */
     int32_t *ids; /* of all GET_ROWS */
     tensor_step *steps;
 };
@@ -47,6 +54,7 @@ struct realm_tensor_service {
     uint32_t n_jobs;
     uint64_t ops, device_ns;           /* of all budgets, also of those that are gone */
     realm_tensor_budget *first, *last; /* lanes with something to do, in rotation */
+    void *spare;                       /* SPARE_BYTES; the thread's own, NULL: none, or a list has it */
     pthread_t thread;
 };
 
@@ -98,7 +106,32 @@ static void undo_pins(realm_tensor_job *j) {
         }
 }
 
+/* The two are for the service's thread. */
+static realm_status take_kept(realm_tensor_job *j, realm_error *err) {
+    realm_tensor_service *s = j->service;
+    if (j->kept_bytes <= SPARE_BYTES && s->spare) {
+        j->kept = s->spare;
+        s->spare = NULL;
+        return REALM_OK;
+    }
+    if (j->kept_bytes <= SIZE_MAX) j->kept = realm_pages_map(REALM_MAX((size_t)j->kept_bytes, SPARE_BYTES));
+    if (j->kept) return REALM_OK;
+    return realm_error_set(err, REALM_E_NOMEM, "no memory for an op that needs %llu bytes beside its operands",
+                           (unsigned long long)j->kept_bytes);
+}
+
+static void give_kept(realm_tensor_job *j) {
+    realm_tensor_service *s = j->service;
+    if (!j->kept) return;
+    if (j->kept_bytes <= SPARE_BYTES && !s->spare)
+        s->spare = j->kept;
+    else
+        realm_pages_unmap(j->kept, REALM_MAX((size_t)j->kept_bytes, SPARE_BYTES));
+    j->kept = NULL;
+}
+
 static void finish(realm_tensor_job *j, realm_status status, const realm_error *err) {
+    give_kept(j);
     unmark(j);
     realm_mutex_lock(&j->mu);
     const bool told = !j->deaf;
@@ -111,46 +144,22 @@ static void finish(realm_tensor_job *j, realm_status status, const realm_error *
 
 /* ---- slices ------------------------------------------------------------------------------------------------------ */
 
-/* Rows [row, row + n) of a step. */
-static realm_direct slice_of(const tensor_step *s, uint64_t row, uint32_t n) {
-    realm_direct d = s->d;
-    d.m = n;
-    if (d.x) d.x += row * s->x_stride;
-    d.y += row * s->y_stride;
-    switch (d.kind) {
-    case REALM_DIRECT_ROWS: d.u.rows.ids += row; break;
-    case REALM_DIRECT_ADD: d.u.add.z += row * s->z_stride; break;
-    case REALM_DIRECT_MUL: d.u.mul.z += row * s->z_stride; break;
-    case REALM_DIRECT_ACT:
-        if (d.u.act.z) d.u.act.z += row * s->z_stride;
-        break;
-    case REALM_DIRECT_ROPE: d.u.rope.first_pos += (uint32_t)row; break;
-    case REALM_DIRECT_ATTENTION:
-        if (!d.u.attention.full) d.u.attention.n_past += (uint32_t)row;
-        if (d.u.attention.mask) d.u.attention.mask += row * s->z_stride;
-        break;
-    default: break;
-    }
-    return d;
-}
-
 static realm_status run_slice(realm_tensor_job *j, realm_error *err) {
     tensor_step *s = &j->steps[j->at];
-    const uint32_t n = (uint32_t)REALM_MIN((uint64_t)s->slice, s->rows - j->row);
-    const realm_direct d = slice_of(s, j->row, n);
     realm_backend *b = j->service->backend;
-    realm_status st = s->model ? realm_model_layer_need(s->model, s->layer, err) : REALM_OK;
+    realm_status st = REALM_OK;
+    if (s->cut.kept_bytes > 0 && !j->kept) st = take_kept(j, err);
+    if (st == REALM_OK && s->model) st = realm_model_layer_need(s->model, s->layer, err);
     if (st == REALM_OK) {
-        st = b->v->direct(b, &d, err);
+        st = b->v->direct(b, &s->d, j->slice, j->kept, err);
         if (s->model) realm_model_layer_done(s->model, s->layer);
     }
     if (st != REALM_OK) {
         realm_error_prefix(err, "op %zu", j->at);
         return st;
     }
-    j->row += n;
-    if (j->row < s->rows) return REALM_OK;
-    j->row = 0;
+    if (++j->slice < s->cut.n_slices) return REALM_OK;
+    j->slice = 0;
     j->at++;
     return REALM_OK;
 }
@@ -274,6 +283,7 @@ void realm_tensor_service_close(realm_tensor_service *s) {
     realm_cond_signal(&s->work);
     realm_mutex_unlock(&s->mu);
     pthread_join(s->thread, NULL);
+    if (s->spare) realm_pages_unmap(s->spare, SPARE_BYTES);
     realm_cond_destroy(&s->work);
     realm_mutex_destroy(&s->mu);
     realm_free(s);
@@ -296,11 +306,20 @@ static realm_status make_steps(realm_tensor_job *j, const realm_tensor_op *ops, 
     if (!j->steps) return realm_error_set(err, REALM_E_NOMEM, "no memory for a list of %zu ops", n);
     realm_status st = REALM_OK;
     for (; j->n < n; j->n++) {
-        st = tensor_check(&ops[j->n], j->n, &j->steps[j->n], err);
+        tensor_step *step = &j->steps[j->n];
+        st = tensor_check(&ops[j->n], j->n, step, err);
         if (st != REALM_OK) break;
+        realm_backend *b = j->service->backend;
+        if (!step->pin) st = b->v->direct_cut(b, &step->d, &step->cut, err);
+        if (st != REALM_OK) {
+            realm_free(step->vector);
+            realm_error_prefix(err, "op %zu", j->n);
+            break;
+        }
+        j->kept_bytes = REALM_MAX(j->kept_bytes, step->cut.kept_bytes);
         if (ops[j->n].kind == REALM_TENSOR_GET_ROWS) n_ids += ops[j->n].u.get_rows.n;
     }
-    j->charged = sizeof *j + n * sizeof *j->steps + n_ids * sizeof *j->ids;
+    j->charged = sizeof *j + n * sizeof *j->steps + n_ids * sizeof *j->ids + j->kept_bytes;
     if (st == REALM_OK && n_ids > 0 && !(j->ids = realm_calloc(n_ids, sizeof *j->ids)))
         st = realm_error_set(err, REALM_E_NOMEM, "no memory for %zu ids", n_ids);
     if (st == REALM_OK) st = tensor_budget_charge(j->budget, j->charged, "a list of ops", err);

@@ -103,8 +103,8 @@ REALM_WARN_UNUSED realm_status realm_tensor_write(realm_tensor *t, uint64_t firs
  * means that out may be that operand; otherwise they must differ. Which operands an op has: a, b, c, d in the order
  * below. */
 typedef enum realm_tensor_op_kind {
-    /* out(m, n) = a(m, k) b(n, k)^T. b: a weight of a layer or the output (quantised or float), or a float32 tensor.
-     * The token embedding too where it is also the output. */
+    /* out(m, n) = a(m, k) b(n, k)^T. b: a weight of a layer or the output (quantised or float), or a float32 tensor
+     * (REALM_DIRECT_SUM inputs at a time). The token embedding too where it is also the output. */
     REALM_TENSOR_MATMUL,
     /* out(m, n) = a(m, k) b(k, n), b a float32 tensor */
     REALM_TENSOR_MATMUL_PLAIN,
@@ -194,11 +194,12 @@ void realm_tensor_service_usage(realm_tensor_service *s, realm_tensor_usage *tot
  * block nor release the job. */
 typedef void (*realm_tensor_done)(void *user, realm_status status, const realm_error *err);
 
-/* Checks and queues a list; what it takes while pending is charged to the budget, too. Lists of one budget run in the
- * order submitted. Tensors are retained until it ends, ids copied. REALM_E_INVALID, _RANGE and _UNSUPPORTED name op and
- * operand; REALM_E_LIMIT: too many ops or ids; REALM_E_BUSY: the service has too many lists; REALM_E_INVALID also for a
- * budget that was used with another service. On failure nothing was queued and on_done is not called. *out is the
- * caller's to release. */
+/* Checks and queues a list; what it takes while pending is charged to the budget, too: a few hundred bytes per op, and
+ * for products with float32 tensors and attention a few MiB (realm_direct_cut), once for the list. Lists of one budget
+ * run in the order submitted. Tensors are retained until it ends, ids copied. REALM_E_INVALID, _RANGE and _UNSUPPORTED
+ * name op and operand; REALM_E_LIMIT: too many ops or ids; REALM_E_BUSY: the service has too many lists;
+ * REALM_E_INVALID also for a budget that was used with another service. On failure nothing was queued and on_done is
+ * not called. *out is the caller's to release. */
 REALM_WARN_UNUSED realm_status realm_tensor_submit(realm_tensor_service *s, realm_tensor_budget *budget,
                                                    const realm_tensor_op *ops, size_t n, realm_tensor_done on_done,
                                                    void *user, realm_tensor_job **out, realm_error *err);

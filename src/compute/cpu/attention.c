@@ -70,13 +70,22 @@ static uint32_t last_pos(const realm_plan *p, const attention_tile *t) {
     return t->pos + (t->n_rows - 1) * p->row_step;
 }
 
-static uint32_t first_split(const attention_tile *t, uint32_t window) {
-    return window_begin(t->pos, window) / REALM_SPLIT_TOKENS;
-}
+/* The splits that a tile sees, [first, end), and which of them are done now: all, or those of a part, if any. */
+typedef struct split_range {
+    uint32_t first, end;
+    bool resumed, complete; /* earlier ones have been done, none is left after these */
+} split_range;
 
-/* One past the last. */
-static uint32_t end_split(const realm_plan *p, const attention_tile *t) {
-    return last_pos(p, t) / REALM_SPLIT_TOKENS + 1;
+static split_range splits_of(const realm_plan *p, const attention_tile *t, uint32_t window) {
+    split_range r = {.first = window_begin(t->pos, window) / REALM_SPLIT_TOKENS,
+                     .end = last_pos(p, t) / REALM_SPLIT_TOKENS + 1,
+                     .complete = true};
+    if (!p->part) return r;
+    r.resumed = r.first < p->part->first_split;
+    r.complete = r.end <= p->part->end_split;
+    r.first = REALM_MAX(r.first, p->part->first_split);
+    r.end = REALM_MAX(r.first, REALM_MIN(r.end, p->part->end_split));
+    return r;
 }
 
 static size_t slot_floats(const realm_plan *p, const attention_schedule *s) {
@@ -92,10 +101,10 @@ static void schedule(realm_plan *p, attention_schedule *s) {
         return;
     uint64_t items = 0;
     for (uint32_t i = 0; i < p->n_tiles; i++) {
-        uint32_t splits = end_split(p, &p->tiles[i]) - first_split(&p->tiles[i], s->window);
+        split_range splits = splits_of(p, &p->tiles[i], s->window);
         s->first_item[i] = (uint32_t)items;
-        items += (uint64_t)splits * units;
-        most = REALM_MAX(most, splits);
+        items += (uint64_t)(splits.end - splits.first) * units;
+        most = REALM_MAX(most, splits.end - splits.first);
     }
     s->first_item[p->n_tiles] = (uint32_t)items;
     s->split = most > 1 && items * slot_floats(p, s) <= p->partial_floats;
@@ -130,7 +139,7 @@ static pair pair_of(const realm_plan *p, const plan_op *po, uint32_t tile, uint3
     return (pair){.op = o,
                   .tile = p->tiles[tile],
                   .kv_head = unit / s->n_chunks,
-                  .first_head = unit / s->n_chunks * group + head,
+                  .first_head = (p->part ? p->part->first_head : 0) + unit / s->n_chunks * group + head,
                   .n_heads = REALM_MIN(s->chunk_heads, group - head)};
 }
 
@@ -146,19 +155,22 @@ static void gather_q(const realm_plan *p, const pair *x, float *q) {
     }
 }
 
+/* Page `index` of the pair's sequence. */
+static uint32_t page_of(const realm_plan *p, const pair *x, uint32_t index) {
+    return p->part ? index - p->part->first_split * REALM_SPLIT_PAGES : p->batch->seqs[x->tile.seq].pages[index];
+}
+
 /* The K of a split of a pair, for the kernel to fetch while it works on another. */
 static void look_ahead(const realm_plan *p, const pair *x, uint32_t split, realm_attend_args *a) {
     uint32_t last = last_pos(p, &x->tile) / REALM_KV_PAGE_TOKENS;
     for (uint32_t i = 0; i < REALM_SPLIT_PAGES && split * REALM_SPLIT_PAGES + i <= last; i++)
-        a->next_k[i] =
-            cpu_kv_k(p->kv, p->batch->seqs[x->tile.seq].pages[split * REALM_SPLIT_PAGES + i], x->op->layer, x->kv_head);
+        a->next_k[i] = cpu_kv_k(p->kv, page_of(p, x, split * REALM_SPLIT_PAGES + i), x->op->layer, x->kv_head);
 }
 
 /* `next` and its split are what this worker will probably come to next; NULL: not known. */
 static void attend(const realm_plan *p, const pair *x, const scratch *s, uint32_t split, const pair *next,
                    uint32_t next_split, float *m, float *l, float *o) {
     const realm_op_attention *op = x->op;
-    const uint32_t *pages = p->batch->seqs[x->tile.seq].pages;
     const float *mask[QUERIES];
     uint32_t base = split * REALM_SPLIT_TOKENS, low = REALM_SPLIT_TOKENS, high = 0;
     for (uint32_t r = 0; r < x->tile.n_rows; r++) {
@@ -188,7 +200,7 @@ static void attend(const realm_plan *p, const pair *x, const scratch *s, uint32_
                            .l = l,
                            .o = o};
     for (uint32_t i = low / REALM_KV_PAGE_TOKENS; i * REALM_KV_PAGE_TOKENS < high; i++) {
-        uint32_t page = pages[base / REALM_KV_PAGE_TOKENS + i];
+        uint32_t page = page_of(p, x, base / REALM_KV_PAGE_TOKENS + i);
         a.k[i] = cpu_kv_k(p->kv, page, op->layer, x->kv_head);
         a.v[i] = cpu_kv_v(p->kv, page, op->layer, x->kv_head);
     }
@@ -196,23 +208,54 @@ static void attend(const realm_plan *p, const pair *x, const scratch *s, uint32_
     p->backend->kernels.attention.attend_split(&a);
 }
 
-static void write_out(const realm_plan *p, const pair *x, uint32_t query, float l, const float *o) {
-    const realm_op_attention *op = x->op;
-    uint32_t row = x->tile.row + query / x->n_heads, head = x->first_head + query % x->n_heads;
-    float *out = p->data[op->out] + ((size_t)row * op->n_head + head) * op->head_dim, inv = l == 0 ? 0 : 1.0f / l;
-    for (uint32_t d = 0; d < op->head_dim; d++) out[d] = o[d] * inv;
+/* Where the output of a query stands. */
+static float *out_of(const realm_plan *p, const pair *x, uint32_t query) {
+    size_t row = x->tile.row + query / x->n_heads, head = x->first_head + query % x->n_heads;
+    return p->data[x->op->out] + (row * x->op->n_head + head) * x->op->head_dim;
+}
+
+static size_t carry_of(const realm_plan *p, const pair *x, uint32_t query) {
+    return (size_t)(x->tile.row + query / x->n_heads) * p->part->n_heads + x->first_head - p->part->first_head +
+           query % x->n_heads;
+}
+
+/* What the earlier splits of a query have come to. */
+static void resume(const realm_plan *p, const pair *x, uint32_t query, float *m, float *l, float *o) {
+    *m = p->part->m[carry_of(p, x, query)];
+    *l = p->part->l[carry_of(p, x, query)];
+    memcpy(o, out_of(p, x, query), x->op->head_dim * sizeof *o);
+    memset(o + x->op->head_dim, 0, (p->kv->v_dim - x->op->head_dim) * sizeof *o);
+}
+
+static void write_out(const realm_plan *p, const pair *x, uint32_t query, bool complete, float m, float l,
+                      const float *o) {
+    float *out = out_of(p, x, query), inv = l == 0 ? 0 : 1.0f / l;
+    if (!complete) {
+        p->part->m[carry_of(p, x, query)] = m;
+        p->part->l[carry_of(p, x, query)] = l;
+        memcpy(out, o, x->op->head_dim * sizeof *o);
+        return;
+    }
+    for (uint32_t d = 0; d < x->op->head_dim; d++) out[d] = o[d] * inv;
 }
 
 /* All splits of one pair; `after` is probably the next one (may be NULL). */
 static void attend_pair(const realm_plan *p, const pair *x, const pair *after, const scratch *s) {
     const realm_attention_kernels *k = &p->backend->kernels.attention;
-    uint32_t v_dim = p->kv->v_dim, n = n_queries(x), first = first_split(&x->tile, x->op->window);
-    uint32_t end = end_split(p, &x->tile), after_split = after ? first_split(&after->tile, x->op->window) : 0;
+    const split_range r = splits_of(p, &x->tile, x->op->window);
+    uint32_t v_dim = p->kv->v_dim, n = n_queries(x), after_split = 0;
+    if (r.first == r.end) return;
+    if (after) {
+        const split_range others = splits_of(p, &after->tile, x->op->window);
+        if (others.first == others.end) after = NULL;
+        after_split = others.first;
+    }
     gather_q(p, x, s->q);
-    for (uint32_t split = first; split < end; split++) {
-        const pair *next = split + 1 < end ? x : after;
-        uint32_t next_split = split + 1 < end ? split + 1 : after_split;
-        if (split == first) {
+    for (uint32_t i = 0; r.resumed && i < n; i++) resume(p, x, i, &s->m[i], &s->l[i], s->o + (size_t)i * v_dim);
+    for (uint32_t split = r.first; split < r.end; split++) {
+        const pair *next = split + 1 < r.end ? x : after;
+        uint32_t next_split = split + 1 < r.end ? split + 1 : after_split;
+        if (split == r.first && !r.resumed) {
             attend(p, x, s, split, next, next_split, s->m, s->l, s->o);
             continue;
         }
@@ -221,7 +264,7 @@ static void attend_pair(const realm_plan *p, const pair *x, const pair *after, c
             k->merge_split(&s->m[i], &s->l[i], s->o + (size_t)i * v_dim, s->m2[i], s->l2[i], s->o2 + (size_t)i * v_dim,
                            v_dim);
     }
-    for (uint32_t i = 0; i < n; i++) write_out(p, x, i, s->l[i], s->o + (size_t)i * v_dim);
+    for (uint32_t i = 0; i < n; i++) write_out(p, x, i, r.complete, s->m[i], s->l[i], s->o + (size_t)i * v_dim);
 }
 
 /* The partial results of item i: m (slot_queries), l (slot_queries), o (slot_queries, v_dim). */
@@ -229,17 +272,27 @@ static float *slot(const realm_plan *p, const attention_schedule *s, uint32_t it
     return p->partials + item * slot_floats(p, s);
 }
 
-static void merge_pair(const realm_plan *p, const attention_schedule *s, const pair *x, uint32_t tile, uint32_t unit) {
+static void merge_pair(const realm_plan *p, const attention_schedule *sched, const pair *x, uint32_t tile,
+                       uint32_t unit, const scratch *s) {
     const realm_attention_kernels *k = &p->backend->kernels.attention;
-    uint32_t v_dim = p->kv->v_dim, units = p->kv->n_kv_head * s->n_chunks, q = s->slot_queries;
-    float *first = slot(p, s, s->first_item[tile] + unit), *first_o = first + 2 * (size_t)q;
+    const split_range r = splits_of(p, &x->tile, x->op->window);
+    uint32_t v_dim = p->kv->v_dim, units = p->kv->n_kv_head * sched->n_chunks, q = sched->slot_queries;
+    if (r.first == r.end) return;
     for (uint32_t i = 0; i < n_queries(x); i++) {
-        for (uint32_t item = s->first_item[tile] + units + unit; item < s->first_item[tile + 1]; item += units) {
-            const float *next = slot(p, s, item), *next_o = next + 2 * (size_t)q;
-            k->merge_split(&first[i], &first[q + i], first_o + (size_t)i * v_dim, next[i], next[q + i],
-                           next_o + (size_t)i * v_dim, v_dim);
+        uint32_t item = sched->first_item[tile] + unit;
+        float *first = slot(p, sched, item), *m = &first[i], *l = &first[q + i];
+        float *o = first + 2 * (size_t)q + (size_t)i * v_dim;
+        if (r.resumed) {
+            m = s->m, l = s->l, o = s->o;
+            resume(p, x, i, m, l, o);
+        } else {
+            item += units;
         }
-        write_out(p, x, i, first[q + i], first_o + (size_t)i * v_dim);
+        for (; item < sched->first_item[tile + 1]; item += units) {
+            const float *next = slot(p, sched, item), *next_o = next + 2 * (size_t)q;
+            k->merge_split(m, l, o, next[i], next[q + i], next_o + (size_t)i * v_dim, v_dim);
+        }
+        write_out(p, x, i, r.complete, *m, *l, o);
     }
 }
 
@@ -248,7 +301,7 @@ static pair split_item(const realm_plan *p, const plan_op *po, uint32_t i, uint3
     const attention_schedule *s = &p->schedules[po->shared];
     while (s->first_item[*tile + 1] <= i) ++*tile;
     uint32_t units = p->kv->n_kv_head * s->n_chunks, at = i - s->first_item[*tile];
-    *split = at / units + first_split(&p->tiles[*tile], s->window);
+    *split = at / units + splits_of(p, &p->tiles[*tile], s->window).first;
     return pair_of(p, po, *tile, at % units);
 }
 
@@ -268,7 +321,7 @@ static void attend_splits(realm_worker *w, realm_plan *p, const plan_op *po, con
     realm_worker_barrier(w);
     while (realm_worker_claim(w, p->n_tiles * units, 1, &begin, &end)) {
         pair x = pair_of(p, po, begin / units, begin % units);
-        merge_pair(p, sched, &x, begin / units, begin % units);
+        merge_pair(p, sched, &x, begin / units, begin % units, s);
     }
     realm_worker_barrier(w);
 }

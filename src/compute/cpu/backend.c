@@ -183,6 +183,7 @@ static const struct realm_backend_vtable vtable = {
     .value = value,
     .parallel = parallel,
     .aside = aside,
+    .direct_cut = cpu_direct_cut,
     .direct = cpu_direct,
 };
 

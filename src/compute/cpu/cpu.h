@@ -75,10 +75,12 @@ struct realm_weight {
 };
 
 /* ---- LINEAR, in linear.c: called by every worker of the team; returns after its last barrier ----------------------
- * x: (n_rows, cols) float32, or gathered through `gather` (n_rows indices into x's rows). y[i]: (n_rows, rows_i). */
+ * x: (n_rows, cols) float32, or gathered through `gather` (n_rows indices into x's rows). y[i]: (n_rows, rows_i). Rows
+ * that are parts of longer ones stand x_stride and y_stride floats apart. */
 typedef struct realm_linear_args {
     const float *x;
-    const uint32_t *gather; /* or NULL */
+    const uint32_t *gather;    /* or NULL */
+    size_t x_stride, y_stride; /* 0: cols, rows_i */
     uint32_t n_rows;
     const float *gain; /* or NULL */
     float eps;
@@ -102,8 +104,9 @@ REALM_WARN_UNUSED realm_status realm_cpu_pack_shape(const realm_weight_desc *des
 /* Repacks rows in the file's layout into `memory` (realm_cpu_packed_bytes, page-aligned), which becomes the weight's
  * panels; splits the work over the team, or without one does it on the calling thread. */
 void realm_cpu_pack_into(realm_team *team, struct realm_packed *p, const void *data, void *memory);
-/* The same of a float32 shape from its transpose: data is (cols, rows). */
-void realm_cpu_pack_columns(realm_team *team, struct realm_packed *p, const float *data, void *memory);
+/* The same of a float32 shape into its panels, from rows that stand `stride` floats apart, or, with `columns`, from the
+ * transpose, whose rows (one per input) do. */
+void realm_cpu_pack_floats(realm_team *team, struct realm_packed *p, const float *data, size_t stride, bool columns);
 /* Shape and panels, in memory of the weight's own. */
 REALM_WARN_UNUSED realm_status realm_cpu_pack(realm_team *team, const realm_weight_desc *desc,
                                               struct realm_packed **out, realm_error *err);

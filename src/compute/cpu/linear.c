@@ -65,7 +65,7 @@ static uint8_t *tile_quants(const linear_run *r, uint32_t first_row) {
 static void prepare_row(const linear_run *r, float *floats, uint32_t row, uint32_t tile) {
     const realm_linear_args *a = r->a;
     uint32_t first = tile_begin(r, tile), n_cols = tile_begin(r, tile + 1) - first, col = row - first;
-    const float *x = a->x + (size_t)(a->gather ? a->gather[row] : row) * r->k;
+    const float *x = a->x + (size_t)(a->gather ? a->gather[row] : row) * (a->x_stride ? a->x_stride : r->k);
     if (a->gain) {
         r->kernels->row.rms_norm_row(x, a->gain, a->eps, r->normed, r->k);
         x = r->normed;
@@ -108,9 +108,10 @@ static void multiply_store(const linear_run *r, uint32_t i, uint32_t first, uint
     uint64_t rows = a->w[i]->packed->rows;
     size_t at = (size_t)first * REALM_PANEL_ROWS;
     uint32_t n_out = (uint32_t)REALM_MIN((uint64_t)n * REALM_PANEL_ROWS, rows - at);
+    size_t stride = a->y_stride ? a->y_stride : (size_t)rows;
     const float *bias = a->bias[i] ? a->bias[i] + at : NULL;
     for (uint32_t row = tile_begin(r, t), c = 0; row < tile_begin(r, t + 1); row++, c++) {
-        float *y = a->y[i] + (size_t)row * rows + at;
+        float *y = a->y[i] + row * stride + at;
         lk->store_row(y, r->out[0] + (size_t)c * OUT_STRIDE, bias, n_out, a->epilogue == REALM_EPILOGUE_ADD);
         if (!gate) continue;
         float *up = r->out[1] + (size_t)c * OUT_STRIDE;

@@ -192,15 +192,15 @@ static void pack_quant_panel(const realm_pack_layout *l, uint8_t *panel, const u
 }
 
 /* The same from columns: src is (k, n) float32, whose runs of 16 are a panel's vectors already. */
-static void pack_columns_panel(uint8_t *panel, const float *src, size_t n, unsigned n_rows, uint32_t k) {
-    for (uint32_t i = 0; i < k; i++) memcpy(panel + (size_t)i * 64, src + i * n, n_rows * sizeof *src);
+static void pack_columns_panel(uint8_t *panel, const uint8_t *src, size_t row_bytes, unsigned n_rows, uint32_t k) {
+    for (uint32_t i = 0; i < k; i++) memcpy(panel + (size_t)i * 64, src + i * row_bytes, n_rows * sizeof(float));
 }
 
 typedef struct pack_job {
     const struct realm_packed *p;
     const void *src;
-    size_t row_bytes;
-    bool columns;
+    size_t row_bytes; /* from row to row of src */
+    bool columns;     /* src's rows are the inputs */
 } pack_job;
 
 static void pack_panels(const pack_job *job, uint32_t begin, uint32_t end) {
@@ -209,10 +209,10 @@ static void pack_panels(const pack_job *job, uint32_t begin, uint32_t end) {
         uint64_t row = (uint64_t)i * REALM_PANEL_ROWS;
         unsigned n_rows = (unsigned)REALM_MIN(REALM_PANEL_ROWS, p->rows - row);
         uint8_t *panel = p->panels + i * p->panel_bytes;
-        const uint8_t *src = (const uint8_t *)job->src + row * job->row_bytes;
+        const uint8_t *src = (const uint8_t *)job->src + row * (job->columns ? sizeof(float) : job->row_bytes);
         if (n_rows < REALM_PANEL_ROWS) memset(panel, 0, p->panel_bytes);
         if (job->columns)
-            pack_columns_panel(panel, (const float *)job->src + row, (size_t)p->rows, n_rows, p->k);
+            pack_columns_panel(panel, src, job->row_bytes, n_rows, p->k);
         else if (realm_pack_is_float(p->layout))
             pack_float_panel(p->layout, panel, src, job->row_bytes, n_rows, p->k);
         else
@@ -270,9 +270,8 @@ static void pack_all(realm_team *team, const pack_job *job) {
         pack_panels(job, 0, job->p->n_panels);
 }
 
-void realm_cpu_pack_columns(realm_team *team, struct realm_packed *p, const float *data, void *memory) {
-    p->panels = memory;
-    pack_all(team, &(pack_job){.p = p, .src = data, .columns = true});
+void realm_cpu_pack_floats(realm_team *team, struct realm_packed *p, const float *data, size_t stride, bool columns) {
+    pack_all(team, &(pack_job){.p = p, .src = data, .row_bytes = stride * sizeof *data, .columns = columns});
 }
 
 void realm_cpu_pack_into(realm_team *team, struct realm_packed *p, const void *data, void *memory) {

@@ -9,7 +9,7 @@ typedef struct cpu_backend {
     realm_team *team;
     realm_cpu_kernels kernels;
     char name[16]; /* "cpu/vnni" */
-    struct {       /* direct.c: one mapping, grown as needed, for what an op prepares */
+    struct {       /* direct.c: one mapping, grown as needed, for what a slice prepares */
         char *map;
         size_t bytes;
     } direct;
@@ -72,6 +72,15 @@ typedef struct attention_schedule {
     uint32_t *first_item;           /* (tiles + 1) with `split`: the tile's first item */
 } attention_schedule;
 
+/* What a direct attention adds: K and V of some splits and kv heads alone are in the pool, with the first of these
+ * splits in page 0 and so on, and each split's part is merged into what the earlier ones have left: unnormalised
+ * outputs in the output's place, m and l here. */
+typedef struct attention_part {
+    uint32_t first_split, end_split;
+    uint32_t first_head, n_heads; /* query heads of the pool's kv heads */
+    float *m, *l;                 /* (rows, n_heads) */
+} attention_part;
+
 typedef struct plan_op {
     realm_op op;
     uint32_t shared; /* ROPE_KV: index of its rope_table; ATTENTION: of its schedule */
@@ -102,9 +111,10 @@ struct realm_plan {
     uint32_t first_op, end_op;   /* that the team walks now */
     uint32_t *row_seq, *row_pos; /* (max_rows) */
     uint32_t tile_rows, n_tiles;
-    attention_tile *tiles; /* (max_rows) */
-    uint32_t row_step;     /* 1; 0 for a direct attention where every row sees everything */
-    const float *mask;     /* (rows, mask_cols) of a direct attention; NULL in plans */
+    attention_tile *tiles;      /* (max_rows) */
+    const attention_part *part; /* of a direct attention; NULL in plans */
+    uint32_t row_step;          /* 1; 0 for a direct attention where every row sees everything */
+    const float *mask;          /* (rows, mask_cols) of a direct attention; NULL in plans */
     size_t mask_cols;
 };
 
@@ -116,8 +126,9 @@ void cpu_plan_close(realm_backend *b, realm_plan *p);
 realm_status cpu_plan_run(realm_backend *b, realm_plan *p, const realm_batch *batch, realm_error *err);
 
 /* The direct ops, direct.c. */
-realm_status cpu_direct(realm_backend *b, const realm_direct *op, realm_error *err);
-/* Memory that the direct ops keep from one to the next; a team's owner thread. */
+realm_status cpu_direct_cut(realm_backend *b, const realm_direct *op, realm_direct_cut *out, realm_error *err);
+realm_status cpu_direct(realm_backend *b, const realm_direct *op, uint64_t slice, void *kept, realm_error *err);
+/* Memory that the direct ops keep from one slice to the next; a team's owner thread. */
 void cpu_direct_release(cpu_backend *b);
 
 /* [*begin, *end): worker w's even share of n items. */

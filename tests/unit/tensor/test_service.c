@@ -237,6 +237,8 @@ static void refused(void **state) {
         {ATTENTION(b, a, c, c, NULL, .n_head = 4, .n_kv_head = 0, .head_dim = 16), REALM_E_INVALID, "cannot share"},
         {ATTENTION(b, a, c, c, NULL, .n_head = 4, .n_kv_head = 2, .head_dim = 15), REALM_E_INVALID, "must be even"},
         {ATTENTION(b, a, c, c, NULL, .n_head = 2, .n_kv_head = 1, .head_dim = 16), REALM_E_INVALID, "a has 64 columns"},
+        {ATTENTION(b, a, c, c, NULL, .n_head = 65536, .n_kv_head = 1, .head_dim = 16), REALM_E_LIMIT,
+         "65536 heads of 16 values: at most 262144"},
         {ATTENTION(b, a, c, a, NULL, .n_head = 4, .n_kv_head = 2, .head_dim = 16), REALM_E_INVALID, "c has 64 columns"},
         {ATTENTION(a, a, c, c, NULL, .n_head = 4, .n_kv_head = 2, .head_dim = 16), REALM_E_INVALID, "out is also a"},
         {ATTENTION(b, a, c, c, NULL, .n_head = 4, .n_kv_head = 2, .head_dim = 16, .t = 9), REALM_E_RANGE,
@@ -425,6 +427,79 @@ static void given_up(void **state) {
     realm_tensor_release(x);
     realm_tensor_release(y);
     tensor_run_close(&r);
+}
+
+/* Products of several slices of two tenants, a turn of one after a turn of the other: what the slices of one leave for
+ * each other is not the other's, is charged while the list is pending, and comes back after a cancellation too. */
+static void kept_apart(void **state) {
+    (void)state;
+    enum { M = 3, K = 1500, N = 2100 };
+    tensor_run r[2];
+    realm_error err = {0};
+    realm_tensor *x[2], *w[2], *y[2];
+    float *values = malloc(sizeof(float) * N * K), *got[2];
+    tensor_run_open(&r[0], NULL, 2, NULL);
+    r[1] = r[0];
+    assert_int_equal(realm_tensor_budget_open(1 << 30, &r[1].budget, &err), REALM_OK);
+    for (int i = 0; i < 2; i++) {
+        for (size_t k = 0; k < (size_t)N * K; k++) values[k] = (float)((k * (size_t)(7 + i)) % 31) - 15;
+        x[i] = tensor_of(&r[i], M, K, values);
+        w[i] = tensor_of(&r[i], N, K, values);
+        y[i] = tensor_make(&r[i], M, N);
+        got[i] = malloc(sizeof(float) * M * N);
+        tensor_do(&r[i], &(realm_tensor_op){.kind = REALM_TENSOR_MATMUL, .out = y[i], .a = x[i], .b = w[i]}, 1);
+        tensor_get(y[i], 0, (uint64_t)M * N, got[i]);
+    }
+    waiter end[2];
+    realm_tensor_job *j[2];
+    realm_tensor_usage before, during;
+    realm_tensor_budget_usage(r[1].budget, &before);
+    realm_backend_turn_begin(r[0].b);
+    for (int i = 0; i < 2; i++) {
+        realm_tensor_op ops[6];
+        for (int k = 0; k < 6; k++)
+            ops[k] = (realm_tensor_op){.kind = REALM_TENSOR_MATMUL, .out = y[i], .a = x[i], .b = w[i]};
+        waiter_init(&end[i]);
+        assert_int_equal(realm_tensor_submit(r[i].s, r[i].budget, ops, 6, waiter_done, &end[i], &j[i], &err), REALM_OK);
+    }
+    realm_tensor_budget_usage(r[1].budget, &during);
+    assert_true(during.bytes - before.bytes >= 1 << 20);
+    realm_backend_turn_end(r[0].b);
+    for (int i = 0; i < 2; i++) {
+        assert_int_equal(waiter_wait(&end[i], &err), REALM_OK);
+        realm_tensor_job_release(j[i]);
+        tensor_get(y[i], 0, (uint64_t)M * N, values);
+        assert_memory_equal(values, got[i], sizeof(float) * M * N);
+    }
+    /* No room for it: refused before anything runs. */
+    realm_tensor_op op = {.kind = REALM_TENSOR_MATMUL, .out = y[1], .a = x[1], .b = w[1]};
+    realm_tensor_budget_set_limit(r[1].budget, before.bytes + (1 << 20));
+    assert_int_equal(tensor_try(&r[1], &op, 1, &err), REALM_E_LIMIT);
+    realm_tensor_budget_set_limit(r[1].budget, 1 << 30);
+    waiter_init(&end[0]);
+    static realm_tensor_op many[500];
+    for (size_t i = 0; i < REALM_ARRAY_LEN(many); i++) many[i] = op;
+    assert_int_equal(
+        realm_tensor_submit(r[1].s, r[1].budget, many, REALM_ARRAY_LEN(many), waiter_done, &end[0], &j[0], &err),
+        REALM_OK);
+    for (int i = 0; i < 2; i++) { /* it has begun */
+        realm_backend_turn_begin(r[0].b);
+        realm_backend_turn_end(r[0].b);
+    }
+    realm_tensor_job_cancel(j[0]);
+    assert_int_equal(waiter_wait(&end[0], &err), REALM_E_CANCELLED);
+    realm_tensor_job_release(j[0]);
+    for (int i = 0; i < 2; i++) {
+        realm_tensor_release(x[i]);
+        realm_tensor_release(w[i]);
+        realm_tensor_release(y[i]);
+        free(got[i]);
+    }
+    free(values);
+    tensor_run_close(&r[0]); /* joins */
+    realm_tensor_budget_usage(r[1].budget, &during);
+    assert_int_equal(during.bytes, 0);
+    realm_tensor_budget_close(r[1].budget);
 }
 
 static void pins(void **state) {
@@ -627,10 +702,10 @@ static void random_lists(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(handles),        cmocka_unit_test(weights),
-                                       cmocka_unit_test(refused),        cmocka_unit_test(busy),
-                                       cmocka_unit_test(cancelled),      cmocka_unit_test(rotation),
-                                       cmocka_unit_test(given_up),       cmocka_unit_test(pins),
-                                       cmocka_unit_test(lack_of_memory), cmocka_unit_test(random_lists)};
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(handles),        cmocka_unit_test(weights),     cmocka_unit_test(refused),
+        cmocka_unit_test(busy),           cmocka_unit_test(cancelled),   cmocka_unit_test(rotation),
+        cmocka_unit_test(given_up),       cmocka_unit_test(kept_apart),  cmocka_unit_test(pins),
+        cmocka_unit_test(lack_of_memory), cmocka_unit_test(random_lists)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
