@@ -12,9 +12,9 @@
  *
  * Has the client gone? A FIN alone does not say: a client may close its sending side and wait for the answer (that is
  * allowed), or it may have gone (then the work should stop). The two differ in what happens to a byte that we send: a
- * closed socket answers with RST. While an answer has not begun, a connection that sent FIN is therefore probed with
- * the bytes that every answer starts with, "HTTP/1.1 ", one at a time: they are right for the client that waits, and
- * flush out the one that left.
+ * closed socket answers with RST. A connection that sent FIN is therefore probed with bytes that are right for the
+ * client that waits, and flush out the one that left, one at a time: before the answer has begun those that every
+ * answer starts with, "HTTP/1.1 ", and between two pieces of a chunked one leading zeros of the next piece's size.
  *
  * Lingering close: closing a socket with unread input makes the kernel send RST, which may destroy the answer before
  * the client has read it. So after the last answer the sending side is closed and input is thrown away for a moment.
@@ -30,6 +30,10 @@
 #include "net/internal.h"
 
 #define REFILLS_MAX 8u /* times that a handler is asked for more in a row */
+
+/* Zeros in front of a chunk's size: with the size's own digits no more than what parsers that count digits take (16).
+ */
+#define CHUNK_PROBES_MAX 8u
 
 static const char probe_text[] = "HTTP/1.1 ";
 
@@ -132,9 +136,16 @@ static bool flush(conn *c) {
     return true;
 }
 
+static bool can_probe(const conn *c) {
+    const realm_exchange *x = c->x;
+    if (!x || conn_pending(c) > 0 || x->finished) return false;
+    if (!x->started) return c->probed < sizeof probe_text - 1;
+    return x->chunked && !x->head_only && c->probed < CHUNK_PROBES_MAX;
+}
+
 static void probe(conn *c) {
-    if (c->probed >= sizeof probe_text - 1) return;
-    ssize_t n = send(c->fd, probe_text + c->probed, 1, MSG_NOSIGNAL);
+    if (!can_probe(c)) return;
+    ssize_t n = send(c->fd, c->x->started ? "0" : probe_text + c->probed, 1, MSG_NOSIGNAL);
     if (n == 1)
         c->probed++;
     else if (n < 0 && errno != EAGAIN && errno != EWOULDBLOCK && errno != EINTR)
@@ -385,7 +396,9 @@ static bool advance(conn *c) {
 static void set_timer(conn *c) {
     realm_exchange *x = c->x;
     if (!x || x->state != X_ANSWER) return;
-    timer_kind want = conn_pending(c) > 0 ? TIMER_WRITE : c->hup && !x->started ? TIMER_PROBE : TIMER_NONE;
+    timer_kind want = conn_pending(c) > 0                     ? TIMER_WRITE
+                      : c->hup && (!x->started || x->chunked) ? TIMER_PROBE
+                                                              : TIMER_NONE;
     if (c->timer == want) return;
     io_timer_set(c, want);
     if (want == TIMER_PROBE) probe(c);

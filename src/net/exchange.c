@@ -123,6 +123,7 @@ void realm_exchange_write(realm_exchange *x, const void *data, size_t len) {
         char size[24];
         int n = snprintf(size, sizeof size, "%zx\r\n", len);
         conn_out(c, size, (size_t)n);
+        c->probed = 0;
     }
     conn_out(c, data, len);
     if (x->chunked) conn_out(c, "\r\n", 2);

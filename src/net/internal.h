@@ -91,7 +91,7 @@ struct conn {
     bool hup;         /* the peer has sent FIN; bytes before it may still be unread */
     bool eof;         /* and they have been read */
     bool doomed;      /* cut at the next safe point */
-    unsigned probed;  /* bytes of "HTTP/1.1 " sent ahead */
+    unsigned probed;  /* bytes of what comes next that were sent ahead (see probe in conn.c) */
     uint32_t events;  /* epoll's mask */
     uint64_t discard; /* bytes of an unwanted body still to come */
     size_t lingered;

@@ -22,7 +22,8 @@
 #include "net/net.h"
 
 /* ---- the handler: GET /echo answers its own target; POST /echo its body; /wait answers when released from another
- * thread; /flood streams 64 MiB as fast as room allows; /early answers before the body ---- */
+ * thread, /begun goes on then with what it has begun; /flood streams 64 MiB as fast as room allows; /early answers
+ * before the body ---- */
 
 static struct {
     realm_server *s;
@@ -38,7 +39,7 @@ typedef struct call {
     int what;
     uint64_t left;
 } call;
-enum { ECHO_CALL, WAIT_CALL, FLOOD_CALL, STREAM_CALL };
+enum { ECHO_CALL, WAIT_CALL, BEGUN_CALL, FLOOD_CALL, STREAM_CALL };
 
 static void on_head(void *user, realm_exchange *x) {
     (void)user;
@@ -56,6 +57,10 @@ static void on_wake(void *user, realm_exchange *x) {
     (void)user;
     call *c = realm_exchange_get_user(x);
     if (c->what == WAIT_CALL && atomic_load(&T.released)) realm_exchange_respond(x, 200, "text/plain", "waited", 6);
+    if (c->what == BEGUN_CALL && atomic_load(&T.released)) {
+        realm_exchange_write(x, "two", 3);
+        realm_exchange_finish(x);
+    }
     static const char block[1000];
     while (c->what == FLOOD_CALL && c->left && realm_exchange_room(x) >= sizeof block) {
         realm_exchange_write(x, block, sizeof block);
@@ -70,8 +75,13 @@ static void on_request(void *user, realm_exchange *x) {
     call *c = realm_exchange_get_user(x);
     size_t len;
     const char *body = realm_exchange_body(x, &len);
-    if (realm_http_str_is(h->path, "/wait")) {
-        c->what = WAIT_CALL;
+    bool begun = realm_http_str_is(h->path, "/begun");
+    if (begun) {
+        realm_exchange_start(x, 200, "text/plain");
+        realm_exchange_write(x, "one", 3);
+    }
+    if (begun || realm_http_str_is(h->path, "/wait")) {
+        c->what = begun ? BEGUN_CALL : WAIT_CALL;
         realm_mutex_lock(&T.mu);
         T.waiting = x;
         realm_mutex_unlock(&T.mu);
@@ -400,6 +410,26 @@ static void half_closed_clients_get_their_answer(void **state) {
     assert_int_equal(status_of(out), 200);
     assert_non_null(strstr(out, "\r\n\r\nwaited"));
     close(fd);
+    /* or has begun: they belong to the next piece */
+    atomic_store(&T.released, 0);
+    fd = dial();
+    r = "GET /begun HTTP/1.1\r\n" HOST "\r\n";
+    say(fd, r, strlen(r));
+    shutdown(fd, SHUT_WR);
+    n = hear(fd, out, sizeof out, 300);
+    assert_true(n > 9);
+    out[n] = 0;
+    assert_non_null(strstr(out, "\r\n\r\n3\r\none\r\n0"));
+    atomic_store(&T.released, 1);
+    realm_mutex_lock(&T.mu);
+    realm_exchange_wake(T.waiting);
+    realm_mutex_unlock(&T.mu);
+    hear(fd, out + n, sizeof out - (size_t)n, 2000);
+    const char *next = strstr(out, "\r\none\r\n0");
+    assert_non_null(next);
+    next += 7;
+    assert_string_equal(next + strspn(next, "0"), "3\r\ntwo\r\n0\r\n\r\n");
+    close(fd);
     stop();
 }
 
@@ -415,13 +445,22 @@ static void clients_that_go_away_end_their_exchange(void **state) {
         close(fd);
         wait_for(&T.closed, i + 1);
     }
+    for (int i = 20; i < 40; i++) { /* between two pieces of it */
+        char out_of_it[256];
+        int fd = dial();
+        const char *r = "GET /begun HTTP/1.1\r\n" HOST "\r\n";
+        say(fd, r, strlen(r));
+        assert_true(hear_soon(fd, out_of_it, sizeof out_of_it) > 0);
+        close(fd);
+        wait_for(&T.closed, i + 1);
+    }
     assert_int_equal(atomic_load(&T.complete), 0);
     int fd = dial(); /* and in the middle of it */
     const char *r = "GET /flood HTTP/1.1\r\n" HOST "\r\n";
     say(fd, r, strlen(r));
     hear(fd, out, sizeof out, 100);
     close(fd);
-    wait_for(&T.closed, 21);
+    wait_for(&T.closed, 41);
     assert_int_equal(atomic_load(&T.complete), 0);
     stop();
 }
