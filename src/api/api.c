@@ -1,8 +1,8 @@
 /* Open and close, the handler that net calls, routes, keys, and the life of a call.
  *
  * What is decided on the I/O thread when the head has come: path, method, key, content type. So nobody without a key
- * has a body buffered here. GET answers are made there too, except the ledger's; everything that parses, tokenises or
- * reads the store goes to a worker, so that /health answers while a client tokenises megabytes.
+ * has a body buffered here. GET answers are made there too, except those of the ledger and the metrics; everything that
+ * parses, tokenises or reads the store goes to a worker, so that /health answers while a client tokenises megabytes.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -18,7 +18,8 @@
 
 /* ---- routes ---- */
 
-typedef enum access { OPEN_TO_ALL, TENANT_KEY, ADMIN_KEY } access_kind;
+/* OPEN_TO_ALL: a key is not looked at. OPEN_OR_ADMIN: without a key, or with an admin's. */
+typedef enum access { OPEN_TO_ALL, TENANT_KEY, ADMIN_KEY, OPEN_OR_ADMIN } access_kind;
 
 static const struct route {
     const char *path;
@@ -36,7 +37,7 @@ static const struct route {
     {"/v1/usage", false, {TENANT_KEY, 0}, {true, false}, ROUTE_USAGE},
     {"/health", false, {OPEN_TO_ALL, OPEN_TO_ALL}, {true, true}, ROUTE_HEALTH},
     {"/ready", false, {OPEN_TO_ALL, OPEN_TO_ALL}, {true, true}, ROUTE_READY},
-    {"/metrics", false, {ADMIN_KEY, OPEN_TO_ALL}, {true, true}, ROUTE_METRICS},
+    {"/metrics", false, {ADMIN_KEY, OPEN_OR_ADMIN}, {true, true}, ROUTE_METRICS},
     {"/admin/v1/usage", false, {0, ADMIN_KEY}, {false, true}, ROUTE_ADMIN_USAGE},
     {"/admin/v1/models", false, {0, ADMIN_KEY}, {false, true}, ROUTE_ADMIN_MODELS},
 };
@@ -234,6 +235,7 @@ static bool work(api_call *c) {
     case ROUTE_APPLY_TEMPLATE: text_apply_template(c); break;
     case ROUTE_USAGE: info_usage(c, false); break;
     case ROUTE_ADMIN_USAGE: info_usage(c, true); break;
+    case ROUTE_METRICS: metrics_write(c); break;
     default: api_error_set(&c->error, 500, "internal_error", NULL, "no worker for this route"); break;
     }
     return true;
@@ -296,6 +298,11 @@ static bool authenticate(api_call *c, access_kind access) {
     realm_error err = {0};
     realm_status s = REALM_E_UNAUTHENTICATED;
     if (access == OPEN_TO_ALL) return true;
+    if (access == OPEN_OR_ADMIN) {
+        size_t n = 0;
+        (void)realm_http_find(realm_exchange_head(c->x), "authorization", &key, &n);
+        if (n == 0) return true;
+    }
     if (!bearer(realm_exchange_head(c->x), &key)) {
         refuse(c, 401, "invalid_api_key", "an API key is needed: \"Authorization: Bearer KEY\"");
         return false;
@@ -309,6 +316,7 @@ static bool authenticate(api_call *c, access_kind access) {
             refuse(c, 403, "permission_denied", "this needs an admin key");
             return false;
         }
+        c->by_admin = s == REALM_OK;
     }
     if (s == REALM_OK) return true;
     if (s == REALM_E_UNAUTHENTICATED)
@@ -415,7 +423,7 @@ static void on_request(void *user, realm_exchange *x) {
         break;
     case ROUTE_HEALTH: info_health(c); break;
     case ROUTE_READY: info_ready(c); break;
-    case ROUTE_METRICS: info_metrics(c); break;
+    case ROUTE_METRICS: submit(c); return;
     default:
         if (c->route != ROUTE_USAGE && c->route != ROUTE_ADMIN_USAGE) {
             if (!take_body(c)) return;

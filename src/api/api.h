@@ -7,7 +7,7 @@
  * GET /v1/models, /v1/models/{id}, /v1/usage, /health, /ready, and /metrics for an admin key. Routes of the admin
  * listener: GET /health, /ready, /metrics (no key: bind it where only the operator reaches it) and, with an admin key,
  * /admin/v1/usage and /admin/v1/models. Every other route needs a tenant's key. /metrics sums over tenants, which is
- * why a tenant's key does not open it.
+ * why a tenant's key does not open it; with an admin key it also has each tenant's numbers.
  */
 #ifndef REALM_API_API_H
 #define REALM_API_API_H

@@ -10,7 +10,8 @@
  *   completion.c  the answers of /v1/completions
  *   logprobs.c    log-probabilities in both shapes
  *   text.c        tokenize, detokenize, apply-template
- *   info.c        health, models, usage, metrics
+ *   info.c        health, models, usage
+ *   metrics.c     metrics
  *
  * Who owns a call:
  *
@@ -165,6 +166,7 @@ typedef struct api_call {
     char id[API_ID_MAX]; /* x-request-id */
     uint64_t start_ns;
     realm_tenant *tenant;
+    bool by_admin; /* with an admin key */
     char *body;
     size_t body_len, held;                             /* held: counted in the api's held_bytes */
     struct api_call *next_turn, *behind, *last_behind; /* queue.c */
@@ -211,6 +213,7 @@ api_call *call_queue_pop_wait(call_queue *q);
 /* The worker has no call of this tenant any more, which may be gone. */
 void call_queue_done(call_queue *q, const realm_tenant *t);
 void call_queue_shut(call_queue *q);
+uint32_t call_queue_length(call_queue *q); /* that wait now */
 
 struct realm_api {
     realm_runtime *rt;
@@ -271,6 +274,6 @@ void info_model(api_call *c, const char *id, size_t len);
 void info_usage(api_call *c, bool all); /* worker */
 void info_health(api_call *c);
 void info_ready(api_call *c);
-void info_metrics(api_call *c);
+void metrics_write(api_call *c); /* worker */
 
 #endif

@@ -32,6 +32,13 @@ void call_queue_shut(call_queue *q) {
     realm_mutex_unlock(&q->mu);
 }
 
+uint32_t call_queue_length(call_queue *q) {
+    realm_mutex_lock(&q->mu);
+    uint32_t n = q->n;
+    realm_mutex_unlock(&q->mu);
+    return n;
+}
+
 static void append(call_queue *q, api_call *c) {
     c->next_turn = NULL;
     if (q->last)

@@ -593,5 +593,7 @@ void realm_engine_get_stats(realm_engine *e, realm_engine_stats *out) {
     out->suspends = p->suspends;
     out->resumes = p->resumes;
     out->dropped = p->dropped;
+    out->prefix_asked = p->prefix_asked;
+    out->prefix_found = p->prefix_found;
     realm_mutex_unlock(&p->mu);
 }

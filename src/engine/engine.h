@@ -135,6 +135,7 @@ typedef struct realm_engine_stats {
     uint32_t suspended_pages;                 /* held, outside the pool */
     uint64_t suspended_bytes, suspended_disk; /* in memory, in the file */
     uint64_t suspends, resumes, dropped;      /* pages since start; dropped: had to be computed again */
+    uint64_t prefix_asked, prefix_found;      /* times the prefix cache was asked, and had something */
 } realm_engine_stats;
 void realm_engine_get_stats(realm_engine *e, realm_engine_stats *out);
 

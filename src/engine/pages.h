@@ -136,6 +136,7 @@ typedef struct realm_page_pool {
     realm_page **table; /* findable pages by key */
     uint32_t n_suspended, n_public;
     uint64_t suspends, resumes, dropped;
+    uint64_t prefix_asked, prefix_found;
 } realm_page_pool;
 
 typedef enum realm_page_result {

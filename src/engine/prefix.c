@@ -118,5 +118,9 @@ uint32_t realm_prefix_take(realm_page_pool *p, realm_page_owner *o, realm_page_o
         s->n_past = (i + 1) * REALM_KV_PAGE_TOKENS;
         parent = g;
     }
+    realm_mutex_lock(&p->mu);
+    p->prefix_asked++;
+    p->prefix_found += s->n_past > had;
+    realm_mutex_unlock(&p->mu);
     return s->n_past > had ? s->n_past - had : 0;
 }

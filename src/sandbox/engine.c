@@ -233,6 +233,8 @@ void realm_sandbox_get_stats(realm_sandbox *s, realm_sandbox_stats *out) {
     memset(out, 0, sizeof *out);
     realm_mutex_lock(&s->ready_mu);
     out->instances = s->n_instances;
+    out->ready[0] = atomic_load_explicit(&s->ready.n, memory_order_relaxed);
+    out->ready[1] = atomic_load_explicit(&s->background.n, memory_order_relaxed);
     realm_mutex_unlock(&s->ready_mu);
     realm_mutex_lock(&s->programs_mu);
     out->code_bytes = s->code_bytes;

@@ -93,7 +93,8 @@ void jobs_close(tenant_jobs *p); /* after jobs_stop; NULL-safe */
 void job_init(tenant_job *job, realm_tenant *t, realm_instance *instance, bool heavy);
 /* REALM_E_BUSY: too many wait already, the text says whose. */
 REALM_WARN_UNUSED realm_status jobs_submit(tenant_jobs *p, tenant_job *job, realm_error *err);
-void job_release(tenant_job *job); /* NULL-safe */
+void job_release(tenant_job *job);               /* NULL-safe */
+void jobs_queued(tenant_jobs *p, uint32_t n[2]); /* that wait: quick ones, heavy ones */
 
 typedef struct tenant_spent { /* of a tenant, besides tokens; or by all */
     uint64_t requests, aborted, cpu_ns, tensor_ns;
@@ -168,7 +169,8 @@ struct realm_runtime {
 
     realm_mutex flush_mu; /* one flush at a time; before runtime.mu in the order */
     uint64_t complain_ns; /* flush_mu: when a failed flush is logged again */
-    realm_mutex cpu_mu;   /* LEAF: tenants' cpu_ns add up to this one */
+    atomic_uint_fast64_t ledger_writes, ledger_failures;
+    realm_mutex cpu_mu; /* LEAF: tenants' cpu_ns add up to this one */
     uint64_t cpu_ns;
     uint64_t cpu_flushed, tensor_flushed; /* flush_mu */
     atomic_uint_fast64_t requests, aborted, refused, failures;

@@ -214,6 +214,12 @@ realm_status jobs_submit(tenant_jobs *p, tenant_job *job, realm_error *err) {
     return s;
 }
 
+void jobs_queued(tenant_jobs *p, uint32_t n[2]) {
+    realm_mutex_lock(&p->mu);
+    for (int heavy = 0; heavy < 2; heavy++) n[heavy] = p->rings[heavy].n;
+    realm_mutex_unlock(&p->mu);
+}
+
 void job_release(tenant_job *job) {
     if (!job || !drop(job)) return;
     tenant_jobs *p = job->pool;

@@ -186,6 +186,7 @@ static realm_status flush(realm_runtime *rt, realm_error *err) {
         if (memcmp(&e.delta, &zero, sizeof zero) != 0) p.entries[n_entries++] = e;
     }
     if (n_entries) s = realm_store_usage_add(rt->store, p.entries, n_entries, &engine, err);
+    if (n_entries && s == REALM_OK) atomic_fetch_add_explicit(&rt->ledger_writes, 1, memory_order_relaxed);
     if (s == REALM_OK && n_entries) {
         for (size_t m = 0; m < n_models; m++) rt->models[m]->flushed = p.totals[m];
         rt->cpu_flushed = p.cpu_ns;
@@ -207,6 +208,7 @@ void ledger_flush(realm_runtime *rt) {
     realm_mutex_lock(&rt->flush_mu);
     realm_status s = flush(rt, &err);
     if (s != REALM_OK) {
+        atomic_fetch_add_explicit(&rt->ledger_failures, 1, memory_order_relaxed);
         uint64_t now_ns = realm_clock_ns();
         if (now_ns >= rt->complain_ns) {
             realm_log_error("ledger", "not written, will be tried again: %s", err.text);

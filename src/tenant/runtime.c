@@ -213,23 +213,3 @@ realm_status realm_runtime_publish_prefix(realm_runtime *rt, const char *id, con
     realm_tokens_release(&tokens);
     return s;
 }
-
-void realm_runtime_get_stats(realm_runtime *rt, realm_runtime_stats *out) {
-    realm_sandbox_stats ss;
-    realm_sandbox_get_stats(rt->sandbox, &ss);
-    *out = (realm_runtime_stats){
-        .requests = atomic_load(&rt->requests),
-        .requests_aborted = atomic_load(&rt->aborted),
-        .requests_refused = atomic_load(&rt->refused),
-        .requests_active = atomic_load(&rt->requests_active),
-        .runs_active = atomic_load(&rt->runs_active),
-        .instances_started = ss.started,
-        .program_bytes = ss.code_bytes,
-        .program_failures = atomic_load(&rt->failures),
-        .instance_start_ns = ss.start_ns,
-        .instance_starts_timed = ss.starts_timed,
-    };
-    realm_mutex_lock(&rt->mu);
-    for (realm_tenant *t = rt->tenants; t; t = t->next) out->tenants++;
-    realm_mutex_unlock(&rt->mu);
-}

@@ -183,13 +183,48 @@ void realm_run_release(realm_run *run);
 /* ---- numbers -------------------------------------------------------------------------------------------------------
  */
 
-typedef struct realm_runtime_stats {
+typedef struct realm_runtime_stats { /* since start, or now */
     uint64_t requests, requests_aborted, requests_refused;
-    uint32_t requests_active, runs_active, tenants;
-    uint64_t instances_started, program_failures;
-    uint64_t program_bytes;                            /* of compiled code in memory */
+    uint32_t requests_active, runs_active;
+    uint32_t tenants;        /* in memory */
+    uint32_t runs_awaiting;  /* their program, which is being opened */
+    uint32_t jobs_queued[2]; /* for the threads that may block: quick ones, heavy ones */
+    /* programs */
+    uint32_t instances, instances_ready[2]; /* ready: for a worker, for one of the background */
+    uint64_t instances_started, instances_ended, instances_failed;
     uint64_t instance_start_ns, instance_starts_timed; /* sum and count, for a mean */
+    uint64_t programs_compiled, programs_from_cache;
+    uint64_t program_bytes;    /* of compiled code in memory */
+    uint64_t program_failures; /* runs that ended by a trap or a failure */
+    uint64_t program_cpu_ns;   /* of programs that have ended */
+    /* the device: turns of engines and of tensor calls */
+    realm_turn_stats turns;
+    uint32_t tensor_lists; /* queued or running */
+    uint64_t tensor_ops, tensor_ns;
+    /* the ledger */
+    uint64_t ledger_writes, ledger_failures;
 } realm_runtime_stats;
 void realm_runtime_get_stats(realm_runtime *rt, realm_runtime_stats *out);
+
+typedef struct realm_model_stats {
+    realm_engine_stats engine;
+    realm_token_counts tokens;
+    realm_model_stream_stats stream;
+} realm_model_stats;
+/* Of the i-th model (realm_runtime_model_at). */
+realm_status realm_runtime_model_stats(const realm_runtime *rt, size_t i, realm_model_stats *out);
+
+typedef struct realm_tenant_stats {
+    int64_t id;
+    char name[REALM_TENANT_NAME_MAX + 1];
+    realm_usage used;       /* in the ledger since the server started */
+    uint32_t generations;   /* running or queued */
+    uint64_t tensor_bytes;  /* of its programs' tensors */
+    uint64_t storage_bytes; /* values and models that it stored */
+} realm_tenant_stats;
+/* Of all tenants in memory, in order of name; freed with realm_free. Of several that have had a name the last one.
+ * Reads the store: not for an I/O thread. */
+REALM_WARN_UNUSED realm_status realm_runtime_tenant_stats(realm_runtime *rt, realm_tenant_stats **out, size_t *n,
+                                                          realm_error *err);
 
 #endif

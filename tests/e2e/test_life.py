@@ -158,6 +158,22 @@ def test_the_ledger_survives_kill_9():
             s.start()
 
 
+def test_cpu_time_of_answers_that_ended_survives_kill_9():
+    with Server() as s:
+        c, before = s.client(), 0
+        for _ in range(3):
+            c.chat.completions.create(**SHORT)
+            told = round(s.metric("realm_program_cpu_seconds_total") * 1e9)  # since this process started
+            stream = c.chat.completions.create(**LONG, stream=True)
+            next(stream)  # the one program that is running when the process dies
+            s.stop(signal.SIGKILL)
+            after = s.usage()[0]["program_cpu_ns"]
+            assert told > 0 and abs(after - before - told) <= 1, "what had ended is there, what was running is not"
+            before = after
+            s.start()
+            c = s.client()
+
+
 def test_a_program_that_never_ends_harms_only_its_tenant():
     with tempfile.TemporaryDirectory() as dir:
         wat, wasm = pathlib.Path(dir) / "spin.wat", pathlib.Path(dir) / "spin.wasm"

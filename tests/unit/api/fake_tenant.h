@@ -119,15 +119,6 @@ void realm_event_batch_release(realm_event_batch *b) {
     realm_free(b->top);
     realm_buf_release(&b->text);
 }
-void realm_engine_get_stats(realm_engine *e, realm_engine_stats *out) {
-    (void)e;
-    *out = (realm_engine_stats){.steps = 7, .weight_bytes = 1000};
-}
-void realm_engine_counts(realm_engine *e, realm_token_counts *total, realm_account *const *a, size_t n,
-                         realm_token_counts *each) {
-    (void)e, (void)a, (void)n, (void)each;
-    *total = (realm_token_counts){1, 2, 3};
-}
 
 /* ---- runtime, store ---- */
 size_t realm_runtime_model_count(const realm_runtime *rt) {
@@ -178,7 +169,22 @@ const char *realm_tenant_name(const realm_tenant *t) {
 }
 void realm_runtime_get_stats(realm_runtime *rt, realm_runtime_stats *out) {
     (void)rt;
-    *out = (realm_runtime_stats){.requests = 3};
+    *out = (realm_runtime_stats){.requests = 3, .program_cpu_ns = 2000000001, .turns.waits = 9};
+}
+realm_status realm_runtime_model_stats(const realm_runtime *rt, size_t i, realm_model_stats *out) {
+    (void)rt;
+    *out = (realm_model_stats){.engine = {.steps = 7, .weight_bytes = 1000, .suspended_disk = 5},
+                               .tokens = {1, 2, 3},
+                               .stream = {.misses = UINT64_C(1) << 60}};
+    return i == 0 ? REALM_OK : REALM_E_RANGE;
+}
+realm_status realm_runtime_tenant_stats(realm_runtime *rt, realm_tenant_stats **out, size_t *n, realm_error *err) {
+    (void)rt, (void)err;
+    *out = realm_calloc(2, sizeof **out);
+    *n = 2;
+    (*out)[0] = (realm_tenant_stats){.name = "acme", .used = {.requests = 4, .program_cpu_ns = 1500000}};
+    (*out)[1] = (realm_tenant_stats){.name = "b.c", .storage_bytes = 12};
+    return REALM_OK;
 }
 realm_status realm_runtime_apply_template(const realm_runtime *rt, const char *id, const char *m, size_t len,
                                           const char *tools, size_t tools_len, bool gen, realm_buf *text,

@@ -283,6 +283,8 @@ static void the_admin_listener(void **state) {
     } cases[] = {{"/health", NULL, 200},
                  {"/ready", NULL, 200},
                  {"/metrics", NULL, 200},
+                 {"/metrics", "tenant", 403},
+                 {"/metrics", "wrong", 401},
                  {"/admin/v1/usage", NULL, 401},
                  {"/admin/v1/usage", "tenant", 403},
                  {"/admin/v1/usage", "admin", 200},
@@ -292,7 +294,7 @@ static void the_admin_listener(void **state) {
     for (size_t i = 0; i < REALM_ARRAY_LEN(cases); i++) {
         reply r = read_reply(begin(REALM_API_ADMIN, "GET", cases[i].path, cases[i].key, NULL));
         if (r.status != cases[i].status) fail_msg("%s: %u", cases[i].path, r.status);
-        if (i == 5) assert_string_equal(at(&r, "1.tenant"), "\"beta\"");
+        if (i == 7) assert_string_equal(at(&r, "1.tenant"), "\"beta\"");
         done(&r);
     }
     realm_api_set_state(S.api, REALM_API_STARTING);
@@ -812,7 +814,7 @@ static void text_endpoints(void **state) {
     }
 }
 
-static void models_usage_metrics(void **state) {
+static void models_and_usage(void **state) {
     (void)state;
     reply r = ask("GET", "/v1/models", "tenant", NULL);
     assert_string_equal(r.body, "{\"object\":\"list\",\"data\":[{\"id\":\"m\",\"object\":\"model\",\"created\":"
@@ -826,21 +828,86 @@ static void models_usage_metrics(void **state) {
     done(&r);
     r = ask("GET", "/v1/usage?since=x", "tenant", NULL);
     assert_error(&r, 400, "since", NULL);
-    r = chat("");
+}
+
+/* Strictly: lines of two kinds; HELP, TYPE and then all series of a family; names that tell counters from others; no
+ * family twice. */
+static void check_exposition(char *text) {
+    static char seen[1024][96];
+    char name[128] = "", type[16] = "";
+    size_t n_seen = 0;
+    for (char *next, *line = text; *line; line = next) {
+        char found[128], value[64];
+        next = strchr(line, '\n');
+        assert_non_null(next); /* the last line has its line feed too */
+        *next++ = '\0';
+        if (sscanf(line, "# HELP %127[a-z0-9_] %63[^\n]", found, value) == 2) {
+            snprintf(name, sizeof name, "%s", found);
+            type[0] = '\0';
+            for (size_t i = 0; i < n_seen; i++) assert_string_not_equal(seen[i], name);
+            assert_true(n_seen < REALM_ARRAY_LEN(seen) && strlen(name) < sizeof *seen);
+            strcpy(seen[n_seen++], name);
+            assert_int_equal(line[strlen(line) - 1], '.');
+            continue;
+        }
+        if (sscanf(line, "# TYPE %127[a-z0-9_] %15[a-z]", found, type) == 2) {
+            assert_string_equal(found, name);
+            bool total = strlen(name) > 6 && strcmp(name + strlen(name) - 6, "_total") == 0;
+            assert_int_equal(total, strcmp(type, "counter") == 0);
+            continue;
+        }
+        assert_true(type[0]);
+        size_t n = strlen(name);
+        if (strncmp(line, name, n) != 0) fail_msg("%s is not of %s", line, name);
+        if (strcmp(type, "histogram") != 0 && line[n] != ' ' && line[n] != '{') fail_msg("%s", line);
+        char *at = line + strcspn(line, "{ "), *end;
+        if (*at == '{') {
+            do {
+                at += 1 + strspn(at + 1, "abcdefghijklmnopqrstuvwxyz_");
+                assert_true(at[0] == '=' && at[1] == '"');
+                for (at += 2; *at && *at != '"'; at++) at += *at == '\\';
+                assert_int_equal(*at++, '"');
+            } while (*at == ',');
+            assert_int_equal(*at++, '}');
+        }
+        assert_int_equal(*at, ' ');
+        (void)strtod(at + 1, &end);
+        assert_true(end > at + 1 && *end == '\0');
+    }
+}
+
+static void metrics(void **state) {
+    (void)state;
+    reply r = chat("");
     done(&r);
     r = read_reply(begin(REALM_API_ADMIN, "GET", "/metrics", NULL, NULL));
-    assert_non_null(strstr(r.body, "\nrealm_http_requests_total{route=\"/v1/chat/completions\",status=\"2xx\"} 1\n"));
-    assert_non_null(strstr(r.body, "\nrealm_engine_steps_total{model=\"m\"} 7\n"));
-    assert_non_null(strstr(r.body, "\nrealm_time_to_first_token_seconds_count 1\n"));
-    for (char *line = strtok(r.body, "\n"); line; line = strtok(NULL, "\n")) {
-        if (*line == '#') continue;
-        size_t name = strspn(line, "abcdefghijklmnopqrstuvwxyz_");
-        assert_true(name > 0 && (line[name] == ' ' || line[name] == '{'));
-        char *value = strrchr(line, ' '), *end;
-        (void)strtod(value, &end);
-        assert_int_equal(*end, '\0');
+    static const char *const lines[] = {"realm_http_requests_total{route=\"/v1/chat/completions\",status=\"2xx\"} 1",
+                                        "realm_requests_total 3",
+                                        "realm_program_cpu_seconds_total 2.000000001",
+                                        "realm_device_waits_total 9",
+                                        "realm_engine_steps_total{model=\"m\"} 7",
+                                        "realm_prompt_tokens_total{model=\"m\"} 1",
+                                        "realm_kv_suspended_bytes{model=\"m\",place=\"memory\"} 0",
+                                        "realm_kv_suspended_bytes{model=\"m\",place=\"disk\"} 5",
+                                        "realm_stream_misses_total{model=\"m\"} 1152921504606846976",
+                                        "realm_time_to_first_token_seconds_count 1"};
+    for (size_t i = 0; i < REALM_ARRAY_LEN(lines); i++) {
+        char line[160];
+        snprintf(line, sizeof line, "\n%s\n", lines[i]);
+        if (!strstr(r.body, line)) fail_msg("no line %s", lines[i]);
     }
+    assert_null(strstr(r.body, "acme")); /* open to whoever reaches the listener: no tenant is named */
+    check_exposition(r.body);
     done(&r);
+    for (int admin = 0; admin < 2; admin++) {
+        r = read_reply(begin(admin ? REALM_API_ADMIN : REALM_API_PUBLIC, "GET", "/metrics", "admin", NULL));
+        assert_non_null(strstr(r.body, "\nrealm_tenant_requests_total{tenant=\"acme\"} 4\n"));
+        assert_non_null(strstr(r.body, "\nrealm_tenant_requests_total{tenant=\"b.c\"} 0\n"));
+        assert_non_null(strstr(r.body, "\nrealm_tenant_program_cpu_seconds_total{tenant=\"acme\"} 0.001500000\n"));
+        assert_non_null(strstr(r.body, "\nrealm_tenant_storage_bytes{tenant=\"b.c\"} 12\n"));
+        check_exposition(r.body);
+        done(&r);
+    }
 }
 
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
@@ -860,7 +927,8 @@ int main(void) {
         TEST(a_slow_reader_pauses_its_run),
         TEST(memory_may_run_out),
         TEST(text_endpoints),
-        TEST(models_usage_metrics),
+        TEST(models_and_usage),
+        TEST(metrics),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
