@@ -60,7 +60,7 @@ void realm_account_counts(const realm_account *a, realm_token_counts *out) {
 
 uint32_t realm_account_generations(const realm_account *a) {
     realm_mutex_lock(&a->e->mu);
-    uint32_t n = a->n_generations;
+    uint32_t n = a->n_generations - a->n_leaving;
     realm_mutex_unlock(&a->e->mu);
     return n;
 }

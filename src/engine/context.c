@@ -287,29 +287,57 @@ static realm_status compute(realm_context *c, realm_error *err) {
     return s;
 }
 
-realm_status realm_engine_publish_prefix(realm_engine *e, const realm_token *tokens, size_t n, realm_error *err) {
+/* How many of the prefix's pages are those of one that is published already. */
+static uint32_t pages_there(const realm_engine *e, const realm_token *tokens, uint32_t n) {
+    uint32_t most = 0;
+    for (const realm_context *o = e->published; o; o = o->next_published) {
+        uint32_t same = 0;
+        while (same < n && same < o->seq.n_tokens && o->seq.tokens[same] == tokens[same]) same++;
+        most = REALM_MAX(most, same / REALM_KV_PAGE_TOKENS);
+    }
+    return most;
+}
+
+/* With e->publishing set. Its pages can be found while they are computed; where that fails they are hidden again. */
+static realm_status publish(realm_engine *e, const realm_token *tokens, uint32_t n, realm_error *err) {
     realm_context *c = NULL;
-    size_t n_full = n / REALM_KV_PAGE_TOKENS * REALM_KV_PAGE_TOKENS;
-    if (n_full == 0)
-        return realm_error_set(err, REALM_E_RANGE, "a prefix of %zu tokens has no full page of %u", n,
-                               REALM_KV_PAGE_TOKENS);
-    realm_mutex_lock(&e->mu);
-    uint64_t pages = n_full / REALM_KV_PAGE_TOKENS;
-    for (const realm_context *o = e->published; o; o = o->next_published) pages += o->seq.n_pages;
-    realm_mutex_unlock(&e->mu);
+    const uint32_t there = pages_there(e, tokens, n), more = n / REALM_KV_PAGE_TOKENS - there;
+    if (more == 0) return REALM_OK;
+    const uint64_t pages = (uint64_t)e->n_published_pages + more;
     if (pages > e->pool.n / 2)
         return realm_error_set(err, REALM_E_LIMIT, "published prefixes would take %llu of %u KV pages",
                                (unsigned long long)pages, e->pool.n);
     realm_status s = realm_context_open(e, e->everybody, &c, err);
-    if (s == REALM_OK) s = realm_context_append(c, tokens, n_full, err);
+    if (s == REALM_OK) s = realm_context_append(c, tokens, n, err);
     if (s == REALM_OK) s = compute(c, err);
     if (s != REALM_OK) {
+        if (c) realm_prefix_hide(&e->pool, &c->seq, there);
         realm_context_release(c);
         return s;
     }
     realm_mutex_lock(&e->mu);
     c->next_published = e->published;
     e->published = c;
+    e->n_published_pages += more;
     realm_mutex_unlock(&e->mu);
     return REALM_OK;
+}
+
+realm_status realm_engine_publish_prefix(realm_engine *e, const realm_token *tokens, size_t n, realm_error *err) {
+    const size_t n_full = n / REALM_KV_PAGE_TOKENS * REALM_KV_PAGE_TOKENS;
+    if (n_full == 0)
+        return realm_error_set(err, REALM_E_RANGE, "a prefix of %zu tokens has no full page of %u", n,
+                               REALM_KV_PAGE_TOKENS);
+    if (n_full > e->n_ctx)
+        return realm_error_set(err, REALM_E_CONTEXT, "the prefix has %zu tokens, a context at most %u", n, e->n_ctx);
+    realm_mutex_lock(&e->mu);
+    while (e->publishing) realm_cond_wait(&e->published_cond, &e->mu);
+    e->publishing = true;
+    realm_mutex_unlock(&e->mu);
+    realm_status s = publish(e, tokens, (uint32_t)n_full, err);
+    realm_mutex_lock(&e->mu);
+    e->publishing = false;
+    realm_cond_signal(&e->published_cond);
+    realm_mutex_unlock(&e->mu);
+    return s;
 }

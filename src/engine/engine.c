@@ -59,7 +59,6 @@ void realm_engine_retire(realm_engine *e, realm_generation *g) {
     if (g->state != REALM_GEN_PARKED) realm_schedule_unlink(e, g);
     if (!g->context) realm_seq_keep_pages(&e->pool, g->s, 0);
     g->state = REALM_GEN_ENDED;
-    g->account->n_ended++;
     e->n_ended += g->finish == REALM_FINISH_STOP || g->finish == REALM_FINISH_LENGTH;
     e->n_cancelled += g->finish == REALM_FINISH_CANCELLED;
     e->n_failed += g->finish == REALM_FINISH_ERROR;
@@ -232,7 +231,8 @@ static void run_step(realm_engine *e) {
     e->step_ns = realm_clock_ns() - start;
 }
 
-static void charge(realm_engine *e, realm_account *a) {
+static void charge(realm_engine *e, realm_generation *g) {
+    realm_account *a = g->account;
     a->counts.prompt += a->delta.prompt;
     a->counts.cached += a->delta.cached;
     a->counts.completion += a->delta.completion;
@@ -242,9 +242,12 @@ static void charge(realm_engine *e, realm_account *a) {
         e->total.completion += a->delta.completion;
     }
     a->delta = (realm_token_counts){0};
-    a->n_generations -= a->n_ended;
-    e->n_alive -= a->n_ended;
-    a->n_ended = 0;
+    if (g->state != REALM_GEN_ENDED) return;
+    a->n_generations--;
+    a->n_leaving -= g->leaving;
+    e->n_alive--;
+    g->leaving = false;
+    g->gone = true;
 }
 
 /* Idle before its END can be seen. */
@@ -324,7 +327,7 @@ static void await_calls(realm_engine *e) {
 static void publish(realm_engine *e) {
     realm_mutex_lock(&e->mu);
     await_calls(e);
-    for (uint32_t i = 0; i < e->n_touched; i++) charge(e, e->touched[i]->account);
+    for (uint32_t i = 0; i < e->n_touched; i++) charge(e, e->touched[i]);
     realm_engine_stats *st = &e->stats;
     if (e->batch.n_rows > 0) {
         st->steps++;
@@ -511,6 +514,7 @@ static void engine_free(realm_engine *e) {
     realm_free(e->ring);
     realm_cond_destroy(&e->called);
     realm_cond_destroy(&e->unlent);
+    realm_cond_destroy(&e->published_cond);
     realm_cond_destroy(&e->cond);
     realm_mutex_destroy(&e->spare_mu);
     realm_mutex_destroy(&e->mu);
@@ -527,6 +531,7 @@ realm_status realm_engine_open(realm_engine **out, realm_backend *b, const realm
     realm_cond_init(&e->cond);
     realm_cond_init(&e->unlent);
     realm_cond_init(&e->called);
+    realm_cond_init(&e->published_cond);
     e->backend = b;
     e->model = m;
     e->tokenizer = t;

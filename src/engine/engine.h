@@ -86,7 +86,9 @@ uint32_t realm_engine_context_length(const realm_engine *e);
  */
 
 typedef struct realm_account_limits {
-    uint32_t generations; /* running or queued at once; past it submit answers REALM_E_CROWDED; 0: no limit */
+    /* Running or queued at once; past it submit answers REALM_E_CROWDED; 0: no limit. One that was cancelled counts no
+     * more, though its END is yet to come; as many of those may be on their way out besides. */
+    uint32_t generations;
     /* Tokens held in KV at once, counted in whole pages, shared pages once; 0: no limit. A prompt (with max_tokens,
      * when given) that can never fit is refused; generations that do not fit beside each other take turns; one that
      * fills the limit alone ends with LENGTH. Idle contexts are suspended and cached prefixes forgotten before that:
@@ -114,7 +116,7 @@ void realm_account_set_limits(realm_account *a, const realm_account_limits *limi
 void realm_account_close(realm_account *a); /* after its generations and contexts were released */
 /* Counts since opening, as of the last finished step. */
 void realm_account_counts(const realm_account *a, realm_token_counts *out);
-uint32_t realm_account_generations(const realm_account *a);
+uint32_t realm_account_generations(const realm_account *a); /* running or queued, without those cancelled */
 
 /* The engine's own totals and those of the given accounts, all as of the same step boundary: summed over all accounts
  * they are equal (the ledger's check). */
@@ -140,8 +142,9 @@ typedef struct realm_engine_stats {
 void realm_engine_get_stats(realm_engine *e, realm_engine_stats *out);
 
 /* Computes a prefix once and keeps its full pages for everybody until the engine closes: pages charged to nobody. For
- * the operator. Waits for the computation. REALM_E_RANGE: no full page, or a token out of range; REALM_E_LIMIT:
- * published prefixes would take more than half of the pool. */
+ * the operator. Waits for the computation, and for those of others: one is published at a time. Pages that a published
+ * prefix has already are its too. REALM_E_RANGE: no full page, or a token out of range; REALM_E_CONTEXT: too long;
+ * REALM_E_LIMIT: published prefixes would take more than half of the pool. On failure nothing of it is published. */
 REALM_WARN_UNUSED realm_status realm_engine_publish_prefix(realm_engine *e, const realm_token *tokens, size_t n,
                                                            realm_error *err);
 

@@ -228,9 +228,12 @@ static realm_status admit_to_queue(realm_engine *e, const realm_generation_param
                                    realm_error *err) {
     const realm_account *a = p->account;
     if (e->shut) return realm_error_set(err, REALM_E_CLOSED, "the engine is closing");
-    if (a->limits.generations > 0 && a->n_generations >= a->limits.generations)
-        return realm_error_set(err, REALM_E_CROWDED, "limit generations: %u are running or queued, %u are allowed",
-                               a->n_generations, a->limits.generations);
+    /* Cancelled ones do not count, but no more of them than the limit may wait to be swept: they hold places. */
+    const uint32_t most = a->limits.generations, n = a->n_generations - a->n_leaving;
+    if (most > 0 && (n >= most || a->n_leaving > most))
+        return realm_error_set(err, REALM_E_CROWDED,
+                               "limit generations: %u are running or queued and %u being cancelled, %u are allowed", n,
+                               a->n_leaving, most);
     /* The last token sampled needs no place in the KV. */
     uint64_t held = (uint64_t)g->n_prompt + (p->max_tokens > 0 && g->max_new > 0 ? g->max_new - 1 : 0);
     uint64_t pages = realm_pages_for(held);
@@ -327,8 +330,15 @@ void realm_generation_accept(realm_generation *g, realm_token id) {
 /* ---- cancel, release -------------------------------------------------------------------------------------------- */
 
 void realm_generation_cancel(realm_generation *g) {
+    realm_engine *e = g->e;
     atomic_store_explicit(&g->cancel, true, memory_order_relaxed);
-    realm_engine_wake(g->e);
+    realm_mutex_lock(&e->mu);
+    if (!g->leaving && !g->gone) {
+        g->leaving = true;
+        g->account->n_leaving++;
+    }
+    realm_engine_wake_locked(e);
+    realm_mutex_unlock(&e->mu);
 }
 
 void realm_generation_unref(realm_generation *g) {

@@ -46,12 +46,12 @@ struct realm_account {
     realm_account_limits limits;
     realm_token_counts counts;
     uint32_t n_generations, refs;
+    uint32_t n_leaving; /* of them, those that their consumers cancelled, which the engine has yet to end */
     /* engine's thread */
     realm_generation *queue_head, *queue_tail;
     uint32_t n_queued, n_running;
     realm_share share;
     uint32_t step_rows;
-    uint32_t n_ended; /* in this iteration, still in n_generations */
     realm_token_counts delta;
     bool in_ring, skip;
 };
@@ -158,6 +158,9 @@ struct realm_generation {
 
     atomic_bool cancel; /* relaxed: a flag that is read at every step, nothing is published through it */
     atomic_uint refs;   /* consumer, engine */
+    /* engine->mu */
+    bool leaving; /* cancelled, and no longer counted against the account's limit */
+    bool gone;    /* has ended, and is counted nowhere */
 
     /* engine's thread */
     realm_gen_state state;
@@ -269,7 +272,7 @@ struct realm_engine {
     bool joined; /* of whoever closes it */
 
     realm_mutex mu;
-    realm_cond cond;
+    realm_cond cond, published_cond;
     /* mu */
     bool wake, shut;
     bool lending;      /* from idle.expect to the end of idle.run */
@@ -282,7 +285,9 @@ struct realm_engine {
     uint32_t n_parked_seen; /* of them, those parked at the last publication: neither running nor queued */
     uint64_t next_account_id;
     uint32_t n_accounts, n_shares, n_contexts;
-    realm_context *published;
+    realm_context *published;   /* changed by who publishes */
+    uint32_t n_published_pages; /* of these */
+    bool publishing;            /* one prefix at a time */
     realm_token_counts total;
     realm_engine_stats stats;
 

@@ -202,6 +202,8 @@ void realm_seq_pin_present(realm_page_pool *p, realm_seq *s);
 void realm_page_hide(realm_page_pool *p, realm_page *page);
 /* Engine's thread: full pages of the sequence that have no key yet get one, and can be found. */
 void realm_prefix_note(realm_page_pool *p, realm_page_owner *o, realm_seq *s);
+/* Any thread: nobody finds the sequence's pages any more, from the one at `from` on. */
+void realm_prefix_hide(realm_page_pool *p, realm_seq *s, uint32_t from);
 /* Engine's thread: continues what is computed of a sequence with pages that can be found, n_most tokens at most;
  * returns how many tokens that added. */
 uint32_t realm_prefix_take(realm_page_pool *p, realm_page_owner *o, realm_page_owner *everybody, realm_seq *s,

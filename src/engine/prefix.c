@@ -90,6 +90,13 @@ void realm_prefix_note(realm_page_pool *p, realm_page_owner *o, realm_seq *s) {
     }
 }
 
+void realm_prefix_hide(realm_page_pool *p, realm_seq *s, uint32_t from) {
+    realm_mutex_lock(&p->mu);
+    for (uint32_t i = from; i < s->n_pages; i++)
+        if (s->pages[i]->findable) realm_page_hide(p, s->pages[i]);
+    realm_mutex_unlock(&p->mu);
+}
+
 /* With a reference. */
 static realm_page *look_up(realm_page_pool *p, const realm_page_owner *o, const realm_page *parent, uint32_t index,
                            const realm_token *tokens) {

@@ -55,7 +55,7 @@ static realm_status forget_the_gone(realm_store *store, realm_error *err) {
 
 realm_status data_open(realm_store *store, const char *dir, realm_error *err) {
     db *d = &store->data_write;
-    char *path = dir ? realm_path_join(dir, "data.db") : realm_strdup(":memory:");
+    char *path = dir ? realm_path_join(dir, "data.db") : realm_strdup(DB_IN_MEMORY);
     if (!path) return realm_error_set(err, REALM_E_NOMEM, "store: out of memory");
     realm_status s = db_open(d, path, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE, err);
     /* FULL: what a program was told is stored outlives a loss of power too. */

@@ -6,21 +6,29 @@
  *
  * What tenants themselves put in (values, models) is in a file of its own, data.db: SQLite has one writer per file, so
  * a tenant that writes without pause, each time waiting for the disk, never holds up the ledger.
+ *
+ * A file that was removed or replaced under a running server fails each write until it is back: SQLite would go on
+ * writing to what nobody can open any more.
  */
 #ifndef REALM_STORE_DB_H
 #define REALM_STORE_DB_H
 
 #include <sqlite3.h>
+#include <sys/types.h>
 
 #include "base/thread.h"
 #include "store/store.h"
 
 #define DB_STATEMENTS_MAX 48u
 #define DB_SECRET_BYTES 32u
+#define DB_IN_MEMORY ":memory:" /* the path of a private store */
 
 typedef struct db {
     sqlite3 *h;
     realm_mutex mu;
+    char *path;   /* NULL: in memory */
+    dev_t device; /* of the file that the first transaction found there; mu */
+    ino_t inode;  /* 0: none has */
     struct {
         const char *sql; /* the literal's address is its identity */
         sqlite3_stmt *st;

@@ -6,6 +6,7 @@
 #include <limits.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/alloc.h"
@@ -121,9 +122,22 @@ realm_status db_exec(db *d, const char *sql, realm_error *err) {
     return rc == SQLITE_OK ? REALM_OK : db_fail(d, rc, err);
 }
 
+static realm_status check_in_place(db *d, realm_error *err) {
+    struct stat at;
+    if (!d->path) return REALM_OK;
+    if (stat(d->path, &at) != 0) return realm_error_set(err, REALM_E_IO, "store: %s: %s", d->path, strerror(errno));
+    if (d->inode == 0) {
+        d->device = at.st_dev;
+        d->inode = at.st_ino;
+    }
+    if (at.st_dev == d->device && at.st_ino == d->inode) return REALM_OK;
+    return realm_error_set(err, REALM_E_IO, "store: %s is another file than the one that was opened", d->path);
+}
+
 realm_status db_transaction(db *d, realm_error *err) {
     realm_mutex_lock(&d->mu);
-    realm_status s = db_exec(d, "BEGIN IMMEDIATE", err);
+    realm_status s = check_in_place(d, err);
+    if (s == REALM_OK) s = db_exec(d, "BEGIN IMMEDIATE", err);
     if (s != REALM_OK) realm_mutex_unlock(&d->mu);
     return s;
 }
@@ -151,6 +165,8 @@ realm_status db_open(db *d, const char *path, int flags, realm_error *err) {
     realm_mutex_init(&d->mu, REALM_RANK_STORE);
     int rc = sqlite3_open_v2(path, &d->h, flags | SQLITE_OPEN_NOMUTEX, NULL);
     if (rc != SQLITE_OK) return db_fail(d, rc, err);
+    if (strcmp(path, DB_IN_MEMORY) != 0 && !(d->path = realm_strdup(path)))
+        return realm_error_set(err, REALM_E_NOMEM, "store: out of memory");
     sqlite3_busy_timeout(d->h, BUSY_TIMEOUT_MS);
     return REALM_OK;
 }
@@ -159,6 +175,7 @@ void db_close(db *d) {
     if (!d->h) return;
     for (unsigned i = 0; i < d->n_cached; i++) sqlite3_finalize(d->cache[i].st);
     sqlite3_close(d->h);
+    realm_free(d->path);
     realm_mutex_destroy(&d->mu);
 }
 
@@ -234,7 +251,7 @@ realm_status realm_store_open(realm_store **out, const char *dir, realm_error *e
     realm_status s;
     if (!store) return realm_error_set(err, REALM_E_NOMEM, "store: out of memory");
     if (dir && (s = realm_dir_make(dir, err)) != REALM_OK) goto fail;
-    path = dir ? realm_path_join(dir, "realm.db") : realm_strdup(":memory:");
+    path = dir ? realm_path_join(dir, "realm.db") : realm_strdup(DB_IN_MEMORY);
     if (!path) {
         s = realm_error_set(err, REALM_E_NOMEM, "store: out of memory");
         goto fail;

@@ -50,11 +50,12 @@ class Skip(Exception):
 class Server:
     """`with Server(...) as s`: s.key[tenant], s.client(tenant), s.port, s.admin."""
 
-    def __init__(self, tenants=("alpha",), programs={}, limits={}, args=(), state=None, model=MODEL):
+    def __init__(self, tenants=("alpha",), programs={}, limits={}, args=(), state=None, model=MODEL, env={}):
         self.dir = pathlib.Path(tempfile.mkdtemp(prefix="realm-e2e-"))
         self.state = state or self.dir / "state"
         self.args = list(args)
         self.model = model
+        self.env = env
         self.key = {}
         self.process = None
         self.log = []
@@ -72,7 +73,7 @@ class Server:
         if self.model:
             command += ["--model", f"smollm2={self.model}"]
         self.log = []
-        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, **self.env})
         self.port = self.admin = None
         ready = threading.Event()
 

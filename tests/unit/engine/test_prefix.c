@@ -135,6 +135,89 @@ static void the_cache_gives_way(void **state) {
     engine_run_close(&r);
 }
 
+static const struct realm_backend_vtable *original;
+static struct realm_backend_vtable patched;
+static int fail_in; /* steps until one fails */
+
+static realm_status failing_run(realm_backend *b, realm_plan *p, const realm_batch *batch, realm_error *err) {
+    if (fail_in > 0 && --fail_in == 0) return realm_error_set(err, REALM_E_DEVICE, "the device is gone");
+    return original->run(b, p, batch, err);
+}
+
+/* Computed in part, it is not there for anybody; what is published besides, and with it in common, is. */
+static void published_whole_or_not(void **state) {
+    (void)state;
+    engine_run r;
+    realm_error err;
+    realm_token want[150];
+    engine_run_open(&r, &tiny_llama, &(realm_engine_config){.kv_bytes = 24 * page_bytes(), .chunk_tokens = 32});
+    oracle_open_tiny(&truth, r.file);
+    fill_prompt(want, 128, 1);
+    oracle_continue(&truth, want, 128, 20);
+    assert_int_equal(realm_engine_publish_prefix(r.e, want, 32, &err), REALM_OK);
+    original = r.b->v;
+    patched = *original;
+    patched.run = failing_run;
+    fail_in = 2;
+    r.b->v = &patched; /* the engine sleeps */
+    assert_int_equal(realm_engine_publish_prefix(r.e, want, 128, &err), REALM_E_DEVICE);
+    assert_int_equal(run(&r, r.a, NULL, want, 148, NULL, 2), 32);
+    realm_engine_stats st;
+    do realm_engine_get_stats(r.e, &st);
+    while (st.kv_pages_used + st.kv_pages_cached > 1);
+    /* Nothing of the failure counts against the room for them, nor does what they have in common. */
+    for (unsigned i = 0; i < 8; i++) assert_int_equal(realm_engine_publish_prefix(r.e, want, 128, &err), REALM_OK);
+    assert_int_equal(realm_engine_publish_prefix(r.e, want, 64, &err), REALM_OK);
+    assert_int_equal(run(&r, r.a, NULL, want, 148, NULL, 2), 128);
+    realm_engine_get_stats(r.e, &st);
+    assert_int_equal(st.contexts, 2);
+    oracle_close(&truth);
+    engine_run_close(&r);
+}
+
+typedef struct publisher {
+    engine_run *r;
+    realm_token tokens[7 * 32];
+    realm_status status;
+    sem_t started;
+    pthread_t thread;
+} publisher;
+
+static void *publisher_main(void *arg) {
+    publisher *p = arg;
+    sem_post(&p->started);
+    p->status = realm_engine_publish_prefix(p->r->e, p->tokens, REALM_ARRAY_LEN(p->tokens), NULL);
+    return NULL;
+}
+
+/* Two at the same time, and room for one. */
+static void published_at_once(void **state) {
+    (void)state;
+    engine_run r;
+    static publisher p[2];
+    held stop;
+    realm_engine_stats st;
+    engine_run_open(&r, &tiny_llama, &(realm_engine_config){.kv_bytes = 24 * page_bytes()});
+    engine_stop(&stop, &r);
+    for (unsigned i = 0; i < 2; i++) {
+        p[i].r = &r;
+        fill_prompt(p[i].tokens, REALM_ARRAY_LEN(p[i].tokens), i + 1);
+        sem_init(&p[i].started, 0, 0);
+        assert_int_equal(pthread_create(&p[i].thread, NULL, publisher_main, &p[i]), 0);
+        while (sem_wait(&p[i].started) != 0) continue;
+        do realm_engine_get_stats(r.e, &st); /* the first one waits for the engine */
+        while (st.queued == 0);
+    }
+    held_go(&stop);
+    for (unsigned i = 0; i < 2; i++) {
+        pthread_join(p[i].thread, NULL);
+        sem_destroy(&p[i].started);
+    }
+    assert_int_equal(p[0].status, REALM_OK);
+    assert_int_equal(p[1].status, REALM_E_LIMIT);
+    engine_run_close(&r);
+}
+
 static void published(void **state) {
     (void)state;
     engine_run r;
@@ -343,8 +426,6 @@ static void at_the_limit(void **state) {
 
 /* ---- a slow way back --------------------------------------------------------------------------------------------- */
 
-static struct realm_backend_vtable patched;
-static const struct realm_backend_vtable *original;
 static unsigned n_steps, n_back, first_step, last_step; /* of pages that came back: the steps that were before */
 
 static realm_status counting_run(realm_backend *b, realm_plan *p, const realm_batch *batch, realm_error *err) {
@@ -420,6 +501,8 @@ int main(void) {
                                        cmocka_unit_test(hits_and_misses),
                                        cmocka_unit_test(the_cache_gives_way),
                                        cmocka_unit_test(published),
+                                       cmocka_unit_test(published_whole_or_not),
+                                       cmocka_unit_test(published_at_once),
                                        cmocka_unit_test(nothing_shows),
                                        cmocka_unit_test(idle_contexts_leave),
                                        cmocka_unit_test(at_the_limit)};

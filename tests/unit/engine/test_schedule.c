@@ -175,6 +175,54 @@ static void deadlines(void **state) {
     engine_run_close(&r);
 }
 
+/* A client that cancels and asks again at once is not told that it has too many, and cannot fill the engine so. */
+static void cancel_and_again(void **state) {
+    (void)state;
+    enum { N = 2 };
+    engine_run r;
+    realm_error err;
+    realm_token prompt[20];
+    static consumer c[3 * N];
+    held stop;
+    fill_prompt(prompt, 20, 3);
+    engine_run_open(&r, &tiny_llama, NULL);
+    realm_account *a;
+    assert_int_equal(realm_account_open(r.e, &(realm_account_limits){.generations = N}, NULL, &a, &err), REALM_OK);
+    realm_generation_params p = greedy(a, prompt, 20, 5);
+    engine_stop(&stop, &r);
+    for (int i = 0; i < N; i++) assert_int_equal(consumer_submit(&c[i], r.e, &p, &err), REALM_OK);
+    assert_int_equal(consumer_submit(&c[N], r.e, &p, &err), REALM_E_CROWDED);
+    for (int i = 0; i < N; i++) {
+        realm_generation_cancel(c[i].g);
+        realm_generation_cancel(c[i].g); /* counted out once */
+        assert_int_equal(realm_account_generations(a), N - 1);
+        assert_int_equal(consumer_submit(&c[N + i], r.e, &p, &err), REALM_OK);
+        assert_int_equal(consumer_submit(&c[2 * N], r.e, &p, &err), REALM_E_CROWDED);
+    }
+    realm_generation_cancel(c[N].g); /* as many as that may wait for their end, not more */
+    assert_int_equal(consumer_submit(&c[2 * N], r.e, &p, &err), REALM_E_CROWDED);
+    assert_non_null(strstr(err.text, "3 being cancelled"));
+    held_go(&stop);
+    for (int i = 0; i < 2 * N; i++) {
+        consumer_wait(&c[i]);
+        assert_int_equal(c[i].finish, i <= N ? REALM_FINISH_CANCELLED : REALM_FINISH_LENGTH);
+    }
+    realm_generation_cancel(c[2 * N - 1].g); /* it has ended */
+    assert_int_equal(realm_account_generations(a), 0);
+    for (int i = 0; i < N; i++) assert_int_equal(consumer_submit(&c[2 * N + i], r.e, &p, &err), REALM_OK);
+    for (int i = 0; i < N; i++) consumer_wait(&c[2 * N + i]);
+    realm_token_counts n, total;
+    realm_account *const both[] = {a, r.a};
+    realm_token_counts each[2];
+    realm_engine_counts(r.e, &total, both, 2, each);
+    realm_account_counts(a, &n);
+    assert_int_equal(n.completion, 3 * 5);
+    assert_int_equal(total.completion, each[0].completion + each[1].completion);
+    for (int i = 0; i < 3 * N; i++) consumer_close(&c[i]);
+    realm_account_close(a);
+    engine_run_close(&r);
+}
+
 static void limits(void **state) {
     (void)state;
     engine_run r;
@@ -643,6 +691,7 @@ int main(void) {
                                        cmocka_unit_test(slow_reader),
                                        cmocka_unit_test(deadlines),
                                        cmocka_unit_test(limits),
+                                       cmocka_unit_test(cancel_and_again),
                                        cmocka_unit_test(bad_requests),
                                        cmocka_unit_test(pages_run_out),
                                        cmocka_unit_test(shares),

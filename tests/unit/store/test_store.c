@@ -366,6 +366,47 @@ static void damaged_files_are_refused(void **state) {
     assert_int_equal(realm_store_open(&a, "/dev/null/x", &err), REALM_E_NOT_FOUND);
 }
 
+/* A file that was moved away or replaced takes no writes, which SQLite would make to nobody's file, until it is back.
+ */
+static void files_are_written_in_place(void **state) {
+    (void)state;
+    realm_error err = {0};
+    realm_tenant_row t;
+    char path[300], away[300];
+    realm_store *a = open_store();
+    assert_int_equal(realm_store_tenant_create(a, "one", NULL, NULL, 0, &t, &err), REALM_OK);
+    assert_int_equal(realm_store_value_put(a, t.id, 100, "k", 1, "v", 1, &err), REALM_OK);
+    realm_usage_entry e = {t.id, {.requests = 1, .prompt_tokens = 7}};
+    const realm_usage total = {.prompt_tokens = 7};
+    static const char *const files[] = {"realm.db", "data.db"};
+    for (size_t i = 0; i < REALM_ARRAY_LEN(files); i++) {
+        snprintf(path, sizeof path, "%s/%s", dir, files[i]);
+        snprintf(away, sizeof away, "%s/away", dir);
+        for (int replaced = 0; replaced < 2; replaced++) {
+            assert_int_equal(rename(path, away), 0);
+            FILE *f = replaced ? fopen(path, "w") : NULL;
+            if (f) fclose(f);
+            realm_status s = i == 0 ? realm_store_usage_add(a, &e, 1, &total, &err)
+                                    : realm_store_value_put(a, t.id, 100, "k", 1, "w", 1, &err);
+            assert_int_equal(s, REALM_E_IO);
+            if (!strstr(err.text, replaced ? "another file" : files[i])) fail_msg("%s", err.text);
+            assert_int_equal(rename(away, path), 0);
+        }
+    }
+    assert_int_equal(realm_store_usage_add(a, &e, 1, &total, &err), REALM_OK);
+    realm_store_close(a);
+    a = open_store();
+    realm_usage sum = {0};
+    assert_int_equal(realm_store_usage_each(a, NULL, 0, sum_usage, &sum, &err), REALM_OK);
+    assert_int_equal(sum.prompt_tokens, 7);
+    void *v = NULL;
+    size_t len = 0;
+    assert_int_equal(realm_store_value_get(a, t.id, "k", 1, &v, &len, &err), REALM_OK);
+    assert_true(len == 1 && *(char *)v == 'v');
+    realm_free(v);
+    realm_store_close(a);
+}
+
 static void memory_stores_are_apart(void **state) {
     (void)state;
     realm_store *a, *b;
@@ -488,6 +529,7 @@ int main(void) {
         cmocka_unit_test_setup_teardown(newer_store, make_dir, remove_dir),
         cmocka_unit_test_setup_teardown(ledger_agrees_after_kill, make_dir, remove_dir),
         cmocka_unit_test_setup_teardown(damaged_files_are_refused, make_dir, remove_dir),
+        cmocka_unit_test_setup_teardown(files_are_written_in_place, make_dir, remove_dir),
         cmocka_unit_test(memory_stores_are_apart),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -61,7 +61,7 @@ static void programs_are_charged_however_they_end(void **state) {
         const char *name, *does;
         realm_status status;
         uint64_t least_ns;
-    } CASES[] = {{"returns", "logs", REALM_OK, 1},
+    } CASES[] = {{"returns", "handles", REALM_OK, 1},
                  {"traps", "trap", REALM_E_PROGRAM, 1},
                  {"spins", "spin", REALM_E_LIMIT, 50 * MS}};
     realm_tenant *quiet = tenant_with("quiet", NULL, NULL);
@@ -72,7 +72,7 @@ static void programs_are_charged_however_they_end(void **state) {
     assert_true(before > 0); /* the default program is one too */
     for (size_t i = 0; i < REALM_ARRAY_LEN(CASES); i++) {
         realm_tenant *t = tenant_with(CASES[i].name, TEST_WASM "/guest", "hostile");
-        limit(CASES[i].name, "cpu_ms_per_wake", "50");
+        if (CASES[i].status == REALM_E_LIMIT) limit(CASES[i].name, "cpu_ms_per_wake", "50");
         complete(&c, t, input(CASES[i].does));
         assert_int_equal(c.status, CASES[i].status);
         used[i] = usage_of(CASES[i].name); /* END has been told: it is there */
