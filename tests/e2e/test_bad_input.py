@@ -22,7 +22,9 @@ def post(s, path, body, tenant="alpha"):
 
 
 def used(s, tenant="alpha"):
-    return s.http("/v1/usage", key=s.key[tenant])[2]
+    """Requests and tokens, in the ledger."""
+    row = s.http("/v1/usage", key=s.key[tenant])[2]
+    return [row[k] for k in ("requests", "aborted_requests", "prompt_tokens", "completion_tokens")]
 
 
 def with_field(base, field, value):
