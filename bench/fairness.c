@@ -9,26 +9,16 @@
  */
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 
-#include "base/alloc.h"
 #include "base/clock.h"
-#include "base/thread.h"
-#include "engine/engine.h"
+#include "serving.h"
 
-#define ROUNDS_MAX 64u
 #define FLOOD_MAX 256u
 #define QUIET_TOKENS 40u
 #define QUIET_PROMPT 100u
 #define FLOOD_PROMPT 32u
 #define LONG_PROMPT 1500u
 #define FLOOD_STEPS 24u /* tokens of each flooding generation that its own rate is taken from */
-
-typedef struct reader { /* of all generations */
-    realm_mutex mu;
-    realm_cond cond;
-    bool ready;
-} reader;
 
 typedef struct stream {
     realm_generation *g;
@@ -38,9 +28,9 @@ typedef struct stream {
 } stream;
 
 typedef struct bench {
-    realm_engine *e;
+    bench_served s;
     realm_account *quiet, *loud;
-    reader r;
+    bench_reader r;
     realm_event_batch batch;
     stream one, flood[FLOOD_MAX];
     uint32_t n_flood;
@@ -48,36 +38,12 @@ typedef struct bench {
     uint32_t salt;
 } bench;
 
-static void on_ready(void *user) {
-    reader *r = user;
-    realm_mutex_lock(&r->mu);
-    r->ready = true;
-    realm_cond_signal(&r->cond);
-    realm_mutex_unlock(&r->mu);
-}
-
-static void die(const char *what, const realm_error *err) {
-    fprintf(stderr, "bench-fairness: %s: %s\n", what, err->text);
-    exit(1);
-}
-
 static void start(bench *b, stream *s, realm_account *a, uint32_t n_prompt, uint32_t n_tokens) {
     static realm_token prompt[LONG_PROMPT];
-    realm_error err = {0};
-    const uint32_t n_vocab = (uint32_t)realm_tokenizer_vocab_size(realm_engine_tokenizer(b->e));
+    const uint32_t n_vocab = (uint32_t)realm_tokenizer_vocab_size(b->s.t);
     b->salt++;
     for (uint32_t i = 0; i < n_prompt; i++) prompt[i] = (realm_token)((i * 31 + b->salt * 977) % n_vocab);
-    realm_generation_params p = {.account = a,
-                                 .prompt = prompt,
-                                 .n_prompt = n_prompt,
-                                 .max_tokens = n_tokens,
-                                 .ignore_end = true,
-                                 .on_ready = on_ready,
-                                 .user = &b->r};
-    realm_sampling_init(&p.sampling);
-    p.sampling.temperature = 0;
-    *s = (stream){0};
-    if (realm_generation_submit(b->e, &p, &s->g, &err)) die("submit", &err);
+    *s = (stream){.g = bench_start(b->s.e, a, &b->r, prompt, n_prompt, n_tokens)};
 }
 
 static void poll_one(bench *b, stream *s) {
@@ -97,10 +63,7 @@ static void drop(stream *s) {
 }
 
 static void poll_all(bench *b) {
-    realm_mutex_lock(&b->r.mu);
-    while (!b->r.ready) realm_cond_wait(&b->r.cond, &b->r.mu);
-    b->r.ready = false;
-    realm_mutex_unlock(&b->r.mu);
+    bench_wait(&b->r);
     poll_one(b, &b->one);
     for (uint32_t i = 0; i < b->n_flood; i++) {
         poll_one(b, &b->flood[i]);
@@ -134,21 +97,10 @@ static double flood_rate(bench *b) {
     return (double)(realm_clock_ns() - begin) / 1e6 * b->n_flood / (double)(flood_tokens(b) - before);
 }
 
-static int by_value(const void *a, const void *b) {
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
-static double median(const double *v, uint32_t n) {
-    double sorted[ROUNDS_MAX];
-    memcpy(sorted, v, n * sizeof *v);
-    qsort(sorted, n, sizeof *sorted, by_value);
-    return sorted[n / 2];
-}
-
 static void run(bench *b, uint32_t n_flood, bool prompts, uint32_t rounds) {
-    static double alone[ROUNDS_MAX], beside[ROUNDS_MAX], ratio[ROUNDS_MAX], first[ROUNDS_MAX], first_beside[ROUNDS_MAX],
-        first_ratio[ROUNDS_MAX], loud[ROUNDS_MAX], loud_ratio[ROUNDS_MAX], rows[ROUNDS_MAX];
+    static double alone[BENCH_ROUNDS_MAX], beside[BENCH_ROUNDS_MAX], ratio[BENCH_ROUNDS_MAX], first[BENCH_ROUNDS_MAX],
+        first_beside[BENCH_ROUNDS_MAX], first_ratio[BENCH_ROUNDS_MAX], loud[BENCH_ROUNDS_MAX],
+        loud_ratio[BENCH_ROUNDS_MAX], rows[BENCH_ROUNDS_MAX];
     b->prompts = prompts;
     for (uint32_t i = 0; i <= rounds; i++) { /* the first is not counted */
         const uint32_t at = i > 0 ? i - 1 : 0;
@@ -168,10 +120,10 @@ static void run(bench *b, uint32_t n_flood, bool prompts, uint32_t rounds) {
         }
         const uint64_t before = flood_tokens(b), begin = realm_clock_ns();
         realm_engine_stats stats;
-        realm_engine_get_stats(b->e, &stats);
+        realm_engine_get_stats(b->s.e, &stats);
         const uint64_t n_rows = stats.rows, n_steps = stats.steps;
         quiet(b, &first_beside[at], &beside[at]);
-        realm_engine_get_stats(b->e, &stats);
+        realm_engine_get_stats(b->s.e, &stats);
         rows[at] = (double)(stats.rows - n_rows) / (double)(stats.steps - n_steps);
         if (!prompts) {
             double now = (double)(realm_clock_ns() - begin) / 1e6 * n_flood / (double)(flood_tokens(b) - before);
@@ -184,14 +136,14 @@ static void run(bench *b, uint32_t n_flood, bool prompts, uint32_t rounds) {
     }
     printf("beside %u %s:\n", n_flood,
            prompts ? "prompt(s) of 1,500 tokens, one after the other" : "generations that decode");
-    printf("  %.1f rows in a step\n", median(rows, rounds));
-    printf("  between tokens  alone %7.2f ms  beside %7.2f ms  %.2f of its fair time\n", median(alone, rounds),
-           median(beside, rounds), median(ratio, rounds));
-    printf("  first token     alone %7.2f ms  beside %7.2f ms  %.2f of its fair time\n", median(first, rounds),
-           median(first_beside, rounds), median(first_ratio, rounds));
+    printf("  %.1f rows in a step\n", bench_median(rows, rounds));
+    printf("  between tokens  alone %7.2f ms  beside %7.2f ms  %.2f of its fair time\n", bench_median(alone, rounds),
+           bench_median(beside, rounds), bench_median(ratio, rounds));
+    printf("  first token     alone %7.2f ms  beside %7.2f ms  %.2f of its fair time\n", bench_median(first, rounds),
+           bench_median(first_beside, rounds), bench_median(first_ratio, rounds));
     if (!prompts)
-        printf("  the flood's own between tokens, alone %.2f ms: %.2f of its fair time\n", median(loud, rounds),
-               median(loud_ratio, rounds));
+        printf("  the flood's own between tokens, alone %.2f ms: %.2f of its fair time\n", bench_median(loud, rounds),
+               bench_median(loud_ratio, rounds));
 }
 
 int main(int argc, char **argv) {
@@ -202,31 +154,23 @@ int main(int argc, char **argv) {
     uint32_t n = argc > 2 ? (uint32_t)strtoul(argv[2], NULL, 10) : 64,
              rounds = argc > 3 ? (uint32_t)strtoul(argv[3], NULL, 10) : 5;
     if (n == 0 || n > FLOOD_MAX) n = 64;
-    if (rounds == 0 || rounds > ROUNDS_MAX) rounds = 5;
+    if (rounds == 0 || rounds > BENCH_ROUNDS_MAX) rounds = 5;
     static bench b;
     realm_error err = {0};
     realm_backend *backend;
-    realm_gguf *g;
-    realm_tokenizer *t;
-    realm_model *m;
     const realm_engine_config config = {.n_ctx = 2048, .max_generations = n + 2};
-    if (realm_backend_open_cpu(&backend, &(realm_backend_config){0}, &err) || realm_gguf_open(&g, argv[1], &err) ||
-        realm_tokenizer_open(&t, g, &err) || realm_model_open(&m, backend, g, NULL, &err) ||
-        realm_engine_open(&b.e, backend, m, t, &config, &err) || realm_account_open(b.e, NULL, NULL, &b.quiet, &err) ||
-        realm_account_open(b.e, NULL, NULL, &b.loud, &err))
-        die(argv[1], &err);
-    realm_mutex_init(&b.r.mu, REALM_RANK_LEAF);
-    realm_cond_init(&b.r.cond);
+    if (realm_backend_open_cpu(&backend, &(realm_backend_config){0}, &err)) bench_die("backend", &err);
+    bench_serve(&b.s, backend, argv[1], &config);
+    if (realm_account_open(b.s.e, NULL, NULL, &b.quiet, &err) || realm_account_open(b.s.e, NULL, NULL, &b.loud, &err))
+        bench_die("account", &err);
+    bench_reader_init(&b.r);
     realm_event_batch_init(&b.batch);
     run(&b, n, false, rounds);
     run(&b, 1, true, rounds);
     realm_event_batch_release(&b.batch);
     realm_account_close(b.quiet);
     realm_account_close(b.loud);
-    realm_engine_close(b.e);
-    realm_model_close(m);
-    realm_tokenizer_close(t);
-    realm_gguf_close(g);
+    bench_unserve(&b.s);
     realm_backend_close(backend);
     return 0;
 }

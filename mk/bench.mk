@@ -61,15 +61,12 @@ $(BUILD)/bench/programs: bench/programs.c $(foreach f,$(LINK_sandbox),$(call obj
 bench-models: $(BUILD)/bench/models
 	$(BUILD)/bench/models $(CACHE)/models/smollm2-135m-instruct-q4_1.gguf $(CACHE)/models/gemma-3-270m-q4_k_m.gguf
 
-$(BUILD)/bench/models: bench/models.c $(foreach f,$(LINK_engine),$(call objs_of,$(f))) $(DEPS_LIB)
-	@mkdir -p $(@D)
-	$(Q)$(CC) $(ALL_CFLAGS) $(LDFLAGS) -o $@ $(filter %.c %.o %.a,$^) $(LIBS) $(SYSLIBS)
-
 # A quiet tenant beside a flooding one: make bench-fairness MODEL=file.gguf
 .PHONY: bench-fairness
 bench-fairness: $(BUILD)/bench/fairness
 	$(BUILD)/bench/fairness $(or $(MODEL),$(CACHE)/models/smollm2-135m-instruct-q4_1.gguf)
 
-$(BUILD)/bench/fairness: bench/fairness.c $(foreach f,$(LINK_engine),$(call objs_of,$(f))) $(DEPS_LIB)
+$(BUILD)/bench/models $(BUILD)/bench/fairness: $(BUILD)/bench/%: bench/%.c bench/serving.c \
+    $(foreach f,$(LINK_engine),$(call objs_of,$(f))) $(DEPS_LIB) | bench/serving.h
 	@mkdir -p $(@D)
-	$(Q)$(CC) $(ALL_CFLAGS) $(LDFLAGS) -o $@ $(filter %.c %.o %.a,$^) $(LIBS) $(SYSLIBS)
+	$(Q)$(CC) $(filter-out -MMD -MP,$(ALL_CFLAGS)) $(LDFLAGS) -o $@ $(filter %.c %.o %.a,$^) $(LIBS) $(SYSLIBS)
