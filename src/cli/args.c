@@ -12,28 +12,29 @@
 #include "base/file.h"
 #include "base/str.h"
 
-int realm_args_usage(const realm_args *args, const char *what, const char *arg) {
+int realm_args_usage(realm_args *args, const char *what, const char *arg) {
     char shown[256];
     fprintf(stderr, "realm: %s: %s%s\n%s", args->command, what, realm_escape(shown, sizeof shown, arg, strlen(arg)),
             args->usage);
-    return REALM_EXIT_USAGE;
+    return args->status = REALM_EXIT_USAGE;
 }
 
 static int end(realm_args *args, int status) {
     args->status = status;
-    return -2;
+    return -1;
 }
 
 int realm_args_next(realm_args *args, const char **value) {
     *value = NULL;
-    if (args->at >= args->argc) return -1;
-    const char *arg = args->argv[args->at++];
-    if (args->only_positional || arg[0] != '-' || arg[1] == '\0') {
-        *value = arg;
-        return 0;
+    if (args->at + 1 >= args->argc) return 0;
+    const char *arg = args->argv[++args->at];
+    if (args->only_words || arg[0] != '-' || arg[1] == '\0') {
+        if (args->n_words == args->words_max) return end(args, realm_args_usage(args, "one argument too many: ", arg));
+        args->words[args->n_words++] = arg;
+        return realm_args_next(args, value);
     }
     if (strcmp(arg, "--") == 0) {
-        args->only_positional = true;
+        args->only_words = true;
         return realm_args_next(args, value);
     }
     if (strcmp(arg, "--help") == 0 || strcmp(arg, "-h") == 0) {
@@ -46,15 +47,15 @@ int realm_args_next(realm_args *args, const char **value) {
     size_t len = strcspn(arg, "=");
     static const realm_option output = {"--output", -1, true};
     const realm_option *o = NULL;
-    for (size_t i = 0; i < args->n_options && !o; i++)
-        if (strlen(args->options[i].name) == len && memcmp(args->options[i].name, arg, len) == 0) o = &args->options[i];
+    for (const realm_option *p = args->options; p && p->name && !o; p++)
+        if (strlen(p->name) == len && memcmp(p->name, arg, len) == 0) o = p;
     if (!o && args->prints_data && len == strlen(output.name) && memcmp(arg, output.name, len) == 0) o = &output;
     if (!o) return end(args, realm_args_usage(args, "unknown option ", arg));
     if (o->takes_value) {
         if (arg[len] == '=')
             *value = arg + len + 1;
-        else if (args->at < args->argc)
-            *value = args->argv[args->at++];
+        else if (args->at + 1 < args->argc)
+            *value = args->argv[++args->at];
         else
             return end(args, realm_args_usage(args, "a value is missing after ", arg));
     } else if (arg[len] == '=') {
@@ -67,7 +68,21 @@ int realm_args_next(realm_args *args, const char **value) {
     return realm_args_next(args, value);
 }
 
-bool realm_args_u64(const realm_args *args, const char *option, const char *text, uint64_t least, uint64_t most,
+int realm_args_action(realm_args *args, const realm_action *actions, size_t n) {
+    if (args->n_words == 0) return end(args, realm_args_usage(args, "what to do is missing", ""));
+    for (size_t i = 0; i < n; i++) {
+        if (strcmp(args->words[0], actions[i].name) != 0) continue;
+        if (args->n_words > 1 && !actions[i].wants)
+            return end(args, realm_args_usage(args, "one argument too many: ", args->words[1]));
+        if (args->n_words > 1 || !actions[i].wants) return (int)i;
+        char what[64];
+        snprintf(what, sizeof what, "%s is missing", actions[i].wants);
+        return end(args, realm_args_usage(args, what, ""));
+    }
+    return end(args, realm_args_usage(args, "no such action: ", args->words[0]));
+}
+
+bool realm_args_u64(realm_args *args, const char *option, const char *text, uint64_t least, uint64_t most,
                     uint64_t *out) {
     char *rest, what[160];
     errno = 0;
@@ -97,7 +112,7 @@ bool realm_size_parse(const char *text, uint64_t *out) {
     return true;
 }
 
-bool realm_args_size(const realm_args *args, const char *option, const char *text, uint64_t *out) {
+bool realm_args_size(realm_args *args, const char *option, const char *text, uint64_t *out) {
     if (realm_size_parse(text, out)) return true;
     char what[160];
     snprintf(what, sizeof what, "%s takes a size like 200M or 1.5G, not ", option);
@@ -105,8 +120,7 @@ bool realm_args_size(const realm_args *args, const char *option, const char *tex
     return false;
 }
 
-bool realm_args_double(const realm_args *args, const char *option, const char *text, double least, double most,
-                       double *out) {
+bool realm_args_double(realm_args *args, const char *option, const char *text, double least, double most, double *out) {
     char *rest, what[160];
     double v = strtod(text, &rest);
     if (rest != text && *rest == '\0' && isfinite(v) && v >= least && v <= most) {
@@ -154,6 +168,14 @@ char *realm_state_dir(const char *given) {
 
 char *realm_models_dir(const char *given) {
     return given ? realm_strdup(given) : xdg("XDG_DATA_HOME", ".local/share", "realm/models");
+}
+
+realm_status realm_open_store(const char *state_dir, realm_store **out, realm_error *err) {
+    char *dir = realm_state_dir(state_dir);
+    realm_status s = dir ? realm_store_open(out, dir, err)
+                         : realm_error_set(err, REALM_E_NOT_FOUND, "no state folder: set HOME or give --state");
+    realm_free(dir);
+    return s;
 }
 
 static bool ends_in_gguf(const char *s) {

@@ -1,8 +1,8 @@
 /* cli/args.h - one way for all commands to read their arguments and to say what is wrong with them.
  *
- * A command lists its options; realm_args_next hands them out one by one, positional arguments as option 0. "--name
- * VALUE" and "--name=VALUE" are the same, "--" ends options, "--help" prints the usage and help on stdout, "--output
- * text|json" is understood where the command says that it prints data.
+ * A command lists its options; realm_args_next hands them out one by one and keeps the other words. "--name VALUE" and
+ * "--name=VALUE" are the same, "--" ends options, "--help" prints the usage and help on stdout, "--output text|json" is
+ * understood where the command says that it prints data.
  */
 #ifndef REALM_CLI_ARGS_H
 #define REALM_CLI_ARGS_H
@@ -10,10 +10,12 @@
 #include "base/base.h"
 #include "base/buf.h"
 #include "catalog/catalog.h"
+#include "store/store.h"
 
 #define REALM_EXIT_DONE 0
 #define REALM_EXIT_FAILED 1
 #define REALM_EXIT_USAGE 2
+#define REALM_ARGS_WORDS_MAX 2u
 
 typedef struct realm_option {
     const char *name; /* "--threads" */
@@ -22,34 +24,45 @@ typedef struct realm_option {
 } realm_option;
 
 typedef struct realm_args {
-    const char *command; /* "tenant create": for messages */
-    const char *usage;   /* "usage: realm tenant create NAME ...\n" */
-    const char *help;    /* the rest of --help */
-    const realm_option *options;
-    size_t n_options;
-    bool prints_data; /* takes --output */
-    int argc;
+    const char *command;         /* "tenant": for messages */
+    const char *usage;           /* "usage: realm tenant create NAME ...\n" */
+    const char *help;            /* the rest of --help */
+    const realm_option *options; /* up to one without a name; NULL: none */
+    size_t words_max;            /* that are no options, REALM_ARGS_WORDS_MAX at most */
+    bool prints_data;            /* takes --output */
+    int argc;                    /* of the command, whose name is argv[0] */
     char **argv;
-    int at; /* starts at 1 */
-    bool only_positional;
+    /* What realm_args_next found; zero before. */
+    const char *words[REALM_ARGS_WORDS_MAX];
+    size_t n_words;
     bool json;
-    int status; /* exit status when realm_args_next ended early */
+    int status; /* the command's exit status, where it is to end */
+    int at;
+    bool only_words;
 } realm_args;
 
-/* The next option's id with its value (NULL for a flag), 0 for a positional argument in *value, -1 at the end, -2 when
- * the command is to end now with args->status (help was printed, or a usage error said). */
+/* The next option's id with its value (NULL for a flag), 0 at the end, -1 when the command is to end now with
+ * args->status (help was printed, or a usage error said). */
 int realm_args_next(realm_args *args, const char **value);
-/* Prints "realm: <command>: <what><arg escaped>" and the usage; returns REALM_EXIT_USAGE. */
-int realm_args_usage(const realm_args *args, const char *what, const char *arg);
+/* Prints "realm: <command>: <what><arg escaped>" and the usage; returns args->status, now REALM_EXIT_USAGE. */
+int realm_args_usage(realm_args *args, const char *what, const char *arg);
+
+/* What a command does, by its first word. */
+typedef struct realm_action {
+    const char *name;
+    const char *wants; /* "a file": what its second word is; NULL: it has none */
+} realm_action;
+/* After the last option: which of n actions the words say, or -1 after a usage message. */
+int realm_args_action(realm_args *args, const realm_action *actions, size_t n);
+
 /* "6G", "1.5G", "200MiB", "4096": bytes, with K, M, G or T for 1024 and so on; false for anything else and less than 1.
  */
 bool realm_size_parse(const char *text, uint64_t *out);
 /* A size, a whole number or a number within bounds; false after a usage message naming the option. */
-bool realm_args_size(const realm_args *args, const char *option, const char *text, uint64_t *out);
-bool realm_args_u64(const realm_args *args, const char *option, const char *text, uint64_t least, uint64_t most,
+bool realm_args_size(realm_args *args, const char *option, const char *text, uint64_t *out);
+bool realm_args_u64(realm_args *args, const char *option, const char *text, uint64_t least, uint64_t most,
                     uint64_t *out);
-bool realm_args_double(const realm_args *args, const char *option, const char *text, double least, double most,
-                       double *out);
+bool realm_args_double(realm_args *args, const char *option, const char *text, double least, double most, double *out);
 
 /* "realm: <command>: <text>" on stderr; returns REALM_EXIT_FAILED. */
 int realm_fail(const char *command, const realm_error *err);
@@ -59,7 +72,9 @@ int realm_print(const char *command, realm_buf *out);
 /* Folders by the XDG rules, freed with realm_free; NULL when memory is out or HOME is not set. */
 char *realm_state_dir(const char *given);  /* --state, $XDG_STATE_HOME/realm */
 char *realm_models_dir(const char *given); /* --models-dir, $XDG_DATA_HOME/realm/models */
-/* The catalogue over that folder and the download cache. */
+/* The store in the folder of tenants, keys and the ledger. */
+REALM_WARN_UNUSED realm_status realm_open_store(const char *state_dir, realm_store **out, realm_error *err);
+/* The catalogue over the models folder and the download cache. */
 REALM_WARN_UNUSED realm_status realm_open_catalog(const char *models_dir, realm_catalog **out, realm_error *err);
 /* A model's file from what a user typed: a path with a '/' or ending in .gguf, else a name of the catalogue. */
 REALM_WARN_UNUSED realm_status realm_find_model(const char *name_or_file, const char *models_dir, char **path,

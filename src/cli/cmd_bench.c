@@ -264,10 +264,15 @@ static size_t choose_tests(uint64_t prompt, uint64_t gen, uint64_t depth, uint64
 
 int realm_cmd_bench(int argc, char **argv) {
     enum { MODEL = 1, THREADS, PROMPT, GEN, DEPTH, BATCH, REPEAT, WEIGHT_BUDGET };
-    static const realm_option options[] = {{"--model", MODEL, true},   {"--threads", THREADS, true},
-                                           {"--prompt", PROMPT, true}, {"--gen", GEN, true},
-                                           {"--depth", DEPTH, true},   {"--batch", BATCH, true},
-                                           {"--repeat", REPEAT, true}, {"--weight-budget", WEIGHT_BUDGET, true}};
+    static const realm_option options[] = {{"--model", MODEL, true},
+                                           {"--threads", THREADS, true},
+                                           {"--prompt", PROMPT, true},
+                                           {"--gen", GEN, true},
+                                           {"--depth", DEPTH, true},
+                                           {"--batch", BATCH, true},
+                                           {"--repeat", REPEAT, true},
+                                           {"--weight-budget", WEIGHT_BUDGET, true},
+                                           {0}};
     static const char usage[] =
         "usage: realm bench --model ID-or-FILE [--threads N] [--prompt N] [--gen N] [--depth N]\n"
         "                   [--batch B] [--repeat R] [--weight-budget SIZE] [--output json]\n";
@@ -280,18 +285,15 @@ int realm_cmd_bench(int argc, char **argv) {
                        .usage = usage,
                        .help = help,
                        .options = options,
-                       .n_options = REALM_ARRAY_LEN(options),
                        .prints_data = true,
                        .argc = argc,
-                       .argv = argv,
-                       .at = 1};
+                       .argv = argv};
     const char *model = NULL, *value;
     uint64_t threads = 0, prompt = 0, gen = 0, depth = 0, batch = 0, repeat = 3, weight_budget = 0;
-    for (int id; (id = realm_args_next(&args, &value)) != -1;) {
+    for (int id; (id = realm_args_next(&args, &value)) != 0;) {
         bool ok = true;
         switch (id) {
-        case -2: return args.status;
-        case 0: return realm_args_usage(&args, "one argument too many: ", value);
+        case -1: return args.status;
         case MODEL: model = value; break;
         case THREADS: ok = realm_args_u64(&args, "--threads", value, 1, 1024, &threads); break;
         case PROMPT: ok = realm_args_u64(&args, "--prompt", value, 1, TOKENS_MOST, &prompt); break;
@@ -302,7 +304,7 @@ int realm_cmd_bench(int argc, char **argv) {
         case WEIGHT_BUDGET: ok = realm_args_size(&args, "--weight-budget", value, &weight_budget); break;
         default: break;
         }
-        if (!ok) return REALM_EXIT_USAGE;
+        if (!ok) return args.status;
     }
     if (!model) return realm_args_usage(&args, "--model is missing", "");
     if (batch > 0 && gen == 0) return realm_args_usage(&args, "--batch needs --gen", "");

@@ -29,15 +29,17 @@ int realm_cmd_info(int argc, char **argv) {
     static const char usage[] = "usage: realm info [--output json] FILE\n";
     static const char help[] = "\nChecks a GGUF model file and says what it is: architecture, shapes, tensor types,\n"
                                "tokenizer, chat template, the memory it needs, its metadata. Weights are not read.\n\n";
-    realm_args args = {
-        .command = "info", .usage = usage, .help = help, .prints_data = true, .argc = argc, .argv = argv, .at = 1};
-    const char *path = NULL, *value;
-    for (int id; (id = realm_args_next(&args, &value)) != -1;) {
-        if (id == -2) return args.status;
-        if (path) return realm_args_usage(&args, "one argument too many: ", value);
-        path = value;
-    }
-    if (!path) return realm_args_usage(&args, "a file is missing", "");
+    realm_args args = {.command = "info",
+                       .usage = usage,
+                       .help = help,
+                       .words_max = 1,
+                       .prints_data = true,
+                       .argc = argc,
+                       .argv = argv};
+    const char *value;
+    if (realm_args_next(&args, &value) < 0) return args.status;
+    if (args.n_words == 0) return realm_args_usage(&args, "a file is missing", "");
+    const char *path = args.words[0];
 
     realm_error err = {0};
     realm_gguf *g = NULL;

@@ -4,19 +4,17 @@
 #include <string.h>
 #include <time.h>
 
-#include "base/alloc.h"
 #include "base/clock.h"
 #include "cli/args.h"
 #include "cli/cli.h"
+#include "cli/listing.h"
 #include "crypto/crypto.h"
-#include "data/data.h"
-#include "store/store.h"
 
-#define OUTPUT_MAX ((size_t)64 << 20)
+#define OUTPUT_MAX ((size_t)1 << 20)
 
 enum { OPT_STATE = 1, OPT_EXPIRES, OPT_ADMIN };
 static const realm_option options[] = {
-    {"--state", OPT_STATE, true}, {"--expires", OPT_EXPIRES, true}, {"--admin", OPT_ADMIN, false}};
+    {"--state", OPT_STATE, true}, {"--expires", OPT_EXPIRES, true}, {"--admin", OPT_ADMIN, false}, {0}};
 
 static const char usage[] = "usage: realm key create TENANT [--expires D]\n"
                             "       realm key create --admin [--expires D]\n"
@@ -63,14 +61,8 @@ static void write_key(realm_json_writer *w, const realm_key_row *k, const char *
     realm_json_end_object(w);
 }
 
-typedef struct listing {
-    bool json;
-    realm_buf out;
-    realm_json_writer w;
-} listing;
-
 static bool list_one(void *user, const realm_key_row *k) {
-    listing *l = user;
+    realm_listing *l = user;
     if (l->json)
         write_key(&l->w, k, NULL);
     else
@@ -82,20 +74,11 @@ static bool list_one(void *user, const realm_key_row *k) {
 }
 
 static int list(realm_store *store, bool json) {
-    listing l = {.json = json};
+    realm_listing l;
     realm_error err = {0};
-    realm_buf_init(&l.out, OUTPUT_MAX);
-    realm_json_writer_init(&l.w, &l.out);
-    if (json) realm_json_begin_array(&l.w);
-    if (realm_store_key_each(store, list_one, &l, &err) != REALM_OK) {
-        realm_buf_release(&l.out);
-        return realm_fail("key list", &err);
-    }
-    if (json) {
-        realm_json_end_array(&l.w);
-        (void)realm_buf_putc(&l.out, '\n');
-    }
-    return realm_print("key list", &l.out);
+    realm_listing_begin(&l, json);
+    realm_status s = realm_store_key_each(store, list_one, &l, &err);
+    return realm_listing_end(&l, "key list", s, &err);
 }
 
 static int create(realm_store *store, const char *tenant, bool admin, int64_t expires_s, bool json) {
@@ -128,52 +111,38 @@ int realm_cmd_key(int argc, char **argv) {
                        .usage = usage,
                        .help = help,
                        .options = options,
-                       .n_options = REALM_ARRAY_LEN(options),
+                       .words_max = 2,
                        .prints_data = true,
                        .argc = argc,
-                       .argv = argv,
-                       .at = 1};
-    const char *state_arg = NULL, *words[2] = {0}, *value;
-    size_t n_words = 0;
+                       .argv = argv};
+    const char *state = NULL, *value;
     bool admin = false;
     int64_t expires_s = 0;
-    for (int id; (id = realm_args_next(&args, &value)) != -1;) {
-        if (id == -2) return args.status;
-        if (id == OPT_STATE) state_arg = value;
+    for (int id; (id = realm_args_next(&args, &value)) != 0;) {
+        if (id < 0) return args.status;
+        if (id == OPT_STATE) state = value;
         if (id == OPT_ADMIN) admin = true;
         if (id == OPT_EXPIRES && !parse_expiry(value, &expires_s))
             return realm_args_usage(&args, "--expires takes 90d, 12h, 30m or a date as 2027-01-31, not ", value);
-        if (id != 0) continue;
-        if (n_words == REALM_ARRAY_LEN(words)) return realm_args_usage(&args, "one argument too many: ", value);
-        words[n_words++] = value;
     }
-    if (n_words == 0) return realm_args_usage(&args, "what to do is missing", "");
-    bool is_create = strcmp(words[0], "create") == 0, is_list = strcmp(words[0], "list") == 0;
-    if (!is_create && !is_list && strcmp(words[0], "revoke") != 0)
-        return realm_args_usage(&args, "no such action: ", words[0]);
-    size_t wanted = is_list || (is_create && admin) ? 1 : 2;
-    if (n_words < wanted)
-        return realm_args_usage(&args, is_create ? "a tenant's name is missing" : "a key or its id is missing", "");
-    if (n_words > wanted) return realm_args_usage(&args, "one argument too many: ", words[1]);
+    enum { CREATE, LIST, REVOKE };
+    const realm_action actions[] = {[CREATE] = {"create", admin ? NULL : "a tenant's name"},
+                                    [LIST] = {"list", NULL},
+                                    [REVOKE] = {"revoke", "a key or its id"}};
+    int action = realm_args_action(&args, actions, REALM_ARRAY_LEN(actions));
+    if (action < 0) return args.status;
 
     realm_error err = {0};
     realm_store *store = NULL;
-    char *state = realm_state_dir(state_arg);
+    if (realm_open_store(state, &store, &err) != REALM_OK) return realm_fail("key", &err);
     int status;
-    if (!state) {
-        realm_error_set(&err, REALM_E_NOT_FOUND, "no state folder: set HOME or give --state");
-        return realm_fail("key", &err);
-    }
-    if (realm_store_open(&store, state, &err) != REALM_OK)
-        status = realm_fail("key", &err);
-    else if (is_create)
-        status = create(store, words[1], admin, expires_s, args.json);
-    else if (is_list)
+    if (action == CREATE)
+        status = create(store, args.words[1], admin, expires_s, args.json);
+    else if (action == LIST)
         status = list(store, args.json);
     else
-        status = realm_store_key_revoke(store, words[1], &err) == REALM_OK ? REALM_EXIT_DONE
-                                                                           : realm_fail("key revoke", &err);
+        status = realm_store_key_revoke(store, args.words[1], &err) == REALM_OK ? REALM_EXIT_DONE
+                                                                                : realm_fail("key revoke", &err);
     realm_store_close(store);
-    realm_free(state);
     return status;
 }

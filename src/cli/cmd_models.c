@@ -9,7 +9,7 @@
 #include "base/str.h"
 #include "cli/args.h"
 #include "cli/cli.h"
-#include "data/data.h"
+#include "cli/listing.h"
 
 #define OUTPUT_MAX ((size_t)16 << 20)
 #define QUIET_NS (2 * REALM_NS_PER_S) /* what is quicker needs no progress */
@@ -17,7 +17,7 @@
 
 enum { OPT_MODELS_DIR = 1, OPT_FROM, OPT_SHA256 };
 static const realm_option options[] = {
-    {"--models-dir", OPT_MODELS_DIR, true}, {"--from", OPT_FROM, true}, {"--sha256", OPT_SHA256, true}};
+    {"--models-dir", OPT_MODELS_DIR, true}, {"--from", OPT_FROM, true}, {"--sha256", OPT_SHA256, true}, {0}};
 
 static const char usage[] = "usage: realm models list\n"
                             "       realm models pull NAME [--from FILE-or-URL] [--sha256 HEX]\n"
@@ -48,20 +48,17 @@ static const char *const states[] = {[REALM_CATALOG_INSTALLED] = "installed",
                                      [REALM_CATALOG_PARTIAL] = "partial",
                                      [REALM_CATALOG_AVAILABLE] = "available"};
 
-typedef struct list_out {
-    realm_buf *out;
-    realm_json_writer w;
-    bool json;
+typedef struct model_listing {
+    realm_listing l;
     size_t n;
-} list_out;
+} model_listing;
 
 static void put(realm_json_writer *w, const char *key, const char *text) {
     realm_json_key(w, key);
     realm_json_write_cstr(w, text && text[0] ? text : NULL);
 }
 
-static void list_json(list_out *l, const realm_catalog_entry *e) {
-    realm_json_writer *w = &l->w;
+static void list_json(realm_json_writer *w, const realm_catalog_entry *e) {
     realm_json_begin_object(w);
     put(w, "name", e->name);
     put(w, "state", states[e->state]);
@@ -88,50 +85,40 @@ static void list_json(list_out *l, const realm_catalog_entry *e) {
     realm_json_end_object(w);
 }
 
-static void list_text(list_out *l, const realm_catalog_entry *e) {
+static void list_text(realm_buf *out, const realm_catalog_entry *e) {
     char size[24] = "-", have[24], context[16] = "-", from[256];
-    if (l->n == 0)
-        (void)realm_buf_printf(l->out, "%-32s %-10s %-8s %9s %8s  %-12s  %s\n", "NAME", "STATE", "ARCH", "SIZE",
-                               "CONTEXT", "SHA-256", "FROM");
     if (e->bytes) bytes_text(e->bytes, size);
     if (e->state == REALM_CATALOG_PARTIAL) bytes_text(e->have_bytes, size);
     if (e->context_length) snprintf(context, sizeof context, "%" PRIu32, e->context_length);
     const char *last = e->problem ? e->problem : e->source;
-    (void)realm_buf_printf(l->out, "%-32s %-10s %-8s %9s %8s  %-12.12s  %s", e->name, states[e->state],
+    (void)realm_buf_printf(out, "%-32s %-10s %-8s %9s %8s  %-12.12s  %s", e->name, states[e->state],
                            e->architecture[0] ? e->architecture : "-", size, context, e->sha256[0] ? e->sha256 : "-",
                            last[0] ? realm_escape(from, sizeof from, last, strlen(last)) : "-");
     if (e->state == REALM_CATALOG_PARTIAL && e->bytes)
-        (void)realm_buf_printf(l->out, " (of %s)", bytes_text(e->bytes, have));
-    (void)realm_buf_putc(l->out, '\n');
+        (void)realm_buf_printf(out, " (of %s)", bytes_text(e->bytes, have));
+    (void)realm_buf_putc(out, '\n');
 }
 
 static void list_one(void *user, const realm_catalog_entry *e) {
-    list_out *l = user;
-    if (l->json)
-        list_json(l, e);
-    else
-        list_text(l, e);
-    l->n++;
+    model_listing *m = user;
+    if (m->l.json) {
+        list_json(&m->l.w, e);
+    } else {
+        if (m->n == 0)
+            (void)realm_buf_printf(&m->l.out, "%-32s %-10s %-8s %9s %8s  %-12s  %s\n", "NAME", "STATE", "ARCH", "SIZE",
+                                   "CONTEXT", "SHA-256", "FROM");
+        list_text(&m->l.out, e);
+    }
+    m->n++;
 }
 
 static int list(realm_catalog *c, bool json, realm_error *err) {
-    realm_buf out;
-    realm_buf_init(&out, OUTPUT_MAX);
-    list_out l = {.out = &out, .json = json};
-    realm_json_writer_init(&l.w, &out);
-    if (json) realm_json_begin_array(&l.w);
-    realm_status s = realm_catalog_each(c, list_one, &l, err);
-    if (s != REALM_OK) {
-        realm_buf_release(&out);
-        return realm_fail("models list", err);
-    }
-    if (json) {
-        realm_json_end_array(&l.w);
-        (void)realm_buf_putc(&out, '\n');
-    } else if (l.n == 0) {
+    model_listing m = {0};
+    realm_listing_begin(&m.l, json);
+    realm_status s = realm_catalog_each(c, list_one, &m, err);
+    if (s == REALM_OK && !json && m.n == 0)
         fputs("no models; `realm models pull --help` says where they come from\n", stderr);
-    }
-    return realm_print("models list", &out);
+    return realm_listing_end(&m.l, "models list", s, err);
 }
 
 /* ---- pull ----------------------------------------------------------------------------------------------------------
@@ -240,33 +227,27 @@ int realm_cmd_models(int argc, char **argv) {
                        .usage = usage,
                        .help = help,
                        .options = options,
-                       .n_options = REALM_ARRAY_LEN(options),
+                       .words_max = 2,
                        .prints_data = true,
                        .argc = argc,
-                       .argv = argv,
-                       .at = 1};
-    const char *words[2] = {0}, *value, *models_dir = NULL;
+                       .argv = argv};
+    const char *value, *models_dir = NULL;
     realm_catalog_source source = {0};
-    size_t n = 0;
-    for (int id; (id = realm_args_next(&args, &value)) != -1;) {
+    for (int id; (id = realm_args_next(&args, &value)) != 0;) {
         switch (id) {
-        case -2: return args.status;
         case OPT_MODELS_DIR: models_dir = value; break;
         case OPT_FROM: source.location = value; break;
         case OPT_SHA256: source.sha256 = value; break;
-        default:
-            if (n == REALM_ARRAY_LEN(words)) return realm_args_usage(&args, "one argument too many: ", value);
-            words[n++] = value;
+        default: return args.status;
         }
     }
-    if (n == 0) return realm_args_usage(&args, "what to do is missing", "");
-    bool is_list = strcmp(words[0], "list") == 0, is_pull = strcmp(words[0], "pull") == 0;
-    if (!is_list && !is_pull && strcmp(words[0], "remove") != 0)
-        return realm_args_usage(&args, "no such action: ", words[0]);
-    if (is_list && n > 1) return realm_args_usage(&args, "one argument too many: ", words[1]);
-    if (!is_list && n < 2) return realm_args_usage(&args, "a name is missing", "");
-    if (!is_pull && (source.location || source.sha256))
-        return realm_args_usage(&args, "--from and --sha256 are for pull, not ", words[0]);
+    enum { LIST, PULL, REMOVE };
+    static const realm_action actions[] = {
+        [LIST] = {"list", NULL}, [PULL] = {"pull", "a name"}, [REMOVE] = {"remove", "a name"}};
+    int action = realm_args_action(&args, actions, REALM_ARRAY_LEN(actions));
+    if (action < 0) return args.status;
+    if (action != PULL && (source.location || source.sha256))
+        return realm_args_usage(&args, "--from and --sha256 are for pull, not ", args.words[0]);
     if (source.sha256 && !source.location) return realm_args_usage(&args, "--sha256 goes with --from", "");
 
     signal(SIGPIPE, SIG_IGN);
@@ -274,9 +255,10 @@ int realm_cmd_models(int argc, char **argv) {
     realm_error err = {0};
     realm_catalog *c;
     if (realm_open_catalog(models_dir, &c, &err) != REALM_OK) return realm_fail("models", &err);
-    int status = is_list   ? list(c, args.json, &err)
-                 : is_pull ? pull(c, words[1], &source, args.json, &err)
-                           : remove_model(c, words[1], args.json, &err);
+    const char *name = args.words[1];
+    int status = action == LIST   ? list(c, args.json, &err)
+                 : action == PULL ? pull(c, name, &source, args.json, &err)
+                                  : remove_model(c, name, args.json, &err);
     realm_catalog_close(c);
     return status;
 }

@@ -25,11 +25,9 @@
 #define QUIET_NS (2 * REALM_NS_PER_S) /* what is quicker needs no progress */
 
 enum { OPT_INPUT = 1, OPT_MODEL, OPT_MODELS_DIR, OPT_THREADS, OPT_STATE };
-static const realm_option options[] = {{"--input", OPT_INPUT, true},
-                                       {"--model", OPT_MODEL, true},
-                                       {"--models-dir", OPT_MODELS_DIR, true},
-                                       {"--threads", OPT_THREADS, true},
-                                       {"--state", OPT_STATE, true}};
+static const realm_option options[] = {{"--input", OPT_INPUT, true},           {"--model", OPT_MODEL, true},
+                                       {"--models-dir", OPT_MODELS_DIR, true}, {"--threads", OPT_THREADS, true},
+                                       {"--state", OPT_STATE, true},           {0}};
 
 static const char usage[] = "usage: realm pipeline check FILE [--model ID=FILE]...\n"
                             "       realm pipeline run FILE [--input NAME=VALUE]... [--model ID=FILE]...\n"
@@ -281,21 +279,18 @@ int realm_cmd_pipeline(int argc, char **argv) {
                        .usage = usage,
                        .help = help,
                        .options = options,
-                       .n_options = REALM_ARRAY_LEN(options),
+                       .words_max = 2,
                        .prints_data = true,
                        .argc = argc,
-                       .argv = argv,
-                       .at = 1};
-    const char *words[2] = {0}, *value;
+                       .argv = argv};
+    const char *value;
     pipeline_args a = {0};
-    size_t n = 0;
-    for (int id; (id = realm_args_next(&args, &value)) != -1;) {
+    for (int id; (id = realm_args_next(&args, &value)) != 0;) {
         switch (id) {
-        case -2: return args.status;
         case OPT_MODELS_DIR: a.models_dir = value; break;
         case OPT_STATE: a.state = value; break;
         case OPT_THREADS:
-            if (!realm_args_u64(&args, "--threads", value, 1, 1024, &a.threads)) return REALM_EXIT_USAGE;
+            if (!realm_args_u64(&args, "--threads", value, 1, 1024, &a.threads)) return args.status;
             break;
         case OPT_INPUT:
             if (!strchr(value, '=')) return realm_args_usage(&args, "--input takes NAME=VALUE, not ", value);
@@ -307,17 +302,15 @@ int realm_cmd_pipeline(int argc, char **argv) {
             if (a.n_models == REALM_ARRAY_LEN(a.models)) return realm_args_usage(&args, "too many models: ", value);
             a.models[a.n_models++] = value;
             break;
-        default:
-            if (n == REALM_ARRAY_LEN(words)) return realm_args_usage(&args, "one argument too many: ", value);
-            words[n++] = value;
+        default: return args.status;
         }
     }
-    if (n == 0) return realm_args_usage(&args, "what to do is missing", "");
-    bool is_run = strcmp(words[0], "run") == 0;
-    if (!is_run && strcmp(words[0], "check") != 0) return realm_args_usage(&args, "no such action: ", words[0]);
-    if (n < 2) return realm_args_usage(&args, "a file is missing", "");
-    if (!is_run && (a.n_inputs || a.threads || a.state))
-        return realm_args_usage(&args, "--input, --threads and --state are for run, not ", words[0]);
-    a.file = words[1];
-    return is_run ? run(&a, args.json) : check(&a, args.json);
+    enum { CHECK, RUN };
+    static const realm_action actions[] = {[CHECK] = {"check", "a file"}, [RUN] = {"run", "a file"}};
+    int action = realm_args_action(&args, actions, REALM_ARRAY_LEN(actions));
+    if (action < 0) return args.status;
+    if (action == CHECK && (a.n_inputs || a.threads || a.state))
+        return realm_args_usage(&args, "--input, --threads and --state are for run, not ", args.words[0]);
+    a.file = args.words[1];
+    return action == RUN ? run(&a, args.json) : check(&a, args.json);
 }

@@ -20,28 +20,27 @@ int realm_cmd_program(int argc, char **argv) {
     static const char usage[] = "usage: realm program check FILE.wasm\n";
     static const char help[] = "\nImports, exports, limits, size and compile time of a WebAssembly program, or why it\n"
                                "would be refused.\n\n";
-    realm_args args = {
-        .command = "program", .usage = usage, .help = help, .prints_data = true, .argc = argc, .argv = argv, .at = 1};
-    const char *words[2] = {0}, *value;
-    size_t n_words = 0;
-    for (int id; (id = realm_args_next(&args, &value)) != -1;) {
-        if (id == -2) return args.status;
-        if (n_words == REALM_ARRAY_LEN(words)) return realm_args_usage(&args, "one argument too many: ", value);
-        words[n_words++] = value;
-    }
-    if (n_words == 0 || strcmp(words[0], "check") != 0)
-        return realm_args_usage(&args, n_words ? "no such action: " : "what to do is missing", n_words ? words[0] : "");
-    if (n_words < 2) return realm_args_usage(&args, "a file is missing", "");
+    realm_args args = {.command = "program",
+                       .usage = usage,
+                       .help = help,
+                       .words_max = 2,
+                       .prints_data = true,
+                       .argc = argc,
+                       .argv = argv};
+    const char *value;
+    if (realm_args_next(&args, &value) < 0) return args.status;
+    if (realm_args_action(&args, &(realm_action){"check", "a file"}, 1) < 0) return args.status;
+    const char *path = args.words[1];
 
     realm_error err = {0};
     char *wasm = NULL, *self = realm_self_path();
     size_t len = 0;
     realm_buf out;
     realm_buf_init(&out, OUTPUT_MAX);
-    realm_status s = realm_file_read(words[1], REALM_MODULE_BYTES_MAX, &wasm, &len, &err);
+    realm_status s = realm_file_read(path, REALM_MODULE_BYTES_MAX, &wasm, &len, &err);
     if (s == REALM_OK) {
         s = realm_runtime_check_program(NULL, self, wasm, len, NULL, &out, args.json, &err);
-        if (s != REALM_OK) realm_error_prefix(&err, "%s", words[1]);
+        if (s != REALM_OK) realm_error_prefix(&err, "%s", path);
     }
     realm_free(wasm);
     realm_free(self);

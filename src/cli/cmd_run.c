@@ -34,7 +34,8 @@ enum {
     OPT_THREADS,
     OPT_WEIGHT_BUDGET
 };
-static const realm_option options[] = {{"--model", OPT_MODEL, true},
+static const realm_option options[] = {{"--raw", OPT_RAW, false}, /* first, so that chat can leave it out */
+                                       {"--model", OPT_MODEL, true},
                                        {"--models-dir", OPT_MODELS_DIR, true},
                                        {"--max-tokens", OPT_MAX_TOKENS, true},
                                        {"--temperature", OPT_TEMPERATURE, true},
@@ -42,7 +43,7 @@ static const realm_option options[] = {{"--model", OPT_MODEL, true},
                                        {"--program", OPT_PROGRAM, true},
                                        {"--threads", OPT_THREADS, true},
                                        {"--weight-budget", OPT_WEIGHT_BUDGET, true},
-                                       {"--raw", OPT_RAW, false}};
+                                       {0}};
 
 typedef struct run_args {
     const char *model, *models_dir, *program;
@@ -139,15 +140,13 @@ static realm_status read_stdin(realm_buf *out, realm_error *err) {
     return REALM_OK;
 }
 
-/* Reads the arguments into `a`; false with *status when the command ends now. */
-static bool read_args(realm_args *args, run_args *a, int *status) {
+/* Reads the arguments into `a`; false when the command ends now with args->status. */
+static bool read_args(realm_args *args, run_args *a) {
     const char *value;
     *a = (run_args){.model = DEFAULT_MODEL};
-    for (int id; (id = realm_args_next(args, &value)) != -1;) {
+    for (int id; (id = realm_args_next(args, &value)) != 0;) {
         bool ok = true;
-        *status = REALM_EXIT_USAGE;
         switch (id) {
-        case -2: *status = args->status; return false;
         case OPT_MODEL: a->model = value; break;
         case OPT_MODELS_DIR: a->models_dir = value; break;
         case OPT_PROGRAM: a->program = value; break;
@@ -157,15 +156,11 @@ static bool read_args(realm_args *args, run_args *a, int *status) {
         case OPT_THREADS: ok = realm_args_u64(args, "--threads", value, 1, 1024, &a->threads); break;
         case OPT_WEIGHT_BUDGET: ok = realm_args_size(args, "--weight-budget", value, &a->weight_budget); break;
         case OPT_TEMPERATURE: ok = realm_args_double(args, "--temperature", value, 0, 100, &a->temperature); break;
-        default:
-            if (a->prompt) {
-                *status = realm_args_usage(args, "more than one prompt (quote it): ", value);
-                return false;
-            }
-            a->prompt = value;
+        default: ok = false;
         }
         if (!ok) return false;
     }
+    a->prompt = args->words[0];
     return true;
 }
 
@@ -187,13 +182,13 @@ int realm_cmd_run(int argc, char **argv) {
                            "\nOne request, by the path of a served one. No PROMPT reads standard input.\n\n" COMMON_HELP
                            "  --raw              continue the text: no chat template\n",
                        .options = options,
-                       .n_options = REALM_ARRAY_LEN(options),
+                       .words_max = 2,
                        .argc = argc,
-                       .argv = argv,
-                       .at = 1};
+                       .argv = argv};
     run_args a;
+    if (!read_args(&args, &a)) return args.status;
+    if (args.n_words > 1) return realm_args_usage(&args, "more than one prompt (quote it): ", args.words[1]);
     int status = REALM_EXIT_FAILED;
-    if (!read_args(&args, &a, &status)) return status;
     realm_error err = {0};
     realm_buf input;
     realm *r = NULL;
@@ -243,16 +238,12 @@ int realm_cmd_chat(int argc, char **argv) {
                        .help =
                            "\nA conversation: one line is one message; an empty line or Ctrl-D ends it, Ctrl-C ends\n"
                            "an answer.\n\n" COMMON_HELP,
-                       .options = options,
-                       .n_options = REALM_ARRAY_LEN(options) - 1, /* no --raw */
+                       .options = options + 1, /* no --raw */
                        .argc = argc,
-                       .argv = argv,
-                       .at = 1};
+                       .argv = argv};
     run_args a;
+    if (!read_args(&args, &a)) return args.status;
     int status = REALM_EXIT_DONE;
-    if (!read_args(&args, &a, &status)) return status;
-    status = REALM_EXIT_DONE;
-    if (a.prompt) return realm_args_usage(&args, "one argument too many: ", a.prompt);
     realm_error err = {0};
     realm *r = NULL;
     if (open_local(&a, &r, &err) != REALM_OK) return realm_fail("chat", &err);

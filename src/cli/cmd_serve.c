@@ -38,14 +38,19 @@ enum {
     OPT_SPILL_DIR,
     OPT_LOG_LEVEL
 };
-static const realm_option options[] = {
-    {"--config", OPT_CONFIG, true},       {"--state", OPT_STATE, true},
-    {"--listen", OPT_LISTEN, true},       {"--admin-listen", OPT_ADMIN, true},
-    {"--model", OPT_MODEL, true},         {"--models-dir", OPT_MODELS_DIR, true},
-    {"--threads", OPT_THREADS, true},     {"--weight-budget", OPT_WEIGHT_BUDGET, true},
-    {"--kv-bytes", OPT_KV_BYTES, true},   {"--spill-bytes", OPT_SPILL_BYTES, true},
-    {"--spill-dir", OPT_SPILL_DIR, true}, {"--log-level", OPT_LOG_LEVEL, true},
-};
+static const realm_option options[] = {{"--config", OPT_CONFIG, true},
+                                       {"--state", OPT_STATE, true},
+                                       {"--listen", OPT_LISTEN, true},
+                                       {"--admin-listen", OPT_ADMIN, true},
+                                       {"--model", OPT_MODEL, true},
+                                       {"--models-dir", OPT_MODELS_DIR, true},
+                                       {"--threads", OPT_THREADS, true},
+                                       {"--weight-budget", OPT_WEIGHT_BUDGET, true},
+                                       {"--kv-bytes", OPT_KV_BYTES, true},
+                                       {"--spill-bytes", OPT_SPILL_BYTES, true},
+                                       {"--spill-dir", OPT_SPILL_DIR, true},
+                                       {"--log-level", OPT_LOG_LEVEL, true},
+                                       {0}};
 
 static const char usage[] = "usage: realm serve [--config FILE] [--state DIR] [--listen A:P] [--admin-listen A:P]\n"
                             "                   [--model ID=FILE]... [--models-dir DIR] [--threads N]\n"
@@ -95,13 +100,11 @@ static void say(const char *fmt, ...) {
     fprintf(stderr, "realm: %s\n", line); /* stderr is not buffered: one write */
 }
 
-/* False with *status when the command ends now. */
-static bool read_flags(realm_args *args, flags *f, int *status) {
+/* False when the command ends now with args->status. */
+static bool read_flags(realm_args *args, flags *f) {
     const char *value;
-    for (int id; (id = realm_args_next(args, &value)) != -1;) {
-        *status = REALM_EXIT_USAGE;
+    for (int id; (id = realm_args_next(args, &value)) != 0;) {
         switch (id) {
-        case -2: *status = args->status; return false;
         case OPT_CONFIG: f->config = value; break;
         case OPT_STATE: f->state = value; break;
         case OPT_LISTEN: f->listen = value; break;
@@ -125,18 +128,18 @@ static bool read_flags(realm_args *args, flags *f, int *status) {
         case OPT_SPILL_DIR: f->spill_dir = value; break;
         case OPT_LOG_LEVEL:
             if (!(f->has_log = serve_config_log_level(value, &f->log_level))) {
-                *status = realm_args_usage(args, "--log-level takes debug, info, warn or error, not ", value);
+                (void)realm_args_usage(args, "--log-level takes debug, info, warn or error, not ", value);
                 return false;
             }
             break;
         case OPT_MODEL:
             if (f->n_models == SERVE_MODELS_MAX) {
-                *status = realm_args_usage(args, "too many models: ", value);
+                (void)realm_args_usage(args, "too many models: ", value);
                 return false;
             }
             f->models[f->n_models++] = value;
             break;
-        default: *status = realm_args_usage(args, "unexpected argument ", value); return false;
+        default: return false;
         }
     }
     return true;
@@ -308,20 +311,13 @@ static void raise_descriptors(void) {
 }
 
 int realm_cmd_serve(int argc, char **argv) {
-    realm_args args = {.command = "serve",
-                       .usage = usage,
-                       .help = help,
-                       .options = options,
-                       .n_options = REALM_ARRAY_LEN(options),
-                       .argc = argc,
-                       .argv = argv,
-                       .at = 1};
+    realm_args args = {
+        .command = "serve", .usage = usage, .help = help, .options = options, .argc = argc, .argv = argv};
     flags f = {0};
     serving s = {0};
     realm_error err = {0};
-    int status;
-    if (!read_flags(&args, &f, &status)) return status;
-    status = REALM_EXIT_DONE;
+    if (!read_flags(&args, &f)) return args.status;
+    int status = REALM_EXIT_DONE;
 
     sigemptyset(&s.signals);
     sigaddset(&s.signals, SIGTERM);

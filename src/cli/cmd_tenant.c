@@ -7,19 +7,22 @@
 #include "base/str.h"
 #include "cli/args.h"
 #include "cli/cli.h"
-#include "data/data.h"
+#include "cli/listing.h"
 #include "sandbox/sandbox.h"
-#include "store/store.h"
 #include "tenant/tenant.h"
 
-#define OUTPUT_MAX ((size_t)64 << 20)
+#define OUTPUT_MAX ((size_t)1 << 20)
 #define SETTINGS_MAX 32u
 
 enum { OPT_STATE = 1, OPT_PROGRAM, OPT_SET, OPT_DEFAULT_PROGRAM, OPT_ARG, OPT_NO_ARGS, OPT_ENV };
-static const realm_option options[] = {
-    {"--state", OPT_STATE, true}, {"--program", OPT_PROGRAM, true},  {"--default-program", OPT_DEFAULT_PROGRAM, false},
-    {"--arg", OPT_ARG, true},     {"--no-args", OPT_NO_ARGS, false}, {"--env", OPT_ENV, true},
-    {"--set", OPT_SET, true}};
+static const realm_option options[] = {{"--state", OPT_STATE, true},
+                                       {"--program", OPT_PROGRAM, true},
+                                       {"--default-program", OPT_DEFAULT_PROGRAM, false},
+                                       {"--arg", OPT_ARG, true},
+                                       {"--no-args", OPT_NO_ARGS, false},
+                                       {"--env", OPT_ENV, true},
+                                       {"--set", OPT_SET, true},
+                                       {0}};
 
 static const char usage[] =
     "usage: realm tenant create NAME [--program FILE.wasm] [--arg TEXT]... [--env NAME=VALUE]... "
@@ -36,8 +39,6 @@ typedef struct tenant_args {
     const char *args[REALM_STRINGS_MAX], *env[REALM_STRINGS_MAX];
     size_t n_args, n_env;
     bool no_args;
-    const char *words[2]; /* action, NAME */
-    size_t n_words;
 } tenant_args;
 
 static void write_strings(realm_json_writer *w, const char *key, const realm_strings *l) {
@@ -76,14 +77,8 @@ static void write_tenant(realm_json_writer *w, const realm_tenant_row *row) {
     realm_json_end_object(w);
 }
 
-typedef struct listing {
-    bool json;
-    realm_buf out;
-    realm_json_writer w;
-} listing;
-
 static bool list_one(void *user, const realm_tenant_row *row) {
-    listing *l = user;
+    realm_listing *l = user;
     if (l->json)
         write_tenant(&l->w, row);
     else
@@ -93,20 +88,11 @@ static bool list_one(void *user, const realm_tenant_row *row) {
 }
 
 static int list(realm_store *store, bool json) {
-    listing l = {.json = json};
+    realm_listing l;
     realm_error err = {0};
-    realm_buf_init(&l.out, OUTPUT_MAX);
-    realm_json_writer_init(&l.w, &l.out);
-    if (json) realm_json_begin_array(&l.w);
-    if (realm_store_tenant_each(store, list_one, &l, &err) != REALM_OK) {
-        realm_buf_release(&l.out);
-        return realm_fail("tenant list", &err);
-    }
-    if (json) {
-        realm_json_end_array(&l.w);
-        (void)realm_buf_putc(&l.out, '\n');
-    }
-    return realm_print("tenant list", &l.out);
+    realm_listing_begin(&l, json);
+    realm_status s = realm_store_tenant_each(store, list_one, &l, &err);
+    return realm_listing_end(&l, "tenant list", s, &err);
 }
 
 static int show(realm_store *store, const char *name, bool json) {
@@ -164,19 +150,20 @@ static realm_status apply_strings(const tenant_args *a, realm_strings *args, rea
 }
 
 /* Compiles a module as the server would, so that one that it would refuse never reaches the store. */
-static realm_status check_program(const char *state, const char *file, const realm_limits *limits, char **wasm,
+static realm_status check_program(const char *state_dir, const char *file, const realm_limits *limits, char **wasm,
                                   size_t *len, realm_error *err) {
     realm_status s = realm_file_read(file, REALM_MODULE_BYTES_MAX, wasm, len, err);
     if (s != REALM_OK) return s;
-    char *self = realm_self_path();
+    char *self = realm_self_path(), *state = realm_state_dir(state_dir);
     s = realm_runtime_check_program(state, self, *wasm, *len, limits, NULL, false, err);
+    realm_free(state);
     realm_free(self);
     if (s != REALM_OK) realm_error_prefix(err, "%s", file);
     return s;
 }
 
-static int create_or_set(realm_store *store, const char *state, const tenant_args *a, bool create) {
-    const char *command = create ? "tenant create" : "tenant set", *name = a->words[1];
+static int create_or_set(realm_store *store, const tenant_args *a, const char *name, bool create) {
+    const char *command = create ? "tenant create" : "tenant set";
     realm_error err = {0};
     realm_tenant_row row = {0};
     realm_limits limits;
@@ -190,7 +177,7 @@ static int create_or_set(realm_store *store, const char *state, const tenant_arg
     }
     if (s == REALM_OK) s = apply_settings(a, &limits, &err);
     if (s == REALM_OK) s = apply_strings(a, &row.args, &row.env, &err);
-    if (s == REALM_OK && a->program) s = check_program(state, a->program, &limits, &wasm, &len, &err);
+    if (s == REALM_OK && a->program) s = check_program(a->state, a->program, &limits, &wasm, &len, &err);
     if (s == REALM_OK && create)
         s = realm_store_tenant_create(store, name, &limits, wasm, len, NULL, &err);
     else if (s == REALM_OK)
@@ -216,15 +203,14 @@ int realm_cmd_tenant(int argc, char **argv) {
                        .usage = usage,
                        .help = help,
                        .options = options,
-                       .n_options = REALM_ARRAY_LEN(options),
+                       .words_max = 2,
                        .prints_data = true,
                        .argc = argc,
-                       .argv = argv,
-                       .at = 1};
+                       .argv = argv};
     tenant_args a = {0};
     const char *value;
-    for (int id; (id = realm_args_next(&args, &value)) != -1;) {
-        if (id == -2) return args.status;
+    for (int id; (id = realm_args_next(&args, &value)) != 0;) {
+        if (id < 0) return args.status;
         if (id == OPT_STATE) a.state = value;
         if (id == OPT_PROGRAM) a.program = value;
         if (id == OPT_DEFAULT_PROGRAM) a.default_program = true;
@@ -241,42 +227,32 @@ int realm_cmd_tenant(int argc, char **argv) {
             if (a.n_settings == SETTINGS_MAX) return realm_args_usage(&args, "too many settings: ", value);
             a.settings[a.n_settings++] = value;
         }
-        if (id != 0) continue;
-        if (a.n_words == REALM_ARRAY_LEN(a.words)) return realm_args_usage(&args, "one argument too many: ", value);
-        a.words[a.n_words++] = value;
     }
-    if (a.n_words == 0) return realm_args_usage(&args, "what to do is missing", "");
-    const char *action = a.words[0];
-    bool is_list = strcmp(action, "list") == 0, is_create = strcmp(action, "create") == 0;
-    bool is_set = strcmp(action, "set") == 0, is_show = strcmp(action, "show") == 0;
-    if (!is_list && !is_create && !is_set && !is_show && strcmp(action, "delete") != 0)
-        return realm_args_usage(&args, "no such action: ", action);
-    if (a.n_words != (is_list ? 1 : 2))
-        return realm_args_usage(&args, is_list ? "no name is taken: " : "a tenant's name is missing",
-                                is_list ? a.words[1] : "");
+    enum { LIST, CREATE, SET, SHOW, DELETE };
+    static const realm_action actions[] = {[LIST] = {"list", NULL},
+                                           [CREATE] = {"create", "a tenant's name"},
+                                           [SET] = {"set", "a tenant's name"},
+                                           [SHOW] = {"show", "a tenant's name"},
+                                           [DELETE] = {"delete", "a tenant's name"}};
+    int action = realm_args_action(&args, actions, REALM_ARRAY_LEN(actions));
+    if (action < 0) return args.status;
     if (a.n_args && a.no_args) return realm_args_usage(&args, "one of --arg and --no-args", "");
     if (a.program && a.default_program) return realm_args_usage(&args, "one of --program and --default-program", "");
 
     realm_error err = {0};
     realm_store *store = NULL;
-    char *state = realm_state_dir(a.state);
+    const char *name = args.words[1];
+    if (realm_open_store(a.state, &store, &err) != REALM_OK) return realm_fail("tenant", &err);
     int status;
-    if (!state) {
-        realm_error_set(&err, REALM_E_NOT_FOUND, "no state folder: set HOME or give --state");
-        return realm_fail("tenant", &err);
-    }
-    if (realm_store_open(&store, state, &err) != REALM_OK)
-        status = realm_fail("tenant", &err);
-    else if (is_list)
+    if (action == LIST)
         status = list(store, args.json);
-    else if (is_show)
-        status = show(store, a.words[1], args.json);
-    else if (is_create || is_set)
-        status = create_or_set(store, state, &a, is_create);
+    else if (action == SHOW)
+        status = show(store, name, args.json);
+    else if (action == CREATE || action == SET)
+        status = create_or_set(store, &a, name, action == CREATE);
     else
-        status = realm_store_tenant_delete(store, a.words[1], &err) == REALM_OK ? REALM_EXIT_DONE
-                                                                                : realm_fail("tenant delete", &err);
+        status = realm_store_tenant_delete(store, name, &err) == REALM_OK ? REALM_EXIT_DONE
+                                                                          : realm_fail("tenant delete", &err);
     realm_store_close(store);
-    realm_free(state);
     return status;
 }

@@ -4,28 +4,21 @@
 #include <string.h>
 #include <time.h>
 
-#include "base/alloc.h"
 #include "cli/args.h"
 #include "cli/cli.h"
-#include "data/data.h"
-#include "store/store.h"
+#include "cli/listing.h"
 
-#define OUTPUT_MAX ((size_t)64 << 20)
+#define OUTPUT_MAX ((size_t)1 << 20)
 
 enum { OPT_STATE = 1, OPT_TENANT, OPT_SINCE, OPT_ENGINE };
 static const realm_option options[] = {{"--state", OPT_STATE, true},
                                        {"--tenant", OPT_TENANT, true},
                                        {"--since", OPT_SINCE, true},
-                                       {"--engine", OPT_ENGINE, false}};
-
-typedef struct listing {
-    bool json;
-    realm_buf out;
-    realm_json_writer w;
-} listing;
+                                       {"--engine", OPT_ENGINE, false},
+                                       {0}};
 
 static bool list_one(void *user, const char *name, const realm_usage *u) {
-    listing *l = user;
+    realm_listing *l = user;
     if (l->json) {
         realm_json_begin_object(&l->w);
         realm_json_key(&l->w, "tenant");
@@ -46,10 +39,25 @@ static bool list_one(void *user, const char *name, const realm_usage *u) {
     return realm_buf_status(&l->out) == REALM_OK;
 }
 
-static realm_status print_engine(realm_store *store, listing *l, realm_error *err) {
+static int print_tenants(realm_store *store, const char *tenant, int64_t since_s, bool json) {
+    realm_tenant_row row;
+    realm_error err = {0};
+    realm_listing l;
+    if (tenant && realm_store_tenant_find(store, tenant, &row, &err) != REALM_OK) return realm_fail("usage", &err);
+    realm_listing_begin(&l, json);
+    if (!json)
+        (void)realm_buf_printf(&l.out, "%-32s %10s %10s %14s %14s %14s %12s %12s\n", "tenant", "requests", "aborted",
+                               "prompt", "cached", "completion", "cpu s", "tensor s");
+    realm_status s = realm_store_usage_each(store, tenant, since_s, list_one, &l, &err);
+    return realm_listing_end(&l, "usage", s, &err);
+}
+
+static int print_engine(realm_store *store, bool json) {
     realm_usage u;
-    realm_status s = realm_store_usage_engine(store, &u, err);
-    if (s != REALM_OK) return s;
+    realm_error err = {0};
+    realm_buf out;
+    realm_json_writer w;
+    if (realm_store_usage_engine(store, &u, &err) != REALM_OK) return realm_fail("usage", &err);
     const struct {
         const char *key;
         uint64_t value;
@@ -58,38 +66,22 @@ static realm_status print_engine(realm_store *store, listing *l, realm_error *er
                   {"completion_tokens", u.completion_tokens},
                   {"program_cpu_ns", u.program_cpu_ns},
                   {"tensor_ns", u.tensor_ns}};
-    if (l->json) realm_json_begin_object(&l->w);
+    realm_buf_init(&out, OUTPUT_MAX);
+    realm_json_writer_init(&w, &out);
+    if (json) realm_json_begin_object(&w);
     for (size_t i = 0; i < REALM_ARRAY_LEN(fields); i++) {
-        if (l->json) {
-            realm_json_key(&l->w, fields[i].key);
-            realm_json_write_uint(&l->w, fields[i].value);
+        if (json) {
+            realm_json_key(&w, fields[i].key);
+            realm_json_write_uint(&w, fields[i].value);
         } else {
-            (void)realm_buf_printf(&l->out, "%s %llu\n", fields[i].key, (unsigned long long)fields[i].value);
+            (void)realm_buf_printf(&out, "%s %llu\n", fields[i].key, (unsigned long long)fields[i].value);
         }
     }
-    if (l->json) {
-        realm_json_end_object(&l->w);
-        (void)realm_buf_putc(&l->out, '\n');
+    if (json) {
+        realm_json_end_object(&w);
+        (void)realm_buf_putc(&out, '\n');
     }
-    return REALM_OK;
-}
-
-static realm_status print_tenants(realm_store *store, listing *l, const char *tenant, int64_t since_s,
-                                  realm_error *err) {
-    realm_tenant_row row;
-    realm_status s = tenant ? realm_store_tenant_find(store, tenant, &row, err) : REALM_OK;
-    if (s != REALM_OK) return s;
-    if (l->json)
-        realm_json_begin_array(&l->w);
-    else
-        (void)realm_buf_printf(&l->out, "%-32s %10s %10s %14s %14s %14s %12s %12s\n", "tenant", "requests", "aborted",
-                               "prompt", "cached", "completion", "cpu s", "tensor s");
-    s = realm_store_usage_each(store, tenant, since_s, list_one, l, err);
-    if (l->json) {
-        realm_json_end_array(&l->w);
-        (void)realm_buf_putc(&l->out, '\n');
-    }
-    return s;
+    return realm_print("usage", &out);
 }
 
 /* Seconds since 1970, or a date "2026-11-01" or time "2026-11-01T12:00:00" (UTC). */
@@ -120,37 +112,26 @@ int realm_cmd_usage(int argc, char **argv) {
                        .usage = usage,
                        .help = help,
                        .options = options,
-                       .n_options = REALM_ARRAY_LEN(options),
                        .prints_data = true,
                        .argc = argc,
-                       .argv = argv,
-                       .at = 1};
-    const char *state_arg = NULL, *tenant = NULL, *value;
+                       .argv = argv};
+    const char *state = NULL, *tenant = NULL, *value;
     int64_t since_s = 0;
     bool engine = false;
-    for (int id; (id = realm_args_next(&args, &value)) != -1;) {
-        if (id == -2) return args.status;
-        if (id == OPT_STATE) state_arg = value;
+    for (int id; (id = realm_args_next(&args, &value)) != 0;) {
+        if (id < 0) return args.status;
+        if (id == OPT_STATE) state = value;
         if (id == OPT_TENANT) tenant = value;
         if (id == OPT_ENGINE) engine = true;
         if (id == OPT_SINCE && !parse_since(value, &since_s))
             return realm_args_usage(&args, "--since takes a date, a time or seconds, not ", value);
-        if (id == 0) return realm_args_usage(&args, "one argument too many: ", value);
     }
     if (engine && (tenant || since_s)) return realm_args_usage(&args, "--engine stands alone", "");
 
     realm_error err = {0};
     realm_store *store = NULL;
-    listing l = {.json = args.json};
-    char *state = realm_state_dir(state_arg);
-    realm_buf_init(&l.out, OUTPUT_MAX);
-    realm_json_writer_init(&l.w, &l.out);
-    realm_status s = state ? realm_store_open(&store, state, &err)
-                           : realm_error_set(&err, REALM_E_NOT_FOUND, "no state folder: set HOME or give --state");
-    if (s == REALM_OK) s = engine ? print_engine(store, &l, &err) : print_tenants(store, &l, tenant, since_s, &err);
+    if (realm_open_store(state, &store, &err) != REALM_OK) return realm_fail("usage", &err);
+    int status = engine ? print_engine(store, args.json) : print_tenants(store, tenant, since_s, args.json);
     realm_store_close(store);
-    realm_free(state);
-    if (s == REALM_OK) return realm_print("usage", &l.out);
-    realm_buf_release(&l.out);
-    return realm_fail("usage", &err);
+    return status;
 }
