@@ -21,9 +21,10 @@ bool api_error_set(api_error *e, unsigned status, const char *code, const char *
 
 bool api_error_value(api_error *e, const realm_json *v, const realm_error *err) {
     *e = (api_error){.status = err->code == REALM_E_NOMEM ? 503 : 400};
-    e->code = err->code == REALM_E_NOT_FOUND ? "missing_required_parameter"
-              : err->code == REALM_E_RANGE   ? "invalid_value"
-                                             : "invalid_type";
+    e->code = err->code == REALM_E_NOT_FOUND     ? "missing_required_parameter"
+              : err->code == REALM_E_RANGE       ? "invalid_value"
+              : err->code == REALM_E_UNSUPPORTED ? "unknown_parameter"
+                                                 : "invalid_type";
     if (e->status == 503) e->code = "overloaded";
     realm_json_path(v, e->param, sizeof e->param);
     (void)snprintf(e->message, sizeof e->message, "%s", err->text);

@@ -121,6 +121,13 @@ bool gen_read(api_call *c) {
     return ok;
 }
 
+/* What a run failed with; what is too long is the prompt. */
+static void run_error(api_call *c, realm_status s, const realm_error *err) {
+    api_error_status(&c->error, s, err);
+    if (s == REALM_E_CONTEXT)
+        (void)snprintf(c->error.param, sizeof c->error.param, "%s", c->gen.chat ? "messages" : "prompt");
+}
+
 void gen_start(api_call *c) {
     gen_request *q = &c->gen;
     api_error *e = &c->error;
@@ -134,7 +141,7 @@ void gen_start(api_call *c) {
         s = start_some(c, &err);
     }
     if (s == REALM_OK) return;
-    api_error_status(e, s, &err);
+    run_error(c, s, &err);
     if (s == REALM_E_NOT_FOUND) e->code = "model_not_found";
     if ((s == REALM_E_RATE || s == REALM_E_QUOTA) && c->rate.retry_after_ms) e->retry_after_ms = c->rate.retry_after_ms;
 }
@@ -232,7 +239,7 @@ static void note_first_token(api_call *c) {
 
 /* Stops everything and says why: as an HTTP status, or as the last thing in the stream. */
 static void fail(api_call *c, realm_status s, const realm_error *err) {
-    api_error_status(&c->error, s, err);
+    run_error(c, s, err);
     for (uint32_t i = 0; i < c->n_choices; i++)
         if (c->choices[i].state == CHOICE_RUNNING) realm_run_cancel(c->choices[i].run);
     if (!c->streaming) {

@@ -4,6 +4,8 @@
  *   queue.c       calls that wait for a worker
  *   error.c       the error object and the statuses
  *   params.c      fields of a generation request, checked
+ *   sampling.c    those that say how a token is drawn
+ *   format.c      those that say what an answer must look like
  *   prompt.c      messages and prompts
  *   generate.c    runs of a call: start, poll, end
  *   chat.c        the answers of /v1/chat/completions
@@ -87,6 +89,24 @@ bool api_error_buf(api_error *e, realm_status s);
 /* {"error":{"message","type","param","code"}} */
 void api_error_write(const api_error *e, realm_buf *out);
 
+/* Runs an accessor of data.h (its error argument is &err_) in a function that returns false with `e` filled. */
+#define API_CHECK(call, value)                                           \
+    do {                                                                 \
+        realm_error err_ = {0};                                          \
+        if ((call) != REALM_OK) return api_error_value(e, value, &err_); \
+    } while (0)
+
+/* A member that may be absent or null: *out then keeps what it held. False with `e` filled. `set` may be NULL. */
+bool api_opt_bool(const realm_json *root, const char *name, bool *out, api_error *e);
+bool api_opt_int(const realm_json *root, const char *name, int64_t least, int64_t most, int64_t *out, bool *set,
+                 api_error *e);
+bool api_opt_float(const realm_json *root, const char *name, double least, double most, float *out, api_error *e);
+
+/* One of these strings. */
+bool api_one_of(const realm_json *v, const char *const *names, size_t n, api_error *e);
+#define API_ONE_OF(v, ...) \
+    api_one_of(v, (const char *const[]){__VA_ARGS__}, sizeof((const char *[]){__VA_ARGS__}) / sizeof(char *), e)
+
 /* ---- a generation request, checked ---- */
 
 typedef struct gen_prompt {
@@ -108,8 +128,9 @@ typedef struct gen_request {
     uint64_t seed;
     realm_generation_params gen;
     realm_logit_bias *bias;
-    bool constrained, has_schema;           /* by response_format: a schema, or any object */
-    realm_json format, json_schema, schema; /* each hangs on the one before */
+    realm_token *breakers;                  /* of DRY */
+    bool constrained, has_schema;           /* by a schema, or to any object */
+    realm_json format, json_schema, schema; /* where that stands: each hangs on the one before, or on root */
     realm_grammar_state *grammar;           /* NULL: any text, or not compiled yet */
     realm_gguf_str stop[4];
     size_t n_stop;
@@ -125,7 +146,9 @@ void gen_request_release(gen_request *q);
 bool gen_request_read(gen_request *q, realm_runtime *rt, const char *body, size_t len, api_error *e);
 /* Compiles what a constrained answer is kept to: takes up to seconds. False with `e` filled. */
 bool gen_request_constrain(gen_request *q, realm_tenant *t, api_error *e);
-/* prompt.c: called by it. */
+/* sampling.c, format.c, prompt.c: called by it. */
+bool gen_read_sampling(gen_request *q, api_error *e);
+bool gen_read_format(gen_request *q, api_error *e);
 bool gen_read_messages(gen_request *q, api_error *e);
 bool gen_read_prompts(gen_request *q, api_error *e);
 /* Any "messages" array as its normalised JSON, appended to `out`. */

@@ -8,15 +8,9 @@
 #include "api/internal.h"
 #include "base/alloc.h"
 
-#define CHECK(call, value)                                               \
-    do {                                                                 \
-        realm_error err_ = {0};                                          \
-        if ((call) != REALM_OK) return api_error_value(e, value, &err_); \
-    } while (0)
-
 bool api_read_token(const realm_json *v, size_t n_vocab, realm_token *out, api_error *e) {
     int64_t id = 0;
-    CHECK(realm_json_int(v, 0, (int64_t)n_vocab - 1, &id, &err_), v);
+    API_CHECK(realm_json_int(v, 0, (int64_t)n_vocab - 1, &id, &err_), v);
     *out = (realm_token)id;
     return true;
 }
@@ -61,11 +55,11 @@ static bool write_content(const realm_json *content, realm_json_writer *w, api_e
 
 static bool write_message(const realm_json *m, realm_json_writer *w, api_error *e) {
     static const char *const roles[] = {"developer", "system", "user", "assistant", "tool", "function"};
-    CHECK(realm_json_expect(m, REALM_JSON_OBJECT, &err_), m);
+    API_CHECK(realm_json_expect(m, REALM_JSON_OBJECT, &err_), m);
     realm_json v, content, name;
     size_t role = 0;
     (void)realm_json_get(m, "role", &v);
-    CHECK(realm_json_enum(&v, roles, REALM_ARRAY_LEN(roles), &role, &err_), &v);
+    API_CHECK(realm_json_enum(&v, roles, REALM_ARRAY_LEN(roles), &role, &err_), &v);
     if (role >= 4) return api_error_field(e, &v, "unsupported_parameter", "tools are not supported by this server");
     realm_json_iter it = {0};
     while (realm_json_next(m, &it, &v)) {
@@ -84,7 +78,7 @@ static bool write_message(const realm_json *m, realm_json_writer *w, api_error *
     realm_json_write_cstr(w, role == 0 ? "system" : roles[role]);
     if (realm_json_get_set(m, "name", &name)) {
         const char *s;
-        CHECK(realm_json_cstr(&name, &s, &err_), &name);
+        API_CHECK(realm_json_cstr(&name, &s, &err_), &name);
         realm_json_key(w, "name");
         realm_json_write_value(w, &name);
     }
@@ -98,7 +92,7 @@ static bool write_message(const realm_json *m, realm_json_writer *w, api_error *
 }
 
 bool api_write_messages(const realm_json *messages, realm_buf *out, api_error *e) {
-    CHECK(realm_json_expect(messages, REALM_JSON_ARRAY, &err_), messages);
+    API_CHECK(realm_json_expect(messages, REALM_JSON_ARRAY, &err_), messages);
     if (realm_json_len(messages) == 0)
         return api_error_field(e, messages, "invalid_value", "must have at least one message");
     realm_json_writer w;
@@ -133,6 +127,20 @@ static bool read_tokens(gen_request *q, const realm_json *v, gen_prompt *p, size
     }
     *used += n;
     return true;
+}
+
+/* A text of which no token comes cannot be continued; an empty one gives a token where the model begins texts with one.
+ */
+static bool check_text(const gen_request *q, const gen_prompt *p, api_error *e) {
+    if (p->len > 0) return true;
+    realm_error err = {0};
+    realm_tokens ids = {0};
+    realm_status s = realm_tokenizer_encode(realm_engine_tokenizer(q->engine), p->text, 0, REALM_ENCODE_ADD_SPECIAL,
+                                            API_TOKENS_MAX, &ids, &err);
+    const bool none = ids.len == 0;
+    realm_tokens_release(&ids);
+    if (s != REALM_OK) return api_error_status(e, s, &err);
+    return !none || api_error_field(e, &p->value, "invalid_value", "must not be empty with this model");
 }
 
 /* string | [string, ...] | [token, ...] | [[token, ...], ...] */
@@ -171,10 +179,11 @@ bool gen_read_prompts(gen_request *q, api_error *e) {
         if (!one) (void)realm_json_at(v, i, &item);
         if (inner == REALM_JSON_STRING) {
             *p = (gen_prompt){.kind = REALM_PROMPT_TEXT, .value = item};
-            CHECK(realm_json_str(&item, &p->text, &p->len, &err_), &item);
+            API_CHECK(realm_json_str(&item, &p->text, &p->len, &err_), &item);
+            if (!check_text(q, p, e)) return false;
             continue;
         }
-        CHECK(realm_json_expect(&item, REALM_JSON_ARRAY, &err_), &item);
+        API_CHECK(realm_json_expect(&item, REALM_JSON_ARRAY, &err_), &item);
         if (realm_json_len(&item) == 0) return api_error_field(e, &item, "invalid_value", "must not be empty");
         if (!read_tokens(q, &item, p, &used, e)) return false;
     }

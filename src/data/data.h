@@ -116,7 +116,7 @@ REALM_WARN_UNUSED realm_status realm_json_int(const realm_json *v, int64_t least
 /* Integers and reals. */
 REALM_WARN_UNUSED realm_status realm_json_real(const realm_json *v, double least, double most, double *out,
                                                realm_error *err);
-/* Index in `names` of a string value; REALM_E_INVALID lists them. */
+/* Index in `names` of a string value; REALM_E_RANGE lists them. */
 REALM_WARN_UNUSED realm_status realm_json_enum(const realm_json *v, const char *const *names, size_t n, size_t *out,
                                                realm_error *err);
 
@@ -131,7 +131,7 @@ REALM_WARN_UNUSED realm_status realm_json_opt_real(const realm_json *object, con
 REALM_WARN_UNUSED realm_status realm_json_opt_cstr(const realm_json *object, const char *key, const char **out,
                                                    realm_error *err);
 
-/* REALM_E_INVALID "path: unknown key" when the object has a member whose name is not listed; `unknown` (may be NULL)
+/* REALM_E_UNSUPPORTED "path: unknown key" when the object has a member whose name is not listed; `unknown` (may be NULL)
  * is set to it. */
 REALM_WARN_UNUSED realm_status realm_json_only(const realm_json *object, const char *const *names, size_t n,
                                                realm_json *unknown, realm_error *err);

@@ -213,7 +213,7 @@ realm_status realm_json_enum(const realm_json *v, const char *const *names, size
         at += w < 0 ? 0 : REALM_MIN((size_t)w, sizeof list - at - 1);
     }
     char is[64];
-    return realm_json_error(v, REALM_E_INVALID, err, "must be one of %s, is '%s'", list,
+    return realm_json_error(v, REALM_E_RANGE, err, "must be one of %s, is '%s'", list,
                             realm_escape(is, sizeof is, s, len));
 }
 
@@ -265,7 +265,7 @@ realm_status realm_json_only(const realm_json *object, const char *const *names,
         while (i < n && strcmp(v.key, names[i]) != 0) i++;
         if (i < n) continue;
         if (unknown) *unknown = v;
-        return realm_json_error(&v, REALM_E_INVALID, err, "unknown key");
+        return realm_json_error(&v, REALM_E_UNSUPPORTED, err, "unknown key");
     }
     return REALM_OK;
 }

@@ -211,36 +211,65 @@ realm_status realm_chain_open(const realm_stage *stages, size_t n, uint64_t seed
     return build(stages, n, seed, n_vocab, out, err);
 }
 
+/* The stage of a kind with a request's fields; false where they are neutral. */
+static bool stage_of(const realm_sampling *s, realm_stage_kind kind, realm_stage *to) {
+    *to = (realm_stage){.kind = kind};
+    switch (kind) {
+    case REALM_STAGE_KIND_BIAS:
+        to->u.bias.at = s->bias;
+        to->u.bias.n = s->n_bias;
+        return s->n_bias > 0;
+    case REALM_STAGE_KIND_PENALTIES:
+        to->u.penalties.last_n = s->penalty_last_n;
+        to->u.penalties.repeat = s->repeat_penalty;
+        to->u.penalties.frequency = s->frequency_penalty;
+        to->u.penalties.presence = s->presence_penalty;
+        return s->repeat_penalty != 1.0f || s->frequency_penalty != 0.0f || s->presence_penalty != 0.0f;
+    case REALM_STAGE_KIND_DRY:
+        to->u.dry.last_n = s->dry_last_n;
+        to->u.dry.allowed = s->dry_allowed;
+        to->u.dry.multiplier = s->dry_multiplier;
+        to->u.dry.base = s->dry_base;
+        to->u.dry.breakers = s->dry_breakers;
+        to->u.dry.n_breakers = s->n_dry_breakers;
+        return s->dry_multiplier > 0.0f;
+    case REALM_STAGE_KIND_TEMPERATURE: to->u.temperature = s->temperature; return true;
+    case REALM_STAGE_KIND_TOP_K: to->u.top_k = s->top_k; return s->top_k > 0;
+    case REALM_STAGE_KIND_TOP_P: to->u.top_p = s->top_p; return s->top_p < 1.0f;
+    case REALM_STAGE_KIND_MIN_P: to->u.min_p = s->min_p; return s->min_p > 0.0f;
+    case REALM_STAGE_KIND_TYPICAL: to->u.typical = s->typical_p; return s->typical_p < 1.0f;
+    case REALM_STAGE_KIND_XTC:
+        to->u.xtc.probability = s->xtc_probability;
+        to->u.xtc.threshold = s->xtc_threshold;
+        return s->xtc_probability > 0.0f;
+    case REALM_STAGE_KIND_MIROSTAT:
+        to->u.mirostat.tau = s->mirostat_tau;
+        to->u.mirostat.eta = s->mirostat_eta;
+        return s->mirostat_tau > 0.0f;
+    default: return false;
+    }
+}
+
+static const realm_stage_kind usual_order[] = {
+    REALM_STAGE_KIND_PENALTIES, REALM_STAGE_KIND_DRY,   REALM_STAGE_KIND_TEMPERATURE, REALM_STAGE_KIND_TOP_K,
+    REALM_STAGE_KIND_TYPICAL,   REALM_STAGE_KIND_TOP_P, REALM_STAGE_KIND_MIN_P,       REALM_STAGE_KIND_XTC};
+
 realm_status realm_chain_from_sampling(const realm_sampling *s, size_t n_vocab, realm_chain **out, realm_error *err) {
-    realm_stage stages[6];
+    realm_stage stages[REALM_SAMPLING_ORDER_MAX + 3];
+    const realm_stage_kind *order = s->n_order > 0 ? s->order : usual_order;
+    const size_t n_order = s->n_order > 0 ? s->n_order : REALM_ARRAY_LEN(usual_order);
+    const bool mirostat = s->mirostat_tau > 0.0f;
+    bool draws = mirostat; /* some stage says that a token is drawn */
     size_t n = 0;
     *out = NULL;
-    if (s->n_bias > 0) {
-        stages[n] = (realm_stage){.kind = REALM_STAGE_KIND_BIAS};
-        stages[n].u.bias.at = s->bias;
-        stages[n++].u.bias.n = s->n_bias;
+    n += stage_of(s, REALM_STAGE_KIND_BIAS, &stages[n]);
+    for (size_t i = 0; i < n_order; i++) {
+        if (mirostat && order[i] > REALM_STAGE_KIND_TEMPERATURE) continue;
+        draws |= order[i] >= REALM_STAGE_KIND_TEMPERATURE && stage_of(s, order[i], &stages[n]);
+        n += stage_of(s, order[i], &stages[n]);
     }
-    if (s->repeat_penalty != 1.0f || s->frequency_penalty != 0.0f || s->presence_penalty != 0.0f) {
-        stages[n] = (realm_stage){.kind = REALM_STAGE_KIND_PENALTIES};
-        stages[n].u.penalties.last_n = s->penalty_last_n;
-        stages[n].u.penalties.repeat = s->repeat_penalty;
-        stages[n].u.penalties.frequency = s->frequency_penalty;
-        stages[n++].u.penalties.presence = s->presence_penalty;
-    }
-    stages[n] = (realm_stage){.kind = REALM_STAGE_KIND_TEMPERATURE};
-    stages[n++].u.temperature = s->temperature;
-    if (s->top_k > 0) {
-        stages[n] = (realm_stage){.kind = REALM_STAGE_KIND_TOP_K};
-        stages[n++].u.top_k = s->top_k;
-    }
-    if (s->top_p < 1.0f) {
-        stages[n] = (realm_stage){.kind = REALM_STAGE_KIND_TOP_P};
-        stages[n++].u.top_p = s->top_p;
-    }
-    if (s->min_p > 0.0f) {
-        stages[n] = (realm_stage){.kind = REALM_STAGE_KIND_MIN_P};
-        stages[n++].u.min_p = s->min_p;
-    }
+    if (!draws) stages[n++] = (realm_stage){.kind = REALM_STAGE_KIND_TEMPERATURE, .u.temperature = 1.0f};
+    n += mirostat && stage_of(s, REALM_STAGE_KIND_MIROSTAT, &stages[n]);
     return build(stages, n, s->seed, n_vocab, out, err);
 }
 

@@ -181,7 +181,12 @@ static void commit(realm_engine *e, realm_generation *g) {
         if (s->n_past == s->n_tokens) realm_engine_end(e, g, REALM_FINISH_STOP, REALM_OK, NULL);
         return;
     }
-    if (s->n_past < s->n_tokens || g->n_jobs == 0) return;
+    if (s->n_past < s->n_tokens) return;
+    if (g->max_new == 0) {
+        realm_engine_end(e, g, REALM_FINISH_LENGTH, REALM_OK, NULL);
+        return;
+    }
+    if (g->n_jobs == 0) return;
     const realm_sample_job *job = &e->jobs[g->first_job + g->n_jobs - 1];
     if (job->status != REALM_OK) {
         realm_engine_end(e, g, REALM_FINISH_ERROR, job->status, job->error.text);

@@ -33,6 +33,7 @@
 #define REALM_STOP_BYTES_MAX 1024u /* bytes of one */
 #define REALM_FORWARD_ROWS 64u     /* rows of a forward pass whose logits are kept at most */
 #define REALM_RUN_AHEAD_MAX 64u
+#define REALM_SAMPLING_ORDER_MAX 12u /* with bias, a grammar and mirostat it is a chain */
 
 typedef struct realm_engine realm_engine;
 typedef struct realm_account realm_account;
@@ -183,8 +184,10 @@ size_t realm_context_get_tokens(const realm_context *c, size_t from, realm_token
 /* ---- generations ---------------------------------------------------------------------------------------------------
  */
 
-/* Order of application: bias, penalties (repeat, then frequency and presence), then greedy when temperature is 0, else
- * temperature, top-k, top-p (nucleus), min-p, draw. Fields at their neutral value cost nothing. */
+/* Order of application: bias, penalties (repeat, then frequency and presence), DRY, then greedy when temperature is 0,
+ * else temperature, top-k, typical, top-p (nucleus), min-p, XTC, draw; or as `order` says. Mirostat stands in for
+ * everything between temperature and draw. Fields at their neutral value cost nothing. What each stage does is said in
+ * sampler.h. */
 typedef struct realm_sampling {
     float temperature;       /* >= 0, finite; 0: greedy */
     uint32_t top_k;          /* 0: all */
@@ -196,6 +199,21 @@ typedef struct realm_sampling {
     /* Last tokens that penalties look back on, 0: all. Repeat counts prompt and generated tokens in that window, the
      * other two generated ones only. */
     uint32_t penalty_last_n;
+    float typical_p;       /* (0, 1]; 1: all */
+    float xtc_probability; /* [0, 1]; 0: none */
+    float xtc_threshold;   /* [0, 1] */
+    float dry_multiplier;  /* 0 .. 1000; 0: none */
+    float dry_base;        /* 1 .. 1000 */
+    uint32_t dry_allowed;  /* 1 or more */
+    uint32_t dry_last_n;   /* 0: all */
+    const realm_token *dry_breakers;
+    size_t n_dry_breakers;
+    float mirostat_tau; /* (0, 1000] bits; 0: none */
+    float mirostat_eta; /* 0 .. 1000 */
+    /* 0, or: these stages alone, in this order, each with the fields above: penalties, DRY, temperature, top-k,
+     * typical, top-p, min-p, XTC. Bias stays the first, and mirostat leaves out those that cut. */
+    uint32_t n_order;
+    realm_stage_kind order[REALM_SAMPLING_ORDER_MAX];
     uint64_t seed; /* token i of a generation draws from a counter-based generator keyed by (seed, i) */
     const realm_logit_bias *bias;
     size_t n_bias;
@@ -215,6 +233,7 @@ typedef struct realm_generation_params {
     bool logprobs;             /* events carry logprob; log-softmax of the logits before anything is applied */
     uint32_t top_logprobs;     /* and this many best */
     bool prompt_logprobs;      /* prompt tokens become events too (kind PROMPT), the first without a logprob */
+    bool prompt_only;          /* ends behind the prompt, with LENGTH; max_tokens is not looked at */
     bool ignore_end;           /* end tokens are tokens like others */
     bool special_text;         /* control tokens show in the text */
     realm_prompt_share *share; /* NULL, or siblings with the same prompt: computed and counted once */

@@ -159,7 +159,7 @@ static realm_status prepare_chain(realm_generation *g, const realm_generation_pa
 
 /* How many tokens it may add to n. */
 static uint32_t room_for_new(const realm_engine *e, const realm_generation_params *p, uint32_t n) {
-    if (p->forward) return 0;
+    if (p->forward || p->prompt_only) return 0;
     return p->max_tokens > 0 && p->max_tokens < e->n_ctx - n ? p->max_tokens : e->n_ctx - n;
 }
 

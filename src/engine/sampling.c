@@ -558,11 +558,60 @@ void realm_sampler_run(realm_sampler *s, realm_sample_job *job) {
 /* ---- parameters ------------------------------------------------------------------------------------------------- */
 
 void realm_sampling_init(realm_sampling *s) {
-    *s = (realm_sampling){.temperature = 1.0f, .top_p = 1.0f, .repeat_penalty = 1.0f};
+    *s = (realm_sampling){.temperature = 1.0f,
+                          .top_p = 1.0f,
+                          .repeat_penalty = 1.0f,
+                          .typical_p = 1.0f,
+                          .xtc_threshold = 0.1f,
+                          .dry_base = 1.75f,
+                          .dry_allowed = 2,
+                          .mirostat_eta = 0.1f};
 }
 
 static realm_status bad(realm_error *err, const char *field, double v, const char *range) {
     return realm_error_set(err, REALM_E_RANGE, "%s is %g, it must be %s", field, v, range);
+}
+
+/* A field that must be from lo to hi. */
+static realm_status check_within(realm_error *err, const char *field, float v, float lo, float hi) {
+    if (v >= lo && v <= hi) return REALM_OK;
+    return realm_error_set(err, REALM_E_RANGE, "%s is %g, it must be from %g to %g", field, (double)v, (double)lo,
+                           (double)hi);
+}
+
+static realm_status check_order(const realm_sampling *s, realm_error *err) {
+    if (s->n_order > REALM_SAMPLING_ORDER_MAX)
+        return realm_error_set(err, REALM_E_RANGE, "%u stages, at most %u are taken", s->n_order,
+                               REALM_SAMPLING_ORDER_MAX);
+    for (uint32_t i = 0; i < s->n_order; i++) {
+        const realm_stage_kind k = s->order[i];
+        if (k != REALM_STAGE_KIND_PENALTIES && k != REALM_STAGE_KIND_DRY &&
+            (k < REALM_STAGE_KIND_TEMPERATURE || k > REALM_STAGE_KIND_XTC))
+            return realm_error_set(err, REALM_E_RANGE, "stage %u is of kind %d, which has no order", i, (int)k);
+    }
+    return REALM_OK;
+}
+
+/* DRY, XTC, typical and mirostat. */
+static realm_status check_rarer(const realm_sampling *s, size_t n_vocab, realm_error *err) {
+    realm_status st = check_within(err, "xtc_probability", s->xtc_probability, 0, 1);
+    if (!(s->typical_p > 0.0f && s->typical_p <= 1.0f))
+        return bad(err, "typical_p", (double)s->typical_p, "above 0 and at most 1");
+    if (st == REALM_OK) st = check_within(err, "xtc_threshold", s->xtc_threshold, 0, 1);
+    if (st == REALM_OK) st = check_within(err, "dry_multiplier", s->dry_multiplier, 0, 1000);
+    if (st == REALM_OK) st = check_within(err, "dry_base", s->dry_base, 1, 1000);
+    if (st == REALM_OK) st = check_within(err, "mirostat_tau", s->mirostat_tau, 0, 1000);
+    if (st == REALM_OK) st = check_within(err, "mirostat_eta", s->mirostat_eta, 0, 1000);
+    if (st != REALM_OK) return st;
+    if (s->dry_allowed == 0) return bad(err, "dry_allowed", 0, "1 or more");
+    if (s->n_dry_breakers > n_vocab)
+        return realm_error_set(err, REALM_E_RANGE, "%zu breakers, the vocabulary has %zu tokens", s->n_dry_breakers,
+                               n_vocab);
+    for (size_t i = 0; i < s->n_dry_breakers; i++)
+        if (s->dry_breakers[i] < 0 || (size_t)s->dry_breakers[i] >= n_vocab)
+            return realm_error_set(err, REALM_E_RANGE, "breaker %d is no token, the vocabulary has %zu",
+                                   s->dry_breakers[i], n_vocab);
+    return check_order(s, err);
 }
 
 realm_status realm_sampling_check(const realm_sampling *s, size_t n_vocab, realm_error *err) {
@@ -586,5 +635,5 @@ realm_status realm_sampling_check(const realm_sampling *s, size_t n_vocab, realm
         if (!(s->bias[i].bias >= -100.0f && s->bias[i].bias <= 100.0f))
             return bad(err, "logit_bias", (double)s->bias[i].bias, "between -100 and 100");
     }
-    return REALM_OK;
+    return check_rarer(s, n_vocab, err);
 }

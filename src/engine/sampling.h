@@ -68,7 +68,7 @@ struct realm_chain { /* one thread at a time */
     bool must_end; /* a grammar allows nothing more */
 };
 
-/* The chain of a request's fixed fields: bias, penalties, temperature, top-k, top-p, min-p. `s` has been checked. */
+/* The chain of a request's fixed fields. `s` has been checked. */
 REALM_WARN_UNUSED realm_status realm_chain_from_sampling(const realm_sampling *s, size_t n_vocab, realm_chain **out,
                                                          realm_error *err);
 /* Puts a grammar before all other stages; its state is copied. REALM_E_LIMIT when the chain is full. */

@@ -575,6 +575,8 @@ static void lay_out(realm_engine *e, realm_generation *g) {
         } else if (pos + 1 < s->n_tokens) {
             if (!g->prompt_logprobs || pos + 1 >= g->n_prompt || pos + 1 < g->prompt_events) continue;
             target = s->tokens[pos + 1];
+        } else if (g->max_new == 0) {
+            continue; /* the prompt alone */
         }
         assert(e->n_jobs < e->max_out);
         e->batch_out[batch->n_out++] = row;

@@ -33,6 +33,7 @@ static void run_unref(realm_run *run) {
     realm_program_release(run->program);
     realm_free(run->events);
     realm_buf_release(&run->text);
+    realm_grammar_state_close((realm_grammar_state *)(uintptr_t)run->params.generation.grammar);
     realm_arena_release(&run->arena);
     realm_mutex_destroy(&run->notify_mu);
     realm_mutex_destroy(&run->mu);
@@ -52,11 +53,17 @@ static bool copy_bytes(realm_arena *a, const char **p, size_t len) {
     return *p != NULL;
 }
 
-/* Deep copy of what the parameters point at. */
+/* Deep copy of what the parameters point at: the caller may let go of it while the program still runs. */
 static bool copy_params(realm_run *run, const realm_run_params *p) {
     realm_arena *a = &run->arena;
     run->params = *p;
     realm_run_params *c = &run->params;
+    c->generation.grammar = NULL;
+    if (p->generation.grammar) {
+        realm_grammar_state *own;
+        if (realm_grammar_state_fork(p->generation.grammar, &own, NULL) != REALM_OK) return false;
+        c->generation.grammar = own;
+    }
     if (!copy_bytes(a, &c->input, c->input_len) || !copy_bytes(a, &c->prompt, c->prompt_len) ||
         !copy_bytes(a, &c->tools, c->tools_len))
         return false;
@@ -72,6 +79,12 @@ static bool copy_params(realm_run *run, const realm_run_params *p) {
         if (!bias) return false;
         memcpy(bias, g->sampling.bias, g->sampling.n_bias * sizeof *bias);
         g->sampling.bias = bias;
+    }
+    if (g->sampling.n_dry_breakers > 0) {
+        realm_token *breakers = realm_arena_array(a, g->sampling.n_dry_breakers, sizeof *breakers);
+        if (!breakers) return false;
+        memcpy(breakers, g->sampling.dry_breakers, g->sampling.n_dry_breakers * sizeof *breakers);
+        g->sampling.dry_breakers = breakers;
     }
     if (g->n_stop > 0) {
         realm_gguf_str *stop = realm_arena_array(a, g->n_stop, sizeof *stop);

@@ -118,8 +118,8 @@ typedef struct realm_program realm_program;
 REALM_WARN_UNUSED realm_status realm_tenant_open_program(realm_tenant *t, const void *wasm, size_t len,
                                                          realm_program **out, realm_error *err);
 void realm_tenant_close_program(realm_program *p); /* NULL-safe; runs that have begun keep it */
-/* What an answer must look like, for realm_run_params.generation.grammar; closed with realm_grammar_state_close after
- * the run. Takes up to seconds: not for an I/O thread. REALM_E_NOT_FOUND without the model, else as
+/* What an answer must look like, for realm_run_params.generation.grammar (a run takes a copy); closed with
+ * realm_grammar_state_close. Takes up to seconds: not for an I/O thread. REALM_E_NOT_FOUND without the model, else as
  * realm_grammar_compile for this tenant. */
 REALM_WARN_UNUSED realm_status realm_tenant_grammar(realm_tenant *t, const char *model_id, realm_grammar_kind kind,
                                                     const char *text, size_t len, realm_grammar_state **out,

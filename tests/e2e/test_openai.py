@@ -235,7 +235,7 @@ def test_answers_keep_to_a_schema(server):
         assert r.choices[0].message.content.lstrip().startswith("{")
     form["json_schema"]["schema"] = {"type": "object", "properties": {"a": {"type": "strin"}}}
     e = raises(openai.BadRequestError, lambda: c.chat.completions.create(**ask, response_format=form))
-    assert e.param == "response_format.json_schema.schema" and "#/properties/a/type" in e.message, e
+    assert e.param == "response_format.json_schema.schema.properties.a.type" and "#/properties/a/type" in e.message, e
 
 
 def test_errors_are_the_clients_exceptions(server):

@@ -110,7 +110,10 @@ static realm_status read_options(realm_call *call, uint64_t ptr, options *o) {
         return realm_error_set(&h->error, REALM_E_UNSUPPORTED, "options: unknown flags 0x%x", g.flags & ~known);
     realm_generation_params *p = &o->params;
     realm_sampling *s = &p->sampling;
-    if (g.set & REALM_SET_MAX_TOKENS) p->max_tokens = g.max_tokens;
+    if (g.set & REALM_SET_MAX_TOKENS) {
+        p->max_tokens = g.max_tokens;
+        p->prompt_only = false;
+    }
     if (g.set & REALM_SET_TEMPERATURE) s->temperature = g.temperature;
     if (g.set & REALM_SET_TOP_K) s->top_k = g.top_k;
     if (g.set & REALM_SET_TOP_P) s->top_p = g.top_p;

@@ -28,6 +28,7 @@ static struct {
     _Atomic uint64_t seeds[64];
     char input[8192]; /* of the last run */
     realm_generation_params params;
+    realm_token breakers[4]; /* of them, the first of DRY's */
     _Atomic int expected;
     _Atomic int fail_after; /* > 0: this many allocations later one fails on the worker's thread */
 } F;
@@ -108,7 +109,14 @@ realm_status realm_tokenizer_decode(const realm_tokenizer *t, const realm_token 
     return realm_buf_status(out);
 }
 void realm_sampling_init(realm_sampling *s) {
-    *s = (realm_sampling){.temperature = 1, .top_p = 1, .repeat_penalty = 1};
+    *s = (realm_sampling){.temperature = 1,
+                          .top_p = 1,
+                          .repeat_penalty = 1,
+                          .typical_p = 1,
+                          .xtc_threshold = 0.1f,
+                          .dry_base = 1.75f,
+                          .dry_allowed = 2,
+                          .mirostat_eta = 0.1f};
 }
 void realm_event_batch_init(realm_event_batch *b) {
     *b = (realm_event_batch){0};
@@ -336,6 +344,8 @@ realm_status realm_run_start(realm_request *q, const realm_run_params *p, realm_
     pthread_mutex_lock(&last);
     snprintf(F.input, sizeof F.input, "%s", r->input);
     F.params = p->generation;
+    for (size_t i = 0; i < REALM_MIN(p->generation.sampling.n_dry_breakers, REALM_ARRAY_LEN(F.breakers)); i++)
+        F.breakers[i] = p->generation.sampling.dry_breakers[i];
     pthread_mutex_unlock(&last);
     realm_mutex_init(&r->mu, REALM_RANK_REQUEST);
     realm_cond_init(&r->cond);

@@ -364,7 +364,11 @@ static void wrong_fields_are_named(void **state) {
          "response_format.json_schema.schema"},
         {"\"response_format\":{\"type\":\"json_schema\",\"json_schema\":{\"name\":\"x\",\"schema\":{\"type\":\"bad\"}}"
          "}",
-         "response_format.json_schema.schema"},
+         "response_format.json_schema.schema.type"},
+        {"\"json_schema\":{\"type\":\"bad\"}", "json_schema.type"},
+        {"\"json_schema\":7", "json_schema"},
+        {"\"json_schema\":{},\"response_format\":{\"type\":\"json_object\"}", "json_schema"},
+        {"\"grammar\":\"root ::= [a]\"", "grammar"},
         {"\"response_format\":{\"type\":\"json_schema\",\"json_schema\":{\"name\":\"x\",\"strict\":1,\"schema\":{}}}",
          "response_format.json_schema.strict"},
         {"\"response_format\":{\"type\":\"xml\"}", "response_format.type"},
@@ -378,10 +382,26 @@ static void wrong_fields_are_named(void **state) {
         {"\"service_tier\":\"gold\"", "service_tier"},
         {"\"reasoning_effort\":\"huge\"", "reasoning_effort"},
         {"\"verbosity\":1", "verbosity"},
-        {"\"typical_p\":0.5", "typical_p"},
-        {"\"mirostat\":2", "mirostat"},
-        {"\"dry_multiplier\":0.8", "dry_multiplier"},
-        {"\"xtc_probability\":0.1", "xtc_probability"},
+        {"\"typical_p\":1.5", "typical_p"},
+        {"\"typical_p\":\"x\"", "typical_p"},
+        {"\"mirostat\":1", "mirostat"},
+        {"\"mirostat\":3", "mirostat"},
+        {"\"mirostat\":2,\"mirostat_tau\":0", "mirostat_tau"},
+        {"\"mirostat_eta\":-1", "mirostat_eta"},
+        {"\"dry_multiplier\":-1", "dry_multiplier"},
+        {"\"dry_base\":0.5", "dry_base"},
+        {"\"dry_allowed_length\":0", "dry_allowed_length"},
+        {"\"dry_penalty_last_n\":-2", "dry_penalty_last_n"},
+        {"\"dry_sequence_breakers\":\"x\"", "dry_sequence_breakers"},
+        {"\"dry_sequence_breakers\":[\"\"]", "dry_sequence_breakers[0]"},
+        {"\"dry_sequence_breakers\":[1]", "dry_sequence_breakers[0]"},
+        {"\"xtc_probability\":1.1", "xtc_probability"},
+        {"\"xtc_threshold\":-0.1", "xtc_threshold"},
+        {"\"repeat_last_n\":-2", "repeat_last_n"},
+        {"\"samplers\":[]", "samplers"},
+        {"\"samplers\":\"top_k\"", "samplers"},
+        {"\"samplers\":[\"top_k\",\"bogus\"]", "samplers[1]"},
+
         {"\"grammar\":\"root ::= x\"", "grammar"},
         {"\"prompt\":\"x\"", "prompt"},
         {"\"unheard_of\":1", "unheard_of"},
@@ -498,6 +518,72 @@ static void what_the_program_and_the_engine_get(void **state) {
     assert_int_equal(F.params.max_tokens, 16);
     assert_non_null(strstr(F.input, "\"endpoint\":\"completion\""));
     assert_non_null(strstr(F.input, "\"prompt\":[65,66]"));
+}
+
+/* Every sampler field reaches the engine, in both endpoints; the breakers are the tokens that hold one of the strings.
+ */
+static void samplers_reach_the_engine(void **state) {
+    (void)state;
+    static const char fields[] =
+        "\"typical_p\":0.5,\"xtc_probability\":0.25,\"xtc_threshold\":0.2,\"dry_multiplier\":0.75,\"dry_base\":2,"
+        "\"dry_allowed_length\":3,\"dry_penalty_last_n\":-1,\"dry_sequence_breakers\":[\"b\",\"a\"],\"mirostat\":2,"
+        "\"mirostat_tau\":4,\"mirostat_eta\":0.5,\"samplers\":[\"top_k\",\"temperature\",\"typ_p\"],\"repeat_last_n\":"
+        "7";
+    const realm_sampling *s = &F.params.sampling;
+    for (int text = 0; text < 2; text++) {
+        char body[512];
+        (void)snprintf(body, sizeof body, "%s%s", text ? "\"prompt\":\"x\"," : "", fields);
+        F.params = (realm_generation_params){0};
+        reply r = text ? complete(body) : chat(fields);
+        assert_int_equal(r.status, 200);
+        done(&r);
+        assert_true(s->typical_p == 0.5f && s->xtc_probability == 0.25f && s->xtc_threshold == 0.2f);
+        assert_true(s->dry_multiplier == 0.75f && s->dry_base == 2 && s->dry_allowed == 3 && s->dry_last_n == 0);
+        assert_int_equal(s->n_dry_breakers, 2);
+        assert_int_equal(F.breakers[0], 'a');
+        assert_int_equal(F.breakers[1], 'b');
+        assert_true(s->mirostat_tau == 4 && s->mirostat_eta == 0.5f && s->penalty_last_n == 7);
+        assert_int_equal(s->n_order, 3);
+        assert_int_equal(s->order[0], REALM_STAGE_KIND_TOP_K);
+        assert_int_equal(s->order[1], REALM_STAGE_KIND_TEMPERATURE);
+        assert_int_equal(s->order[2], REALM_STAGE_KIND_TYPICAL);
+    }
+    reply r = chat("\"dry_multiplier\":1,\"typical_p\":0,\"mirostat_tau\":3"); /* defaults; mirostat not asked for */
+    assert_int_equal(r.status, 200);
+    done(&r);
+    assert_true(s->dry_base == 1.75f && s->dry_allowed == 2 && s->dry_last_n == 64 && s->n_dry_breakers == 4);
+    assert_true(s->typical_p > 0 && s->typical_p < 1e-3f && s->mirostat_tau == 0 && s->n_order == 0);
+    r = chat("\"dry_multiplier\":1,\"dry_penalty_last_n\":0,\"repeat_penalty\":2,\"presence_penalty\":1,\"repeat_last_"
+             "n\":0");
+    assert_int_equal(r.status, 200);
+    done(&r);
+    assert_true(s->dry_multiplier == 0 && s->repeat_penalty == 1 && s->presence_penalty == 0);
+}
+
+/* What is refused says so by its code: a value that is not one of a list, a key that nobody knows. */
+static void codes_say_what_is_wrong(void **state) {
+    (void)state;
+    reply r = chat("\"service_tier\":\"gold\"");
+    assert_error(&r, 400, "service_tier", "invalid_value");
+    r = chat("\"stream\":true,\"stream_options\":{\"more\":1}");
+    assert_error(&r, 400, "stream_options.more", "unknown_parameter");
+    r = post("/tokenize", "{\"content\":\"a\",\"more\":1}");
+    assert_error(&r, 400, "more", "unknown_parameter");
+}
+
+/* The prompt alone: nothing is generated, and only completions can ask for it. */
+static void no_tokens_at_all(void **state) {
+    (void)state;
+    reply r = complete("\"prompt\":\"x\",\"max_tokens\":0");
+    assert_int_equal(r.status, 200);
+    assert_true(F.params.prompt_only);
+    done(&r);
+    r = complete("\"prompt\":\"x\",\"max_tokens\":1");
+    assert_int_equal(r.status, 200);
+    assert_false(F.params.prompt_only);
+    done(&r);
+    r = chat("\"max_tokens\":0");
+    assert_error(&r, 400, "max_tokens", "invalid_value");
 }
 
 static void chat_answers(void **state) {
@@ -682,7 +768,7 @@ static void failures(void **state) {
     r = chat("\"user\":\"@program\",\"stream\":true"); /* nothing was sent yet: a status, not a stream */
     assert_error(&r, 500, NULL, "program_failed");
     r = chat("\"user\":\"@range\"");
-    assert_error(&r, 400, NULL, "context_length_exceeded");
+    assert_error(&r, 400, "messages", "context_length_exceeded");
     r = chat("\"user\":\"@midfail\"");
     assert_error(&r, 500, NULL, NULL);
     r = chat("\"user\":\"@midfail\",\"stream\":true");
@@ -917,6 +1003,9 @@ int main(void) {
         TEST(the_admin_listener),
         TEST(wrong_fields_are_named),
         TEST(what_the_program_and_the_engine_get),
+        TEST(samplers_reach_the_engine),
+        TEST(codes_say_what_is_wrong),
+        TEST(no_tokens_at_all),
         TEST(chat_answers),
         TEST(chat_streams),
         TEST(choices_have_their_own_seeds),

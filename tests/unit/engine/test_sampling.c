@@ -278,6 +278,154 @@ static void penalties_and_bias(void **state) {
     realm_sampler_release(&w);
 }
 
+static bool coin(void) { return normal() > 0; }
+
+/* The fixed fields are the chain that their documentation says: bias, penalties, DRY, then what the order names; the
+ * same stages given one by one draw the same tokens. */
+static void fixed_fields_are_a_chain(void **state) {
+    (void)state;
+    enum { V = 300, N = 60 };
+    static float x[V];
+    static const realm_stage_kind usual[] = {
+        REALM_STAGE_KIND_PENALTIES, REALM_STAGE_KIND_DRY,   REALM_STAGE_KIND_TEMPERATURE, REALM_STAGE_KIND_TOP_K,
+        REALM_STAGE_KIND_TYPICAL,   REALM_STAGE_KIND_TOP_P, REALM_STAGE_KIND_MIN_P,       REALM_STAGE_KIND_XTC};
+    static const realm_token breakers[] = {9, 3};
+    realm_logit_bias bias = {5, 2.0f};
+    realm_sampler w;
+    unsigned changed = 0;
+    assert_int_equal(realm_sampler_init(&w, V, NULL), REALM_OK);
+    for (unsigned round = 0; round < 300; round++) {
+        realm_sampling s;
+        realm_stage stages[REALM_STAGES_MAX] = {{.kind = REALM_STAGE_KIND_BIAS, .u.bias = {&bias, 1}}};
+        size_t n = 1, n_order = REALM_ARRAY_LEN(usual);
+        realm_stage_kind order[REALM_SAMPLING_ORDER_MAX];
+        memcpy(order, usual, sizeof usual);
+        realm_sampling_init(&s);
+        s.bias = &bias;
+        s.n_bias = 1;
+        s.seed = round;
+        s.temperature = coin() ? 1.7f : 0.6f;
+        if (coin()) s.repeat_penalty = 1.2f, s.presence_penalty = 0.4f, s.penalty_last_n = 20;
+        if (coin()) {
+            s.dry_multiplier = 0.9f;
+            s.dry_allowed = 1 + round % 2;
+            s.dry_last_n = coin() ? 30 : 0;
+            s.dry_breakers = breakers;
+            s.n_dry_breakers = 2;
+        }
+        if (coin()) s.top_k = 40;
+        if (coin()) s.typical_p = 0.7f;
+        if (coin()) s.top_p = 0.8f;
+        if (coin()) s.min_p = 0.05f;
+        if (coin()) s.xtc_probability = 0.5f, s.xtc_threshold = 0.05f;
+        if (round % 3 == 0) s.mirostat_tau = 3, s.mirostat_eta = 0.2f;
+        if (round % 2) { /* another order, with a stage left out and one twice */
+            for (size_t i = n_order - 1; i > 0; i--) {
+                const size_t j = (size_t)(normal() * 100 + 1000) % (i + 1);
+                const realm_stage_kind t = order[i];
+                order[i] = order[j];
+                order[j] = t;
+            }
+            order[0] = order[n_order - 1];
+            s.n_order = (uint32_t)n_order;
+            memcpy(s.order, order, sizeof order);
+        }
+        bool draws = false;
+        for (size_t i = 0; i < n_order; i++) {
+            realm_stage *t = &stages[n];
+            *t = (realm_stage){.kind = order[i]};
+            if (s.mirostat_tau > 0 && order[i] > REALM_STAGE_KIND_TEMPERATURE) continue;
+            switch (order[i]) {
+            case REALM_STAGE_KIND_PENALTIES:
+                t->u.penalties.last_n = s.penalty_last_n;
+                t->u.penalties.repeat = s.repeat_penalty;
+                t->u.penalties.presence = s.presence_penalty;
+                break;
+            case REALM_STAGE_KIND_DRY:
+                t->u.dry.last_n = s.dry_last_n;
+                t->u.dry.allowed = s.dry_allowed;
+                t->u.dry.multiplier = s.dry_multiplier;
+                t->u.dry.base = s.dry_base;
+                t->u.dry.breakers = breakers;
+                t->u.dry.n_breakers = 2;
+                break;
+            case REALM_STAGE_KIND_TEMPERATURE: t->u.temperature = s.temperature; break;
+            case REALM_STAGE_KIND_TOP_K: t->u.top_k = s.top_k; break;
+            case REALM_STAGE_KIND_TYPICAL: t->u.typical = s.typical_p; break;
+            case REALM_STAGE_KIND_TOP_P: t->u.top_p = s.top_p; break;
+            case REALM_STAGE_KIND_MIN_P: t->u.min_p = s.min_p; break;
+            default: t->u.xtc.probability = s.xtc_probability, t->u.xtc.threshold = s.xtc_threshold; break;
+            }
+            /* XTC's chance has a stream for each place in the chain, so a neutral stage must not stand before it. */
+            const bool neutral = (order[i] == REALM_STAGE_KIND_PENALTIES && s.repeat_penalty == 1) ||
+                                 (order[i] == REALM_STAGE_KIND_DRY && s.dry_multiplier == 0) ||
+                                 (order[i] == REALM_STAGE_KIND_TOP_K && s.top_k == 0) ||
+                                 (order[i] == REALM_STAGE_KIND_TYPICAL && s.typical_p == 1) ||
+                                 (order[i] == REALM_STAGE_KIND_TOP_P && s.top_p == 1) ||
+                                 (order[i] == REALM_STAGE_KIND_MIN_P && s.min_p == 0) ||
+                                 (order[i] == REALM_STAGE_KIND_XTC && s.xtc_probability == 0);
+            draws |= order[i] >= REALM_STAGE_KIND_TEMPERATURE && !neutral;
+            n += !neutral;
+        }
+        if (s.mirostat_tau > 0)
+            stages[n++] =
+                (realm_stage){.kind = REALM_STAGE_KIND_MIROSTAT, .u.mirostat = {s.mirostat_tau, s.mirostat_eta}};
+        else if (!draws)
+            stages[n++] = (realm_stage){.kind = REALM_STAGE_KIND_TEMPERATURE, .u.temperature = 1};
+        realm_chain *fixed = chain_for(&s, V), *one_by_one, *plain;
+        realm_sampling no_more = s;
+        no_more.dry_multiplier = no_more.xtc_probability = no_more.mirostat_tau = 0;
+        no_more.typical_p = 1;
+        plain = chain_for(&no_more, V);
+        assert_int_equal(realm_chain_open(stages, n, s.seed, V, &one_by_one, NULL), REALM_OK);
+        for (unsigned i = 0; i < N; i++) {
+            for (size_t k = 0; k < V; k++) x[k] = k < 12 ? 3 + normal() : normal(); /* few tokens, so texts repeat */
+            realm_sample_job a = job_for(x, fixed), b = job_for(x, one_by_one), c = job_for(x, plain);
+            realm_sampler_run(&w, &a);
+            realm_sampler_run(&w, &b);
+            realm_sampler_run(&w, &c);
+            assert_int_equal(a.status, REALM_OK);
+            assert_int_equal(a.id, b.id);
+            changed += a.id != c.id;
+        }
+        realm_chain_close(fixed);
+        realm_chain_close(one_by_one);
+        realm_chain_close(plain);
+    }
+    assert_true(changed > 1000); /* they do something */
+    realm_sampler_release(&w);
+}
+
+static void ranges_of_fixed_fields(void **state) {
+    (void)state;
+    realm_sampling s;
+    const realm_token outside = 100;
+    realm_error err;
+#define WRONG(says, set)                                                      \
+    do {                                                                      \
+        realm_sampling_init(&s);                                              \
+        assert_int_equal(realm_sampling_check(&s, 100, NULL), REALM_OK);      \
+        set;                                                                  \
+        assert_int_equal(realm_sampling_check(&s, 100, &err), REALM_E_RANGE); \
+        if (!strstr(err.text, says)) fail_msg("%s: %s", says, err.text);      \
+    } while (0)
+    WRONG("typical_p", s.typical_p = 0);
+    WRONG("typical_p", s.typical_p = NAN);
+    WRONG("xtc_probability", s.xtc_probability = 1.5f);
+    WRONG("xtc_threshold", s.xtc_threshold = NAN);
+    WRONG("dry_multiplier", s.dry_multiplier = -1);
+    WRONG("dry_base", s.dry_base = 0.5f);
+    WRONG("dry_allowed", s.dry_allowed = 0);
+    WRONG("breaker 100", (s.dry_breakers = &outside, s.n_dry_breakers = 1));
+    WRONG("breakers", s.n_dry_breakers = 101);
+    WRONG("mirostat_tau", s.mirostat_tau = INFINITY);
+    WRONG("mirostat_eta", s.mirostat_eta = -1);
+    WRONG("stages", s.n_order = REALM_SAMPLING_ORDER_MAX + 1);
+    WRONG("stage 0", (s.n_order = 1, s.order[0] = REALM_STAGE_KIND_GRAMMAR));
+    WRONG("stage 0", (s.n_order = 1, s.order[0] = REALM_STAGE_KIND_MIROSTAT));
+#undef WRONG
+}
+
 static void log_probabilities(void **state) {
     (void)state;
     static const size_t sizes[] = {3, 19, 20, 21, 56, 57, 1000, 262144};
@@ -348,9 +496,14 @@ static void not_numbers(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(distributions),      cmocka_unit_test(cut_sets),
-                                       cmocka_unit_test(greedy_and_ties),    cmocka_unit_test(random_numbers),
-                                       cmocka_unit_test(penalties_and_bias), cmocka_unit_test(log_probabilities),
+    const struct CMUnitTest tests[] = {cmocka_unit_test(distributions),
+                                       cmocka_unit_test(cut_sets),
+                                       cmocka_unit_test(greedy_and_ties),
+                                       cmocka_unit_test(random_numbers),
+                                       cmocka_unit_test(penalties_and_bias),
+                                       cmocka_unit_test(fixed_fields_are_a_chain),
+                                       cmocka_unit_test(ranges_of_fixed_fields),
+                                       cmocka_unit_test(log_probabilities),
                                        cmocka_unit_test(not_numbers)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -102,6 +102,39 @@ static void ended_before_it_hears_of_its_pin(void **state) {
     realm_tenant_release(t);
 }
 
+/* ---- a caller that lets go of its grammar before the program has begun ---- */
+
+static void a_run_has_its_grammar_for_itself(void **state) {
+    (void)state;
+    static const char pattern[] = "(yes|no)";
+    gate busy[N_BUSY];
+    client c;
+    realm_error err = {0};
+    realm_grammar_state *grammar = NULL;
+    realm_tenant *t = tenant_with("asks", NULL, NULL), *other = tenant_with("busy", TEST_WASM "/guest", "late");
+    for (size_t i = 0; i < N_BUSY; i++) start_at_gate(&busy[i], other, "{}");
+    for (size_t i = 0; i < N_BUSY; i++) reach_gate(&busy[i]);
+    if (realm_tenant_grammar(t, "tiny", REALM_GRAMMAR_KIND_REGEX, pattern, sizeof pattern - 1, &grammar, &err))
+        fail_msg("%s", err.text);
+    realm_run_params p = text_request();
+    p.generation.grammar = grammar;
+    p.generation.ignore_end = false;
+    begin(&c, t, p);
+    realm_grammar_state_close(grammar); /* as a client's connection may end: its program has not begun */
+    for (size_t i = 0; i < N_BUSY; i++) open_gate(&busy[i]);
+    follow(&c, 0);
+    expect_ok(&c);
+    if (strcmp(c.text, "yes") != 0 && strcmp(c.text, "no") != 0) fail_msg("%s", c.text);
+    end(&c);
+    for (size_t i = 0; i < N_BUSY; i++) {
+        follow(&busy[i].c, 0);
+        expect_ok(&busy[i].c);
+        end(&busy[i].c);
+    }
+    realm_tenant_release(other);
+    realm_tenant_release(t);
+}
+
 /* ---- a failure after text that was read ---- */
 
 static void counted_once_something_was_shown(void **state) {
@@ -178,6 +211,7 @@ int main(int argc, char **argv) {
     }
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(ended_before_it_hears_of_its_pin), cmocka_unit_test(counted_once_something_was_shown),
+        cmocka_unit_test(a_run_has_its_grammar_for_itself),
         cmocka_unit_test(a_server_model_does_not_wait_for_loading), /* the last: it stops the pool */
     };
     return close_runtime(cmocka_run_group_tests_name("late", tests, NULL, NULL));
