@@ -198,6 +198,46 @@ def test_completion_logprobs(server):
     assert alone.choices[0].logprobs.text_offset[0] == 0
 
 
+def test_a_prompt_is_scored_without_an_answer(server):
+    c = server.client()
+    ask = dict(model="smollm2", prompt="The capital of France is Paris", echo=True, logprobs=2, temperature=0)
+    alone, longer = c.completions.create(**ask, max_tokens=0), c.completions.create(**ask, max_tokens=1)
+    score = alone.choices[0].logprobs
+    assert alone.choices[0].text == ask["prompt"] and alone.choices[0].finish_reason == "length", alone
+    assert alone.usage.completion_tokens == 0 and alone.usage.prompt_tokens == len(score.tokens), alone.usage
+    assert score.token_logprobs[0] is None and score.token_logprobs == longer.choices[0].logprobs.token_logprobs[:-1]
+    pieces = list(c.completions.create(**ask, max_tokens=0, stream=True))
+    assert "".join(k.choices[0].text for k in pieces) == ask["prompt"], pieces
+    assert [x for k in pieces for x in k.choices[0].logprobs.tokens] == score.tokens, pieces
+
+
+def test_samplers_of_local_servers(server):
+    c = server.client()
+    ask = dict(model="smollm2", prompt="a b c a b c a b c a b", max_tokens=24, seed=5)
+
+    def text(temperature=0, **more):
+        return c.completions.create(**ask, temperature=temperature, extra_body=more).choices[0].text
+
+    def longest_repeat(s):
+        return max(n for n in range(len(s)) for i in range(len(s) - n) if s.find(s[i:i + n], i + 1) >= 0)
+
+    plain = text()
+    dry = text(dry_multiplier=5, dry_penalty_last_n=-1)
+    assert longest_repeat(dry) < longest_repeat(plain), (plain, dry)
+    assert text(dry_multiplier=5, dry_penalty_last_n=0) == plain
+    assert text(dry_multiplier=5, dry_sequence_breakers=[" "]) == plain  # every token is one
+    assert text(2, top_k=1) == text(2, samplers=["top_k", "temperature"], top_k=1) == plain
+    assert text(2, samplers=["temperature"], top_k=1) != plain
+    assert text(1, typical_p=0) == text(1, typical_p=0)
+    assert text(1, mirostat=2, mirostat_tau=3) == text(1, mirostat=2, mirostat_tau=3)
+    assert text(1, mirostat=2, mirostat_tau=0.01) == plain  # no surprise is allowed
+    assert text(0, samplers=["xtc", "temperature"], xtc_probability=1, xtc_threshold=0.01) != plain
+    number = c.completions.create(**ask, temperature=0, extra_body={"json_schema": {"enum": [17]}})
+    assert number.choices[0].text == "17" and number.choices[0].finish_reason == "stop", number
+    e = raises(openai.BadRequestError, lambda: text(grammar='root ::= "a"'))
+    assert e.param == "grammar" and "json_schema" in e.message, e
+
+
 def test_text_endpoints(server):
     key = server.key["alpha"]
     for text in ("Hello, world!", "na\u00efve \U0001f600 \u4f60\u597d", "", " two  spaces\n\n"):
