@@ -36,8 +36,7 @@ realm_status catalog_errno(realm_error *err, const char *path, int e) {
                            e == ELOOP ? "is a link" : strerror(e));
 }
 
-/* ---- names ---------------------------------------------------------------------------------------------------------
- */
+/* ---- names ------------------------------------------------------------------------------------------------------- */
 
 static bool is_name(const char *s, size_t len) {
     if (len == 0 || len > REALM_CATALOG_NAME_MAX || !isalnum((unsigned char)s[0])) return false;
@@ -85,8 +84,7 @@ static realm_status check_inside(const char *dir, const char *path, realm_error 
     return s;
 }
 
-/* ---- stamps and locks ----------------------------------------------------------------------------------------------
- */
+/* ---- stamps and locks -------------------------------------------------------------------------------------------- */
 
 static char *stamp_path(const char *path) {
     size_t len = strlen(path) + 4;
@@ -163,8 +161,7 @@ realm_status catalog_lock(const char *path, bool wait, const realm_catalog_watch
     }
 }
 
-/* ---- opening -------------------------------------------------------------------------------------------------------
- */
+/* ---- opening ----------------------------------------------------------------------------------------------------- */
 
 realm_status realm_catalog_open(realm_catalog **out, const realm_catalog_config *config, realm_error *err) {
     realm_error local = {0};
@@ -205,8 +202,7 @@ void realm_catalog_close(realm_catalog *c) {
     realm_free(c);
 }
 
-/* ---- finding -------------------------------------------------------------------------------------------------------
- */
+/* ---- finding ----------------------------------------------------------------------------------------------------- */
 
 /* NAME.gguf in `dir`, else the only model there that begins with NAME; *path stays NULL when there is none. */
 static realm_status find_in(const char *dir, const char *name, char **path, realm_error *err) {
@@ -249,8 +245,7 @@ realm_status realm_catalog_find(const realm_catalog *c, const char *name, char *
                            c->cache_dir ? " or in the download cache" : "");
 }
 
-/* ---- listing -------------------------------------------------------------------------------------------------------
- */
+/* ---- listing ----------------------------------------------------------------------------------------------------- */
 
 realm_status catalog_inspect(const char *path, realm_catalog_entry *e, char arch[65], realm_error *err) {
     realm_gguf *g;
@@ -387,8 +382,7 @@ done:
     return s;
 }
 
-/* ---- removing ------------------------------------------------------------------------------------------------------
- */
+/* ---- removing ---------------------------------------------------------------------------------------------------- */
 
 /* Adds what goes to *freed; absent is fine. */
 static realm_status remove_file(const realm_catalog *c, const char *before, const char *name, const char *after,

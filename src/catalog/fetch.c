@@ -69,8 +69,7 @@ static realm_status need_curl(realm_error *err) {
 
 static realm_status no_memory(realm_error *err) { return realm_error_set(err, REALM_E_NOMEM, "out of memory"); }
 
-/* ---- URLs ----------------------------------------------------------------------------------------------------------
- */
+/* ---- URLs -------------------------------------------------------------------------------------------------------- */
 
 /* Where http will do: nobody else can listen in. */
 static bool is_this_machine(const char *host) {
@@ -200,8 +199,7 @@ realm_status catalog_url(const catalog_origins *o, const char *base, const char 
     return s;
 }
 
-/* ---- one exchange --------------------------------------------------------------------------------------------------
- */
+/* ---- one exchange ------------------------------------------------------------------------------------------------ */
 
 typedef struct exchange {
     CURL *curl;

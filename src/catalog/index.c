@@ -43,8 +43,7 @@ bool catalog_sha256(const char *text, char out[REALM_CATALOG_SHA256_HEX]) {
     return true;
 }
 
-/* ---- reading -------------------------------------------------------------------------------------------------------
- */
+/* ---- reading ----------------------------------------------------------------------------------------------------- */
 
 typedef struct reading {
     catalog_index *x;
@@ -218,8 +217,7 @@ realm_status catalog_index_add(catalog_index *x, const char *text, size_t len, c
     return s;
 }
 
-/* ---- fetching ------------------------------------------------------------------------------------------------------
- */
+/* ---- fetching ---------------------------------------------------------------------------------------------------- */
 
 static realm_status index_begin(void *user, uint64_t at, uint64_t total, realm_error *err) {
     (void)user;

@@ -42,8 +42,7 @@ static realm_status no_memory(realm_error *err) { return realm_error_set(err, RE
 
 static bool is_url(const char *s) { return strncmp(s, "https://", 8) == 0 || strncmp(s, "http://", 7) == 0; }
 
-/* ---- the part ------------------------------------------------------------------------------------------------------
- */
+/* ---- the part ---------------------------------------------------------------------------------------------------- */
 
 /* Takes the hash of bytes [have, end) of the part. */
 static realm_status hash_part(pull *p, uint64_t end, realm_error *err) {
@@ -131,8 +130,7 @@ static realm_status begin(void *user, uint64_t at, uint64_t total, realm_error *
     return s == REALM_OK ? check_room(p, err) : s;
 }
 
-/* ---- its sources ---------------------------------------------------------------------------------------------------
- */
+/* ---- its sources ------------------------------------------------------------------------------------------------- */
 
 static void wait_ms(unsigned ms) {
     struct timespec t = {.tv_sec = ms / 1000, .tv_nsec = (long)(ms % 1000) * 1000000};
@@ -217,8 +215,7 @@ static realm_status copy_file(pull *p, realm_error *err) {
     return s;
 }
 
-/* ---- the whole -----------------------------------------------------------------------------------------------------
- */
+/* ---- the whole --------------------------------------------------------------------------------------------------- */
 
 /* Hash, size and content; *sha256 is what it is. */
 static realm_status check(pull *p, char sha256[REALM_CATALOG_SHA256_HEX], realm_error *err) {

@@ -150,8 +150,7 @@ int realm_print(const char *command, realm_buf *out) {
     return status;
 }
 
-/* ---- folders and models --------------------------------------------------------------------------------------------
- */
+/* ---- folders and models ------------------------------------------------------------------------------------------ */
 
 static char *xdg(const char *variable, const char *below_home, const char *leaf) {
     const char *base = getenv(variable), *home = getenv("HOME");

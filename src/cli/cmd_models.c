@@ -39,8 +39,7 @@ static const char *bytes_text(uint64_t n, char out[24]) {
     return out;
 }
 
-/* ---- list ----------------------------------------------------------------------------------------------------------
- */
+/* ---- list -------------------------------------------------------------------------------------------------------- */
 
 static const char *const states[] = {[REALM_CATALOG_INSTALLED] = "installed",
                                      [REALM_CATALOG_CACHED] = "cached",
@@ -121,8 +120,7 @@ static int list(realm_catalog *c, bool json, realm_error *err) {
     return realm_listing_end(&m.l, "models list", s, err);
 }
 
-/* ---- pull ----------------------------------------------------------------------------------------------------------
- */
+/* ---- pull -------------------------------------------------------------------------------------------------------- */
 
 typedef struct pull_view {
     const char *name;
@@ -198,8 +196,7 @@ static int pull(realm_catalog *c, const char *name, const realm_catalog_source *
     return realm_print("models pull", &out);
 }
 
-/* ---- remove --------------------------------------------------------------------------------------------------------
- */
+/* ---- remove ------------------------------------------------------------------------------------------------------ */
 
 static int remove_model(realm_catalog *c, const char *name, bool json, realm_error *err) {
     uint64_t freed;

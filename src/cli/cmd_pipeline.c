@@ -78,8 +78,7 @@ static realm_status check_ids(const pipeline_args *a, const realm_pipeline *p, r
     return REALM_OK;
 }
 
-/* ---- check ---------------------------------------------------------------------------------------------------------
- */
+/* ---- check ------------------------------------------------------------------------------------------------------- */
 
 /* What the file alone does not show: models and programs that are not there or not usable. */
 static void check_files(const pipeline_args *a, const realm_pipeline *p, realm_buf *problems) {
@@ -134,8 +133,7 @@ static int check(const pipeline_args *a, bool json) {
     return status;
 }
 
-/* ---- run -----------------------------------------------------------------------------------------------------------
- */
+/* ---- run --------------------------------------------------------------------------------------------------------- */
 
 static volatile sig_atomic_t interrupted;
 

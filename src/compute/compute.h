@@ -203,8 +203,7 @@ typedef struct realm_batch {
     const uint32_t *out_rows; /* (n_out), increasing */
 } realm_batch;
 
-/* ---- single ops on host rows --------------------------------------------------------------------------------------
- */
+/* ---- single ops on host rows ------------------------------------------------------------------------------------- */
 
 /* One op without a plan, on float32 rows in host memory: what programs that write their own forward pass call, through
  * src/tensor. The same kernels as the plan's, so that a forward pass taken apart into these gives the plan's results
@@ -352,8 +351,7 @@ struct realm_backend_vtable {
 
 #define REALM_SLOT_ALIGN 4096u
 
-/* ---- turns, turn.c ------------------------------------------------------------------------------------------------
- */
+/* ---- turns, turn.c ----------------------------------------------------------------------------------------------- */
 
 typedef struct realm_turn_stats {
     uint64_t turns;   /* that have ended */

@@ -57,8 +57,7 @@ typedef struct realm_json {
     size_t index;    /* element's index when the parent is an array */
 } realm_json;
 
-/* ---- parsing -------------------------------------------------------------------------------------------------------
- */
+/* ---- parsing ----------------------------------------------------------------------------------------------------- */
 
 /* REALM_E_FORMAT with "line L, column C: what" for text that is not strict JSON (duplicate keys included);
  * REALM_E_LIMIT for size, depth or number of values; REALM_E_NOMEM. `text` is not needed afterwards. */
@@ -72,8 +71,7 @@ REALM_WARN_UNUSED realm_status realm_yaml_parse(realm_json_doc **out, const char
 void realm_json_doc_close(realm_json_doc *doc); /* NULL-safe */
 realm_json realm_json_root(const realm_json_doc *doc);
 
-/* ---- looking around ------------------------------------------------------------------------------------------------
- */
+/* ---- looking around ---------------------------------------------------------------------------------------------- */
 
 realm_json_kind realm_json_kind_of(const realm_json *v);
 /* "an object", "a string" ... */

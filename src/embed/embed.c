@@ -98,8 +98,7 @@ REALM_API realm_status realm_model_load(realm *r, const char *id, const char *pa
     return realm_runtime_add_model(r->rt, id, path, &mc, c.progress, c.user, err);
 }
 
-/* ---- tenants -------------------------------------------------------------------------------------------------------
- */
+/* ---- tenants ----------------------------------------------------------------------------------------------------- */
 
 REALM_API realm_status realm_tenant_add(realm *r, const char *name, const void *wasm, size_t len, realm_error *err) {
     realm_store *store = realm_runtime_store(r->rt);
@@ -161,8 +160,7 @@ REALM_API realm_status realm_tenant_get_usage(realm *r, const char *name, realm_
     return s;
 }
 
-/* ---- jobs ----------------------------------------------------------------------------------------------------------
- */
+/* ---- jobs -------------------------------------------------------------------------------------------------------- */
 
 static void on_ready(void *user) {
     realm_job *job = user;

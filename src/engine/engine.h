@@ -83,8 +83,7 @@ void realm_engine_close(realm_engine *e);
 const realm_tokenizer *realm_engine_tokenizer(const realm_engine *e);
 uint32_t realm_engine_context_length(const realm_engine *e);
 
-/* ---- accounts: whom tokens and pages are charged to ----------------------------------------------------------------
- */
+/* ---- accounts: whom tokens and pages are charged to -------------------------------------------------------------- */
 
 typedef struct realm_account_limits {
     /* Running or queued at once; past it submit answers REALM_E_CROWDED; 0: no limit. One that was cancelled counts no
@@ -181,8 +180,7 @@ void realm_context_get_info(const realm_context *c, realm_context_info *out);
 /* Copies tokens [from, from + max) as far as there are; returns how many. */
 size_t realm_context_get_tokens(const realm_context *c, size_t from, realm_token *out, size_t max);
 
-/* ---- generations ---------------------------------------------------------------------------------------------------
- */
+/* ---- generations ------------------------------------------------------------------------------------------------- */
 
 /* Order of application: bias, penalties (repeat, then frequency and presence), DRY, then greedy when temperature is 0,
  * else temperature, top-k, typical, top-p (nucleus), min-p, XTC, draw; or as `order` says. Mirostat stands in for

@@ -5,8 +5,7 @@
 
 #include "base/base.h"
 
-/* ---- what a step costs --------------------------------------------------------------------------------------------
- */
+/* ---- what a step costs ------------------------------------------------------------------------------------------- */
 
 typedef struct realm_work { /* of a step, or of a part of one */
     double rows;            /* tokens computed */
@@ -33,8 +32,7 @@ double realm_cost_of(const realm_cost_model *m, const realm_work *work); /* ns o
 double realm_cost_doubt(const realm_cost_model *m, const realm_work *work);
 void realm_cost_learn(realm_cost_model *m, const realm_work *work, double ns);
 
-/* ---- shares -------------------------------------------------------------------------------------------------------
- */
+/* ---- shares ------------------------------------------------------------------------------------------------------ */
 
 typedef struct realm_want realm_want;
 

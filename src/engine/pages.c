@@ -146,8 +146,7 @@ static void pin(realm_page_pool *p, realm_page *g) {
     relist(p, g);
 }
 
-/* ---- making room; the engine's thread, under the lock, which is given up while content moves ----------------------
- */
+/* ---- making room; the engine's thread, under the lock, which is given up while content moves --------------------- */
 
 static void note_move(realm_page_pool *p, uint64_t start_ns) {
     double took = (double)(realm_clock_ns() - start_ns);
@@ -322,8 +321,7 @@ void realm_pages_unref(realm_page_pool *p, realm_page *const *pages, uint32_t n)
     realm_spill_collect(garbage);
 }
 
-/* ---- sequences' part of it ----------------------------------------------------------------------------------------
- */
+/* ---- sequences' part of it --------------------------------------------------------------------------------------- */
 
 void realm_seq_unpin(realm_page_pool *p, realm_seq *s) {
     realm_mutex_lock(&p->mu);

@@ -60,8 +60,7 @@ void realm_page_hide(realm_page_pool *p, realm_page *g) {
     p->n_public -= g->owner->is_public;
 }
 
-/* ---- noting and taking --------------------------------------------------------------------------------------------
- */
+/* ---- noting and taking ------------------------------------------------------------------------------------------- */
 
 static void publish(realm_page_pool *p, realm_page *g, const uint8_t *key) {
     realm_mutex_lock(&p->mu);

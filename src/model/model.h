@@ -85,8 +85,7 @@ REALM_WARN_UNUSED realm_status realm_model_plan_open(const realm_model *m, realm
 REALM_WARN_UNUSED realm_status realm_model_hidden(const realm_model *m, realm_plan *plan, uint32_t row, float *out,
                                                   realm_error *err);
 
-/* ---- tensors by name ----------------------------------------------------------------------------------------------
- */
+/* ---- tensors by name --------------------------------------------------------------------------------------------- */
 
 typedef struct realm_model_tensor {
     const realm_gguf_tensor *file; /* name, type, shape and the bytes as in the file; as long as the model's file */
@@ -105,8 +104,7 @@ const realm_model_tensor *const *realm_model_layer_tensors(const realm_model *m,
 REALM_WARN_UNUSED realm_status realm_model_tensor_rows(const realm_model_tensor *t, uint64_t first, uint64_t n,
                                                        float *out, realm_error *err);
 
-/* ---- streaming ----------------------------------------------------------------------------------------------------
- */
+/* ---- streaming --------------------------------------------------------------------------------------------------- */
 
 typedef struct realm_model_stream_stats {
     uint64_t hits;           /* needed and resident, or on its way */

@@ -139,8 +139,7 @@ typedef struct realm_server_stats {
 /* Any thread. */
 void realm_server_get_stats(const realm_server *s, realm_server_stats *out);
 
-/* ---- exchanges -----------------------------------------------------------------------------------------------------
- */
+/* ---- exchanges --------------------------------------------------------------------------------------------------- */
 
 /* NULL in on_error when the head was bad. */
 const realm_http_head *realm_exchange_head(const realm_exchange *x);

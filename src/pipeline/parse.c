@@ -15,8 +15,7 @@
 
 #define MAX_TOKENS_DEFAULT 512u
 
-/* ---- problems ------------------------------------------------------------------------------------------------------
- */
+/* ---- problems ---------------------------------------------------------------------------------------------------- */
 
 static void note(pipe_reading *r, const realm_error *why) {
     if (r->n_problems++ == 0) r->first = (realm_error){REALM_E_INVALID, ""};
@@ -68,8 +67,7 @@ static bool only(pipe_reading *r, const realm_json *object, const char *const *n
     return true;
 }
 
-/* ---- small things --------------------------------------------------------------------------------------------------
- */
+/* ---- small things ------------------------------------------------------------------------------------------------ */
 
 static const char *keep(pipe_reading *r, const char *s, size_t len) {
     char *copy = realm_arena_strndup(&r->p->arena, s, len);
@@ -125,8 +123,7 @@ static const char *keep_path(pipe_reading *r, const char *path) {
     return kept;
 }
 
-/* ---- models --------------------------------------------------------------------------------------------------------
- */
+/* ---- models ------------------------------------------------------------------------------------------------------ */
 
 static bool is_path(const char *s) {
     size_t len = strlen(s);
@@ -189,8 +186,7 @@ static bool use_model(pipe_reading *r, const realm_json *at, const char *id, boo
     return add_model(r, at, id, id, index);
 }
 
-/* ---- inputs --------------------------------------------------------------------------------------------------------
- */
+/* ---- inputs ------------------------------------------------------------------------------------------------------ */
 
 static void read_input(pipe_reading *r, const realm_json *v) {
     static const char *const known[] = {"default", "description"};
@@ -233,8 +229,7 @@ static void read_inputs(pipe_reading *r, const realm_json *root) {
     for (realm_json v; realm_json_next(&map, &it, &v);) read_input(r, &v);
 }
 
-/* ---- parameters ----------------------------------------------------------------------------------------------------
- */
+/* ---- parameters -------------------------------------------------------------------------------------------------- */
 
 #define PARAMS                                                                                                         \
     "max_tokens", "temperature", "top_p", "top_k", "min_p", "frequency_penalty", "presence_penalty", "repeat_penalty", \
@@ -309,8 +304,7 @@ static void read_limits(pipe_reading *r, const realm_json *root) {
 #undef READ
 }
 
-/* ---- steps ---------------------------------------------------------------------------------------------------------
- */
+/* ---- steps ------------------------------------------------------------------------------------------------------- */
 
 static const char *const call_keys[] = {"model", "fallback", "program", "prompt", "system", "messages",
                                         "raw",   "n",        "retry",   "expect", PARAMS};
@@ -559,8 +553,7 @@ static void read_output(pipe_reading *r, const realm_json *root) {
     }
 }
 
-/* ---- the whole -----------------------------------------------------------------------------------------------------
- */
+/* ---- the whole --------------------------------------------------------------------------------------------------- */
 
 static void read_root(pipe_reading *r, const realm_json *root) {
     static const char *const known[] = {"name",   "description", "inputs", "models",
@@ -656,8 +649,7 @@ bool realm_pipeline_program_at(const realm_pipeline *p, size_t i, const char **p
     return false;
 }
 
-/* ---- what it is ----------------------------------------------------------------------------------------------------
- */
+/* ---- what it is -------------------------------------------------------------------------------------------------- */
 
 static const char *const kinds[] = {[PIPE_CALL] = "call", [PIPE_TEXT] = "text", [PIPE_VOTE] = "vote"};
 

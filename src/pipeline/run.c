@@ -48,8 +48,7 @@ static realm_status in_step(const pipe_run *r, uint32_t step, uint32_t branch, r
     return s;
 }
 
-/* ---- branches that end ---------------------------------------------------------------------------------------------
- */
+/* ---- branches that end ------------------------------------------------------------------------------------------- */
 
 static realm_status end_step(pipe_run *r, uint32_t step, realm_error *err) {
     r->steps[step].state = STEP_DONE;
@@ -75,8 +74,7 @@ static realm_status count_bytes(pipe_run *r, size_t len, realm_error *err) {
                            (long long)r->p->limits.output_bytes);
 }
 
-/* ---- calls ---------------------------------------------------------------------------------------------------------
- */
+/* ---- calls ------------------------------------------------------------------------------------------------------- */
 
 static void on_ready(void *user) {
     pipe_run *r = user;
@@ -346,8 +344,7 @@ static realm_status poll_call(pipe_run *r, pipe_call *c, realm_error *err) {
     return REALM_OK;
 }
 
-/* ---- steps ---------------------------------------------------------------------------------------------------------
- */
+/* ---- steps ------------------------------------------------------------------------------------------------------- */
 
 static realm_status make_branches(pipe_run *r, uint32_t step, const realm_json *items, realm_error *err) {
     const pipe_step *s = &r->p->steps[step];

@@ -7,8 +7,7 @@
 #include "base/utf8.h"
 #include "pipeline/run.h"
 
-/* ---- inputs --------------------------------------------------------------------------------------------------------
- */
+/* ---- inputs ------------------------------------------------------------------------------------------------------ */
 
 static realm_status write_given(realm_json_writer *w, const pipe_input *in, const realm_pipeline_input *given,
                                 realm_error *err) {
@@ -67,8 +66,7 @@ realm_status pipe_read_inputs(pipe_run *r, const realm_pipeline_input *inputs, s
     return s == REALM_OK ? s : realm_error_set(err, s, "inputs: %s", realm_status_text(s));
 }
 
-/* ---- values --------------------------------------------------------------------------------------------------------
- */
+/* ---- values ------------------------------------------------------------------------------------------------------ */
 
 static const char *finish_name(realm_finish f) { return f == REALM_FINISH_LENGTH ? "length" : "stop"; }
 
@@ -161,8 +159,7 @@ realm_status pipe_render_for(const pipe_run *r, const realm_template *t, const p
     return s;
 }
 
-/* ---- what comes out ------------------------------------------------------------------------------------------------
- */
+/* ---- what comes out ---------------------------------------------------------------------------------------------- */
 
 realm_status pipe_output_text(const pipe_run *r, realm_buf *out, realm_error *err) {
     const realm_pipeline *p = r->p;

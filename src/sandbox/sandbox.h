@@ -49,8 +49,7 @@ typedef struct realm_program realm_program;
 typedef struct realm_instance realm_instance;
 typedef struct realm_call realm_call;
 
-/* ---- imports: what programs can call -------------------------------------------------------------------------------
- */
+/* ---- imports: what programs can call ----------------------------------------------------------------------------- */
 
 typedef enum realm_call_result {
     REALM_CALL_DONE,    /* *result is what the program gets */
@@ -107,8 +106,7 @@ bool realm_call_cancelled(const realm_call *call);
 /* Gives the reason of REALM_CALL_TRAP. Returns REALM_CALL_TRAP. */
 realm_call_result realm_call_fail(realm_call *call, const char *fmt, ...) REALM_PRINTF(2, 3);
 
-/* ---- sandbox -------------------------------------------------------------------------------------------------------
- */
+/* ---- sandbox ----------------------------------------------------------------------------------------------------- */
 
 typedef struct realm_sandbox_config {
     uint32_t n_workers;          /* 0: as many as cores, at most 8 */
@@ -143,8 +141,7 @@ void realm_sandbox_get_stats(realm_sandbox *s, realm_sandbox_stats *out);
  * compiles, writes the artifact or the error. Returns the exit status. For the command line alone. */
 int realm_sandbox_compile_child(int argc, char **argv);
 
-/* ---- programs ------------------------------------------------------------------------------------------------------
- */
+/* ---- programs ---------------------------------------------------------------------------------------------------- */
 
 typedef enum realm_program_kind {
     REALM_PROGRAM_MAIN,     /* exports realm_main() -> i32 */
@@ -200,8 +197,7 @@ REALM_WARN_UNUSED realm_status realm_program_describe(const realm_program *p, bo
                                                       const char *(*group)(const char *module, const char *name),
                                                       realm_buf *out);
 
-/* ---- instances -----------------------------------------------------------------------------------------------------
- */
+/* ---- instances --------------------------------------------------------------------------------------------------- */
 
 typedef struct realm_instance_result {
     realm_status status;   /* REALM_OK, REALM_E_PROGRAM (trap), REALM_E_LIMIT (CPU), REALM_E_TIMEOUT (wall time),

@@ -17,8 +17,7 @@ static const char schema[] =
     " PRIMARY KEY(tenant_id, id)) WITHOUT ROWID;"
     "CREATE TABLE IF NOT EXISTS storage(tenant_id INTEGER PRIMARY KEY, bytes INTEGER NOT NULL);";
 
-/* ---- opening -------------------------------------------------------------------------------------------------------
- */
+/* ---- opening ----------------------------------------------------------------------------------------------------- */
 
 static realm_status is_gone(realm_store *store, int64_t tenant_id, bool *gone, realm_error *err) {
     sqlite3_stmt *st;
@@ -73,8 +72,7 @@ void data_close(realm_store *store) {
     db_close(&store->data_write);
 }
 
-/* ---- the sum of bytes ----------------------------------------------------------------------------------------------
- */
+/* ---- the sum of bytes -------------------------------------------------------------------------------------------- */
 
 /* The caller holds the lock of `d`. */
 static realm_status bytes_locked(db *d, int64_t tenant_id, uint64_t *bytes, realm_error *err) {
@@ -130,8 +128,7 @@ realm_status data_forget(realm_store *store, int64_t tenant_id, realm_error *err
     return db_finish(d, s, err);
 }
 
-/* ---- values --------------------------------------------------------------------------------------------------------
- */
+/* ---- values ------------------------------------------------------------------------------------------------------ */
 
 static realm_status check_key(const char *key, size_t len, realm_error *err) {
     if (len == 0 || len > REALM_VALUE_KEY_MAX)
@@ -256,8 +253,7 @@ realm_status realm_store_value_list(realm_store *store, int64_t tenant_id, const
     return s;
 }
 
-/* ---- models --------------------------------------------------------------------------------------------------------
- */
+/* ---- models ------------------------------------------------------------------------------------------------------ */
 
 static realm_status find_locked(db *d, int64_t tenant_id, uint32_t id, realm_model_row *out, bool *found,
                                 realm_error *err) {

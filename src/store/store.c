@@ -56,8 +56,7 @@ static const struct {
         "ALTER TABLE engine_counter ADD COLUMN tensor_ns INTEGER NOT NULL DEFAULT 0;"},
 };
 
-/* ---- statements ----------------------------------------------------------------------------------------------------
- */
+/* ---- statements -------------------------------------------------------------------------------------------------- */
 
 realm_status db_fail(db *d, int rc, realm_error *err) {
     realm_status s;
@@ -158,8 +157,7 @@ void db_copy_text(sqlite3_stmt *st, int col, char *out, size_t cap) {
     out[n] = '\0';
 }
 
-/* ---- opening -------------------------------------------------------------------------------------------------------
- */
+/* ---- opening ----------------------------------------------------------------------------------------------------- */
 
 realm_status db_open(db *d, const char *path, int flags, realm_error *err) {
     realm_mutex_init(&d->mu, REALM_RANK_STORE);

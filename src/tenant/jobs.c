@@ -40,8 +40,7 @@ struct tenant_jobs {
     uint32_t n_threads;
 };
 
-/* ---- turns; `mu` is held throughout --------------------------------------------------------------------------------
- */
+/* ---- turns; `mu` is held throughout ------------------------------------------------------------------------------ */
 
 static void ring_append(job_ring *r, realm_tenant *t, bool heavy) {
     t->jobs[heavy].next = NULL;
@@ -97,8 +96,7 @@ static void ended(tenant_jobs *p, const tenant_job *job) {
     if (p->rings[true].n > 0 || p->stop) realm_cond_broadcast(&p->work);
 }
 
-/* ---- threads -------------------------------------------------------------------------------------------------------
- */
+/* ---- threads ----------------------------------------------------------------------------------------------------- */
 
 static void job_free(tenant_job *job) {
     realm_tenant *t = job->tenant;

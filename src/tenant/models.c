@@ -34,8 +34,7 @@
 #define STORED_KV_BYTES ((uint64_t)128 << 20)
 #define SWEEP_AGE_S 3600 /* younger files may be another process's that is about to list them */
 
-/* ---- opening -------------------------------------------------------------------------------------------------------
- */
+/* ---- opening ----------------------------------------------------------------------------------------------------- */
 
 void model_free(tenant_model *m) {
     if (!m) return;
@@ -137,8 +136,7 @@ realm_status model_vocab(tenant_model *m, realm_grammar_vocab **out, realm_error
     return s;
 }
 
-/* ---- files ---------------------------------------------------------------------------------------------------------
- */
+/* ---- files ------------------------------------------------------------------------------------------------------- */
 
 static char *tenant_dir(const realm_tenant *t) {
     char name[24];
@@ -321,8 +319,7 @@ static void remove_deleted(realm_runtime *rt, const char *dir, int64_t tenant_id
 
 void models_sweep_deleted(realm_runtime *rt) { each_folder(rt, remove_deleted); }
 
-/* ---- loading and unloading -----------------------------------------------------------------------------------------
- */
+/* ---- loading and unloading --------------------------------------------------------------------------------------- */
 
 /* Takes a model that is UNLOADING apart; nothing is held. Its programs are gone, but a step may still be under way for
  * a generation that they left behind: what it computes is counted when it ends, so the engine stops first. */

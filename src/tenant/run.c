@@ -44,8 +44,7 @@ static void run_unref(realm_run *run) {
     realm_free(run);
 }
 
-/* ---- start ---------------------------------------------------------------------------------------------------------
- */
+/* ---- start ------------------------------------------------------------------------------------------------------- */
 
 static bool copy_bytes(realm_arena *a, const char **p, size_t len) {
     if (!*p) return true;
@@ -295,8 +294,7 @@ fail:
     return s;
 }
 
-/* ---- the reader's side ---------------------------------------------------------------------------------------------
- */
+/* ---- the reader's side ------------------------------------------------------------------------------------------- */
 
 static bool batch_push(realm_event_batch *b, realm_event e) {
     if (b->n_events == b->cap_events) {
@@ -432,8 +430,7 @@ void realm_run_release(realm_run *run) {
     run_unref(run);
 }
 
-/* ---- the program's side (run.h) ------------------------------------------------------------------------------------
- */
+/* ---- the program's side (run.h) ---------------------------------------------------------------------------------- */
 
 const realm_run_params *realm_run_get_params(const realm_run *run) { return &run->params; }
 realm_request *realm_run_request(const realm_run *run) { return run->request; }

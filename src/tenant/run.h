@@ -17,8 +17,7 @@
 
 typedef struct realm_host realm_host;
 
-/* ---- run.c, called by host imports on a sandbox worker (or, where said, any thread) ---------------------------------
- */
+/* ---- run.c, called by host imports on a sandbox worker (or, where said, any thread) ------------------------------ */
 
 /* The run's parameters; pointers inside live as long as the run. */
 const realm_run_params *realm_run_get_params(const realm_run *run);
@@ -60,8 +59,7 @@ void realm_run_set_finish(realm_run *run, realm_finish finish);
 /* Remembers why a generation or host call failed, for the END event when the program then gives up. */
 void realm_run_set_error(realm_run *run, const realm_error *err);
 
-/* ---- host.c, called by runs -----------------------------------------------------------------------------------------
- */
+/* ---- host.c, called by runs -------------------------------------------------------------------------------------- */
 
 /* The import table for realm_sandbox_open: every function of docs/abi.md. Static. */
 const realm_import *realm_host_imports(size_t *n);

@@ -128,8 +128,7 @@ realm_status realm_runtime_check_program(const char *state_dir, const char *comp
     return s;
 }
 
-/* ---- models --------------------------------------------------------------------------------------------------------
- */
+/* ---- models ------------------------------------------------------------------------------------------------------ */
 
 realm_status realm_runtime_add_model(realm_runtime *rt, const char *id, const char *path,
                                      const realm_model_config *config, realm_model_progress progress, void *user,

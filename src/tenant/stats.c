@@ -57,8 +57,7 @@ realm_status realm_runtime_model_stats(const realm_runtime *rt, size_t i, realm_
     return REALM_OK;
 }
 
-/* ---- tenants -------------------------------------------------------------------------------------------------------
- */
+/* ---- tenants ----------------------------------------------------------------------------------------------------- */
 
 /* runtime.mu is held. */
 static void take_tenant(realm_tenant *t, realm_tenant_stats *to) {

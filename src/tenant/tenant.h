@@ -28,8 +28,7 @@ typedef struct realm_tenant realm_tenant;
 typedef struct realm_request realm_request;
 typedef struct realm_run realm_run;
 
-/* ---- runtime -------------------------------------------------------------------------------------------------------
- */
+/* ---- runtime ----------------------------------------------------------------------------------------------------- */
 
 typedef struct realm_runtime_config {
     const char *state_dir; /* store, compiled programs; NULL: nothing is kept, tenants live in memory */
@@ -54,8 +53,7 @@ REALM_WARN_UNUSED realm_status realm_runtime_check_program(const char *state_dir
                                                            const void *wasm, size_t len, const realm_limits *limits,
                                                            realm_buf *describe, bool json, realm_error *err);
 
-/* ---- models --------------------------------------------------------------------------------------------------------
- */
+/* ---- models ------------------------------------------------------------------------------------------------------ */
 
 typedef struct realm_model_config {
     realm_engine_config engine;
@@ -95,8 +93,7 @@ REALM_WARN_UNUSED realm_status realm_runtime_apply_template(const realm_runtime 
                                                             bool add_generation_prompt, realm_buf *text,
                                                             realm_text_span **spans, size_t *n_spans, realm_error *err);
 
-/* ---- tenants -------------------------------------------------------------------------------------------------------
- */
+/* ---- tenants ----------------------------------------------------------------------------------------------------- */
 
 /* Whose key this is. REALM_E_UNAUTHENTICATED for an unknown, revoked or expired one. The tenant is held until released.
  * Keys made or revoked by other processes take effect within a second. */
@@ -125,8 +122,7 @@ REALM_WARN_UNUSED realm_status realm_tenant_grammar(realm_tenant *t, const char 
                                                     const char *text, size_t len, realm_grammar_state **out,
                                                     realm_error *err);
 
-/* ---- requests ------------------------------------------------------------------------------------------------------
- */
+/* ---- requests ---------------------------------------------------------------------------------------------------- */
 
 typedef struct realm_rate {                /* for x-ratelimit-* and retry-after */
     uint32_t limit, remaining;             /* requests per minute; limit 0: none */
@@ -180,8 +176,7 @@ void realm_run_cancel(realm_run *run);
 /* Cancels if still running and waits for no one; on_ready is not called after it returned. NULL-safe. */
 void realm_run_release(realm_run *run);
 
-/* ---- numbers -------------------------------------------------------------------------------------------------------
- */
+/* ---- numbers ----------------------------------------------------------------------------------------------------- */
 
 typedef struct realm_runtime_stats { /* since start, or now */
     uint64_t requests, requests_aborted, requests_refused;

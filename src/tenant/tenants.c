@@ -15,8 +15,7 @@
 #include "crypto/crypto.h"
 #include "tenant/internal.h"
 
-/* ---- the table -----------------------------------------------------------------------------------------------------
- */
+/* ---- the table --------------------------------------------------------------------------------------------------- */
 
 static void tenant_free(realm_tenant *t) {
     if (!t) return;
@@ -256,8 +255,7 @@ void tenants_close(realm_runtime *rt) {
     }
 }
 
-/* ---- accounts and programs -----------------------------------------------------------------------------------------
- */
+/* ---- accounts and programs --------------------------------------------------------------------------------------- */
 
 realm_status tenant_open_account(realm_tenant *t, realm_engine *e, const char *model, const realm_account_limits *al,
                                  realm_account **out, realm_error *err) {
@@ -430,8 +428,7 @@ realm_status realm_tenant_set_program(realm_tenant *t, const void *wasm, size_t 
     return REALM_OK;
 }
 
-/* ---- admission -----------------------------------------------------------------------------------------------------
- */
+/* ---- admission --------------------------------------------------------------------------------------------------- */
 
 /* Brings a bucket of `limit` per minute up to date. */
 static void refill(double *credit, uint64_t *at_ns, uint64_t limit, uint64_t now_ns) {
