@@ -31,7 +31,8 @@
     X(output_bytes, uint64_t, 67108864, 0, 1099511627776, "text that an instance may give to the client")              \
     X(log_bytes, uint64_t, 1048576, 0, 1099511627776, "text that an instance may log")                                 \
     X(read_bytes, uint64_t, 67108864, 0, 1099511627776, "logits, hidden states and tensors that an instance may read") \
-    X(tensor_bytes, uint64_t, 268435456, 0, 1099511627776, "tensors of a tenant at once; kept logits of an instance")  \
+    X(tensor_bytes, uint64_t, 268435456, 0, 1099511627776,                                                             \
+      "tensors and grammars of a tenant at once; kept logits of an instance")                                          \
     X(storage_bytes, uint64_t, 268435456, 0, 1099511627776, "keys, values and model files in the tenant's store")      \
     X(read_weights, uint64_t, 0, 0, 1, "whether programs may read the weights of the server's models (1) or not (0)")  \
     X(weight, uint64_t, 100, 1, 10000, "share of the engine relative to other tenants")

@@ -26,9 +26,6 @@ struct realm_tensor_budget {
 };
 
 void tensor_budget_retain(realm_tensor_budget *b);
-REALM_WARN_UNUSED realm_status tensor_budget_charge(realm_tensor_budget *b, uint64_t bytes, const char *what,
-                                                    realm_error *err);
-void tensor_budget_refund(realm_tensor_budget *b, uint64_t bytes);
 
 struct realm_tensor {
     atomic_uint refs;

@@ -92,7 +92,7 @@ static void job_let_go(realm_tensor_job *j) {
     }
     realm_free(j->steps);
     realm_free(j->ids);
-    tensor_budget_refund(j->budget, j->charged);
+    realm_tensor_budget_refund(j->budget, j->charged);
     realm_tensor_budget_close(j->budget);
 }
 
@@ -325,7 +325,7 @@ static realm_status make_steps(realm_tensor_job *j, const realm_tensor_op *ops, 
     j->charged = sizeof *j + n * sizeof *j->steps + n_ids * sizeof *j->ids + j->kept_bytes;
     if (st == REALM_OK && n_ids > 0 && !(j->ids = realm_calloc(n_ids, sizeof *j->ids)))
         st = realm_error_set(err, REALM_E_NOMEM, "no memory for %zu ids", n_ids);
-    if (st == REALM_OK) st = tensor_budget_charge(j->budget, j->charged, "a list of ops", err);
+    if (st == REALM_OK) st = realm_tensor_budget_charge(j->budget, j->charged, "a list of ops", err);
     if (st != REALM_OK) {
         for (size_t i = 0; i < j->n; i++) realm_free(j->steps[i].vector);
         realm_free(j->ids);

@@ -41,7 +41,7 @@ void realm_tensor_budget_usage(realm_tensor_budget *b, realm_tensor_usage *out) 
 }
 
 /* relaxed: a count that guards nothing but itself */
-realm_status tensor_budget_charge(realm_tensor_budget *b, uint64_t bytes, const char *what, realm_error *err) {
+realm_status realm_tensor_budget_charge(realm_tensor_budget *b, uint64_t bytes, const char *what, realm_error *err) {
     uint64_t limit = atomic_load_explicit(&b->limit_bytes, memory_order_relaxed);
     uint64_t used = atomic_load_explicit(&b->bytes, memory_order_relaxed);
     do {
@@ -54,7 +54,7 @@ realm_status tensor_budget_charge(realm_tensor_budget *b, uint64_t bytes, const 
     return REALM_OK;
 }
 
-void tensor_budget_refund(realm_tensor_budget *b, uint64_t bytes) {
+void realm_tensor_budget_refund(realm_tensor_budget *b, uint64_t bytes) {
     atomic_fetch_sub_explicit(&b->bytes, bytes, memory_order_relaxed);
 }
 
@@ -81,7 +81,7 @@ realm_status realm_tensor_new(realm_tensor_budget *b, uint32_t n_dims, const uin
         return realm_error_set(err, REALM_E_RANGE, "a tensor of more than %u columns", REALM_TENSOR_MAX_COLS);
     info.bytes = info.rows * info.cols * sizeof(float); /* 2^24 * 2^24 * 4 at most */
     const uint64_t charged = info.bytes + sizeof(realm_tensor);
-    realm_status s = tensor_budget_charge(b, charged, "a tensor", err);
+    realm_status s = realm_tensor_budget_charge(b, charged, "a tensor", err);
     if (s != REALM_OK) return s;
     realm_tensor *t = realm_calloc(1, sizeof *t);
     const bool mapped = info.bytes >= MAPPED_BYTES;
@@ -90,7 +90,7 @@ realm_status realm_tensor_new(realm_tensor_budget *b, uint32_t n_dims, const uin
         data = mapped ? realm_pages_map((size_t)info.bytes) : realm_malloc_aligned((size_t)info.bytes, DATA_ALIGN);
     if (!data) {
         realm_free(t);
-        tensor_budget_refund(b, charged);
+        realm_tensor_budget_refund(b, charged);
         return realm_error_set(err, REALM_E_NOMEM, "no memory for a tensor of %llu bytes",
                                (unsigned long long)info.bytes);
     }
@@ -146,7 +146,7 @@ void realm_tensor_release(realm_tensor *t) {
     else
         realm_free(t->data);
     if (t->budget) {
-        tensor_budget_refund(t->budget, t->charged);
+        realm_tensor_budget_refund(t->budget, t->charged);
         realm_tensor_budget_close(t->budget);
     }
     if (t->release) t->release(t->user);

@@ -54,6 +54,11 @@ void realm_tensor_budget_close(realm_tensor_budget *b); /* drops the caller's re
 /* A lower limit takes nothing away; it holds for what comes. */
 void realm_tensor_budget_set_limit(realm_tensor_budget *b, uint64_t limit_bytes);
 void realm_tensor_budget_usage(realm_tensor_budget *b, realm_tensor_usage *out);
+/* For memory that is no tensor's but counts as one. REALM_E_LIMIT, and nothing is charged, when it does not fit; `what`
+ * begins the text. */
+REALM_WARN_UNUSED realm_status realm_tensor_budget_charge(realm_tensor_budget *b, uint64_t bytes, const char *what,
+                                                          realm_error *err);
+void realm_tensor_budget_refund(realm_tensor_budget *b, uint64_t bytes);
 
 /* ---- tensors ----------------------------------------------------------------------------------------------------- */
 

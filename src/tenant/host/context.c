@@ -12,22 +12,42 @@
 
 void host_context_free(realm_host *h, void *object) {
     host_context *c = object;
-    (void)h;
+    h->prompt_bytes -= c->charged;
     realm_context_release(c->c);
     realm_free(c);
 }
 
 /* A handle for an engine's context, which is taken over. */
 static realm_call_result give(realm_host *h, const host_model *model, realm_context *made, int32_t *result) {
+    realm_context_info info;
+    realm_context_get_info(made, &info);
+    const size_t charged = HOST_CONTEXT_BYTES + (size_t)info.n_tokens * HOST_CONTEXT_TOKEN_BYTES;
+    if (host_charge_text(h, charged)) {
+        realm_context_release(made);
+        return host_failed(h, result);
+    }
     host_context *c = realm_malloc(sizeof *c);
     if (!c) {
+        h->prompt_bytes -= charged;
         realm_context_release(made);
         return host_fail(h, result, REALM_E_NOMEM, "out of memory");
     }
-    *c = (host_context){.model = model, .c = made};
+    *c = (host_context){.model = model, .c = made, .charged = charged};
     if (!host_slot_take(h, HOST_CONTEXT, c, result)) return REALM_CALL_DONE;
     host_context_free(h, c);
     return host_failed(h, result);
+}
+
+/* The engine makes room for a sequence's growth at once, at most twice of what is asked for, and keeps it. */
+realm_status host_context_reserve(realm_host *h, host_context *c, uint64_t n_more) {
+    realm_context_info info;
+    realm_context_get_info(c->c, &info);
+    const uint64_t most = REALM_MIN(2 * (info.n_tokens + n_more), (uint64_t)host_context_length(c->model));
+    const size_t bytes = HOST_CONTEXT_BYTES + (size_t)most * HOST_CONTEXT_TOKEN_BYTES;
+    if (bytes <= c->charged) return REALM_OK;
+    realm_status st = host_charge_text(h, bytes - c->charged);
+    if (!st) c->charged = bytes;
+    return st;
 }
 
 realm_call_result host_context_new(realm_call *call, const uint64_t *args, int32_t *result) {
@@ -40,7 +60,8 @@ realm_call_result host_context_new(realm_call *call, const uint64_t *args, int32
 
 static realm_call_result append(realm_host *h, host_context *c, const realm_tokens *t, int32_t *result) {
     realm_context_info info;
-    if (realm_context_append(c->c, t->ids, t->len, &h->error)) return host_failed(h, result);
+    if (host_context_reserve(h, c, t->len) || realm_context_append(c->c, t->ids, t->len, &h->error))
+        return host_failed(h, result);
     realm_context_get_info(c->c, &info);
     *result = (int32_t)info.n_tokens;
     return REALM_CALL_DONE;

@@ -20,7 +20,7 @@
 typedef struct options { /* what a program asked for, on top of the request's own parameters */
     realm_generation_params params;
     bool chat;
-    const host_context *context; /* or NULL */
+    host_context *context; /* or NULL */
     const host_model *sampler_model, *grammar_model;
     realm_gguf_str stop[REALM_STOP_MAX];
     realm_logit_bias *bias;
@@ -205,6 +205,9 @@ static realm_status start(realm_host *h, const host_model *model, options *o, co
                           host_generation **out) {
     realm_generation_params *p = &o->params;
     realm_status st = check_models(h, model, o);
+    if (!st && o->context)
+        st = host_context_reserve(h, o->context,
+                                  prompt->len + (p->max_tokens ? p->max_tokens : host_context_length(model)));
     if (st) return st;
     host_generation *g = generation_new(h, model);
     if (!g) return h->error.code;
@@ -258,6 +261,7 @@ realm_call_result host_generate(realm_call *call, const uint64_t *args, int32_t 
 realm_status host_forward_start(realm_host *h, host_context *c, const realm_tokens *tokens, uint32_t n_rows,
                                 bool hidden, int32_t *handle) {
     const realm_hparams *hp = realm_model_hparams(c->model->m->model);
+    if (host_context_reserve(h, c, tokens->len)) return h->error.code;
     host_generation *g = generation_new(h, c->model);
     if (!g) return h->error.code;
     g->forward = true;

@@ -8,19 +8,21 @@
 
 void host_grammar_free(realm_host *h, void *object) {
     host_grammar *g = object;
-    (void)h;
+    host_let_go_bytes(h, g->held);
     realm_grammar_state_close(g->state);
     realm_free(g);
 }
 
-/* A handle for a state, which is taken over. */
-static realm_call_result give(realm_host *h, const host_model *model, realm_grammar_state *state, int32_t *result) {
+/* A handle for a state, which is taken over, and the bytes that are held for it. */
+static realm_call_result give(realm_host *h, const host_model *model, realm_grammar_state *state, uint64_t held,
+                              int32_t *result) {
     host_grammar *g = realm_malloc(sizeof *g);
     if (!g) {
+        host_let_go_bytes(h, held);
         realm_grammar_state_close(state);
         return host_fail(h, result, REALM_E_NOMEM, "out of memory");
     }
-    *g = (host_grammar){.model = model, .state = state};
+    *g = (host_grammar){.model = model, .state = state, .held = held};
     if (!host_slot_take(h, HOST_GRAMMAR, g, result)) return REALM_CALL_DONE;
     host_grammar_free(h, g);
     return host_failed(h, result);
@@ -31,10 +33,11 @@ static realm_call_result give(realm_host *h, const host_model *model, realm_gram
 typedef struct compile_job {
     tenant_job job;
     tenant_model *m;
-    bool held; /* a stored model, which the job keeps loaded itself: its program may end meanwhile */
+    bool keeps_model; /* a stored one, which the job keeps loaded itself: its program may end meanwhile */
     realm_grammar_kind kind;
     char *text;
     size_t len;
+    uint64_t held; /* of the tenant's tensor_bytes, for the state; until the program takes it over */
     realm_grammar_state *state;
 } compile_job;
 
@@ -52,7 +55,8 @@ static void compile_work(tenant_job *job) {
 static void compile_free(tenant_job *job) {
     compile_job *j = (compile_job *)job;
     realm_grammar_state_close(j->state);
-    if (j->held) model_let_go(job->tenant, j->m);
+    realm_tensor_budget_refund(job->tenant->tensors, j->held);
+    if (j->keeps_model) model_let_go(job->tenant, j->m);
     realm_free(j->text);
     realm_free(j);
 }
@@ -65,9 +69,11 @@ realm_call_result host_grammar_compile(realm_call *call, const uint64_t *args, i
         compile_job *j = (compile_job *)host_job_done(call, &state, result);
         if (!j) return state;
         realm_grammar_state *made = j->state;
+        const uint64_t held = j->held;
         j->state = NULL;
+        j->held = 0;
         host_job_end(h);
-        return give(h, h->model, made, result);
+        return give(h, h->model, made, held, result);
     }
     if (args[0] < REALM_GRAMMAR_JSON_SCHEMA || args[0] > REALM_GRAMMAR_LARK)
         return host_fail(h, result, REALM_E_INVALID, "grammar_compile: there is no kind %u", (unsigned)args[0]);
@@ -75,11 +81,15 @@ realm_call_result host_grammar_compile(realm_call *call, const uint64_t *args, i
         return host_fail(h, result, REALM_E_LIMIT, "grammar_compile: at most %u bytes", REALM_GRAMMAR_BYTES_MAX);
     const char *text = host_range(call, args[1], args[2], "grammar_compile", result);
     if (!text) return REALM_CALL_DONE;
+    const uint64_t held = HOST_GRAMMAR_BYTES + HOST_GRAMMAR_BYTES_PER_BYTE * args[2];
+    if (host_hold_bytes(h, held, "a grammar")) return host_failed(h, result);
     compile_job *j = realm_calloc(1, sizeof *j);
     if (!j || !(j->text = realm_strndup(text, (size_t)args[2]))) {
         realm_free(j);
+        host_let_go_bytes(h, held);
         return host_fail(h, result, REALM_E_NOMEM, "grammar_compile: out of memory");
     }
+    j->held = held;
     j->len = (size_t)args[2];
     j->kind = (realm_grammar_kind)args[0];
     j->m = h->model->m;
@@ -87,8 +97,8 @@ realm_call_result host_grammar_compile(realm_call *call, const uint64_t *args, i
     j->job.free = compile_free;
     realm_tenant *t = realm_run_request(h->run)->tenant;
     job_init(&j->job, t, realm_call_instance(call), true);
-    j->held = h->model != &h->models[0] && !(h->model->id & MODEL_ID_SERVER);
-    if (j->held) model_hold_again(t, j->m);
+    j->keeps_model = h->model != &h->models[0] && !(h->model->id & MODEL_ID_SERVER);
+    if (j->keeps_model) model_hold_again(t, j->m);
     return host_job_start(call, &j->job, result);
 }
 
@@ -99,8 +109,12 @@ realm_call_result host_grammar_fork(realm_call *call, const uint64_t *args, int3
     realm_grammar_state *made = NULL;
     host_grammar *g = host_need(h, args[0], HOST_GRAMMAR, "grammar_fork", result);
     if (!g) return REALM_CALL_DONE;
-    if (realm_grammar_state_fork(g->state, &made, &h->error)) return host_failed(h, result);
-    return give(h, g->model, made, result);
+    if (host_hold_bytes(h, g->held, "a grammar")) return host_failed(h, result);
+    if (realm_grammar_state_fork(g->state, &made, &h->error)) {
+        host_let_go_bytes(h, g->held);
+        return host_failed(h, result);
+    }
+    return give(h, g->model, made, g->held, result);
 }
 
 realm_call_result host_grammar_accept(realm_call *call, const uint64_t *args, int32_t *result) {

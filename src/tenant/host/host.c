@@ -330,6 +330,16 @@ realm_status host_charge_tensor(realm_host *h, uint64_t n, const char *call) {
     return REALM_OK;
 }
 
+realm_status host_hold_bytes(realm_host *h, uint64_t n, const char *what) {
+    realm_tensor_budget *b = realm_run_request(h->run)->tenant->tensors;
+    realm_status st = realm_tensor_budget_charge(b, n, what, &h->error);
+    return st ? realm_error_prefix(&h->error, "tensor_bytes") : st;
+}
+
+void host_let_go_bytes(realm_host *h, uint64_t n) {
+    realm_tensor_budget_refund(realm_run_request(h->run)->tenant->tensors, n);
+}
+
 realm_status host_charge_read(realm_host *h, uint64_t n, const char *call) {
     uint64_t limit = realm_run_limits(h->run)->read_bytes;
     if (n > limit - h->read_bytes)

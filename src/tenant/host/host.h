@@ -25,12 +25,19 @@
 #define HOST_PROMPT_BYTES_MAX (64u << 20) /* text and tokens of all prompts of an instance */
 #define HOST_MODELS_MAX 16u               /* that an instance uses */
 #define HOST_SAMPLER_TOKEN_BYTES 16u      /* of memory for a token in a sampler's history */
-#define HOST_EVENTS_MAX 4096u             /* of one wait */
-#define HOST_RANDOM_MAX (64u << 10)       /* bytes of one random */
-#define HOST_NAME_MAX 256u                /* bytes of a field's name */
-#define HOST_LOG_BYTES_MAX 1000u          /* of a line; longer ones are cut */
-#define HOST_LOG_BURST 100u               /* lines at once, and then */
-#define HOST_LOG_PER_S 10u                /* a second; more are dropped and counted */
+#define HOST_CONTEXT_TOKEN_BYTES 5u       /* for a token of a context: itself, its part of the lists of pages */
+#define HOST_CONTEXT_BYTES 1024u          /* for a context beside its tokens */
+/* What a grammar's state counts as, of `tensor_bytes`: its automata and their caches, which the library does not tell.
+ * Of schemas, expressions and Lark grammars that were looked at it was less when they had run for a few hundred tokens.
+ */
+#define HOST_GRAMMAR_BYTES (256u << 10)
+#define HOST_GRAMMAR_BYTES_PER_BYTE 96u /* of its text */
+#define HOST_EVENTS_MAX 4096u           /* of one wait */
+#define HOST_RANDOM_MAX (64u << 10)     /* bytes of one random */
+#define HOST_NAME_MAX 256u              /* bytes of a field's name */
+#define HOST_LOG_BYTES_MAX 1000u        /* of a line; longer ones are cut */
+#define HOST_LOG_BURST 100u             /* lines at once, and then */
+#define HOST_LOG_PER_S 10u              /* a second; more are dropped and counted */
 
 /* A model that the instance uses. It stays so until the instance ends: what belongs to it just points at it. */
 typedef struct host_model {
@@ -52,12 +59,14 @@ typedef struct host_prompt {
 typedef struct host_context {
     const host_model *model;
     realm_context *c;
+    size_t charged; /* against HOST_PROMPT_BYTES_MAX: the most tokens that it had room for */
 } host_context;
 
 typedef struct host_sampler {
     const host_model *model;
     realm_chain *chain;
     size_t charged; /* against HOST_PROMPT_BYTES_MAX: the tokens that it has seen */
+    uint64_t held;  /* of the tenant's tensor_bytes: its grammars */
 } host_sampler;
 
 /* A draw with a grammar is not brief: on a lender's thread it answers REALM_CALL_MOVE. */
@@ -68,6 +77,7 @@ static inline bool host_sampler_moves(const realm_call *call, const host_sampler
 typedef struct host_grammar {
     const host_model *model;
     realm_grammar_state *state;
+    uint64_t held; /* of the tenant's tensor_bytes */
 } host_grammar;
 
 /* Rows of logits, and the hidden states with them. */
@@ -189,6 +199,9 @@ bool host_handle_close(realm_host *h, uint64_t handle);
 realm_status host_charge_read(realm_host *h, uint64_t n, const char *call);
 /* The same for `tensor_bytes`, which are given back. */
 realm_status host_charge_tensor(realm_host *h, uint64_t n, const char *call);
+/* The same of the tenant's `tensor_bytes`, for all its instances and their tensors together. */
+realm_status host_hold_bytes(realm_host *h, uint64_t n, const char *what);
+void host_let_go_bytes(realm_host *h, uint64_t n);
 /* The object of a handle, or NULL with *result set: the text says what it should have been. */
 void *host_need(realm_host *h, uint64_t handle, host_kind kind, const char *call, int32_t *result);
 /* Whether a thing of one model can be used with another's; REALM_E_INVALID says what belongs to which. */
@@ -212,7 +225,7 @@ void host_tensors_close(realm_host *h); /* stops what is computed, unpins layers
 
 /* text.c */
 void host_prompt_release(realm_host *h, host_prompt *p); /* what is in it */
-/* Counts memory for text and tokens, of all prompts and samplers together. */
+/* Counts memory for text and tokens, of all prompts, contexts and samplers together. */
 realm_status host_charge_text(realm_host *h, size_t n);
 realm_status host_own_prompt(realm_host *h);
 /* A prompt from text that a program hands over as a whole: the request's own prompt inside it keeps its control
@@ -231,6 +244,10 @@ void host_models_close(realm_host *h);
 const realm_tokenizer *host_tokenizer(const host_model *model);
 /* Longest sequence of the model's engine. */
 size_t host_context_length(const host_model *model);
+
+/* context.c */
+/* Counts the memory that the context takes with so many tokens more. */
+realm_status host_context_reserve(realm_host *h, host_context *c, uint64_t n_more);
 
 /* generate.c */
 /* Where events go: an array or a ring in the program's memory. `put` writes one with its text, or says that there is no

@@ -6,20 +6,33 @@
 void host_sampler_free(realm_host *h, void *object) {
     host_sampler *s = object;
     h->prompt_bytes -= s->charged;
+    host_let_go_bytes(h, s->held);
     realm_chain_close(s->chain);
     realm_free(s);
 }
 
-/* A handle for a chain, which is taken over. */
-static realm_call_result give(realm_host *h, const host_model *model, realm_chain *chain, size_t charged,
+/* Both kinds of memory that a chain takes. */
+static realm_status pay(realm_host *h, size_t charged, uint64_t held) {
+    realm_status st = host_charge_text(h, charged);
+    if (!st && (st = host_hold_bytes(h, held, "a sampler's grammar"))) h->prompt_bytes -= charged;
+    return st;
+}
+
+static void pay_back(realm_host *h, size_t charged, uint64_t held) {
+    h->prompt_bytes -= charged;
+    host_let_go_bytes(h, held);
+}
+
+/* A handle for a chain, which is taken over with what was paid for it. */
+static realm_call_result give(realm_host *h, const host_model *model, realm_chain *chain, size_t charged, uint64_t held,
                               int32_t *result) {
     host_sampler *s = realm_malloc(sizeof *s);
     if (!s) {
-        h->prompt_bytes -= charged;
+        pay_back(h, charged, held);
         realm_chain_close(chain);
         return host_fail(h, result, REALM_E_NOMEM, "out of memory");
     }
-    *s = (host_sampler){.model = model, .chain = chain, .charged = charged};
+    *s = (host_sampler){.model = model, .chain = chain, .charged = charged, .held = held};
     if (!host_slot_take(h, HOST_SAMPLER, s, result)) return REALM_CALL_DONE;
     host_sampler_free(h, s);
     return host_failed(h, result);
@@ -31,7 +44,8 @@ typedef struct stages { /* being read */
     realm_stage at[REALM_STAGES_MAX];
     void *copies[REALM_STAGES_MAX]; /* of lists, aligned */
     size_t n;
-    size_t bytes; /* of what the chain will keep of them */
+    size_t bytes;  /* of what the chain will keep of them */
+    uint64_t held; /* for its grammars */
 } stages;
 
 static void stages_release(stages *s) {
@@ -97,6 +111,7 @@ static realm_status take_stage(realm_call *call, const realm_sampler_stage *f, s
                                    f->handle);
         if (host_same_model(h, g->model, "the grammar", h->model)) return h->error.code;
         to->u.grammar = g->state;
+        s->held += g->held;
         break;
     case REALM_STAGE_TEMPERATURE: to->u.temperature = f->a; break;
     case REALM_STAGE_TOP_K: to->u.top_k = f->n; break;
@@ -134,14 +149,14 @@ realm_call_result host_sampler_new(realm_call *call, const uint64_t *args, int32
         memcpy(&one, from + i * sizeof one, sizeof one); /* may not be aligned */
         st = take_stage(call, &one, &s);
     }
-    if (!st) st = host_charge_text(h, s.bytes);
+    if (!st) st = pay(h, s.bytes, s.held);
     if (!st && (st = realm_chain_open(s.at, s.n, args[2], realm_tokenizer_vocab_size(host_tokenizer(h->model)), &chain,
                                       &h->error))) {
-        h->prompt_bytes -= s.bytes;
+        pay_back(h, s.bytes, s.held);
         realm_error_prefix(&h->error, "sampler_new");
     }
     stages_release(&s);
-    return st ? host_failed(h, result) : give(h, h->model, chain, s.bytes, result);
+    return st ? host_failed(h, result) : give(h, h->model, chain, s.bytes, s.held, result);
 }
 
 realm_call_result host_sampler_fork(realm_call *call, const uint64_t *args, int32_t *result) {
@@ -149,12 +164,12 @@ realm_call_result host_sampler_fork(realm_call *call, const uint64_t *args, int3
     realm_chain *chain = NULL;
     host_sampler *s = host_need(h, args[0], HOST_SAMPLER, "sampler_fork", result);
     if (!s) return REALM_CALL_DONE;
-    if (host_charge_text(h, s->charged)) return host_failed(h, result);
+    if (pay(h, s->charged, s->held)) return host_failed(h, result);
     if (realm_chain_fork(s->chain, &chain, &h->error)) {
-        h->prompt_bytes -= s->charged;
+        pay_back(h, s->charged, s->held);
         return host_failed(h, result);
     }
-    return give(h, s->model, chain, s->charged, result);
+    return give(h, s->model, chain, s->charged, s->held, result);
 }
 
 realm_call_result host_sampler_accept(realm_call *call, const uint64_t *args, int32_t *result) {

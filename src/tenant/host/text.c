@@ -164,7 +164,7 @@ static realm_status text_prompt(realm_host *h, const char *text, size_t len, uns
 realm_status host_charge_text(realm_host *h, size_t n) {
     if (n > HOST_PROMPT_BYTES_MAX - h->prompt_bytes)
         return realm_error_set(&h->error, REALM_E_LIMIT,
-                               "the prompts and samplers of a program may take %u bytes together",
+                               "the prompts, contexts and samplers of a program may take %u bytes together",
                                HOST_PROMPT_BYTES_MAX);
     h->prompt_bytes += n;
     return REALM_OK;

@@ -1,5 +1,6 @@
 /* What one tenant's calls may hold up of others': the pool's threads in turns, the programs' workers never. A call that
- * reads a model's file is a job, so it is refused where a job is refused; and what it brings is right, in pieces. */
+ * reads a model's file is a job, so it is refused where a job is refused; and what it brings is right, in pieces. And
+ * what a program may hold of the host's memory through its handles. */
 #include "tenant/client.h"
 #include "tenant/internal.h"
 
@@ -151,14 +152,49 @@ static void weights_are_metered(void **state) {
     realm_tenant_release(t);
 }
 
+/* ---- what handles stand for is counted, not the handles alone ---- */
+
+static void holds(const char *op, const char *count_and_why) {
+    client c;
+    realm_tenant *t = tenant_with("holds", TEST_WASM "/guest", "holds");
+    copy(&c, t, op);
+    expect_ok(&c);
+    if (strncmp(c.text, count_and_why, strlen(count_and_why)) != 0) fail_msg("%s: %s", op, c.text);
+    end(&c);
+    realm_tenant_release(t);
+}
+
+/* 256 KiB and 96 bytes for each of 9 of the text: of 3 MiB 11 are had, a sampler with one counts as one too. Nothing is
+ * left of what the first program held. */
+static void grammars_count_as_memory(void **state) {
+    (void)state;
+    realm_tenant *t = tenant_with("holds", NULL, NULL);
+    set_limit("holds", "tensor_bytes", "3145728");
+    for (int i = 0; i < 2; i++) {
+        holds("grammars", "11 tensor_bytes: a grammar of 263008 bytes: ");
+        holds("samplers", "10 tensor_bytes: a sampler's grammar of 263008 bytes: ");
+    }
+    realm_tensor_usage u;
+    realm_tensor_budget_usage(t->tensors, &u);
+    assert_int_equal(u.bytes, 0);
+    realm_tenant_release(t);
+}
+
+/* 5 bytes a token: 60,000 tokens, of 64 MiB; the first, which grew, may have room for all 65,536. */
+static void contexts_count_as_memory(void **state) {
+    (void)state;
+    holds("contexts", "221 the prompts, contexts and samplers of a program may take 67108864 bytes");
+}
+
 /* ---- */
 
 /* One whose first layer and whose ffn_gate are more than a piece. */
 static int add_wide(void) {
     realm_error err = {0};
     tiny_spec spec = tiny_llama;
-    const realm_model_config config = {.engine = {.n_ctx = 64, .max_generations = 2}};
+    const realm_model_config config = {.engine = {.n_ctx = 65536, .max_generations = 2, .kv_bytes = 16u << 20}};
     spec.layers = 1;
+    spec.n_ctx = 65536;
     spec.ff = 20000;
     tiny_model *m = tiny_make(&spec);
     int fd = mkstemp(wide_path);
@@ -176,6 +212,8 @@ int main(int argc, char **argv) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(weights_are_copied_by_the_pool),
         cmocka_unit_test(weights_are_metered),
+        cmocka_unit_test(grammars_count_as_memory),
+        cmocka_unit_test(contexts_count_as_memory),
     };
     int failed = close_runtime(cmocka_run_group_tests_name("walls", tests, NULL, NULL));
     unlink(wide_path);

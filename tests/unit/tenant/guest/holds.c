@@ -1,0 +1,49 @@
+/* Holds as many of something as it may, named by the request's field "op", and says how many; then one more after one
+ * of them was closed. */
+#include "realm_guest.h"
+
+static int32_t handles[4096], tokens[60000];
+
+static void put_number(uint32_t v) {
+    char digits[12];
+    size_t at = sizeof digits;
+    do digits[--at] = (char)('0' + v % 10);
+    while (v /= 10);
+    realm_emit(digits + at, sizeof digits - at);
+}
+
+static int32_t one(char op, int32_t of) {
+    realm_sampler_stage stage = {.kind = REALM_STAGE_GRAMMAR, .handle = of};
+    switch (op) {
+    case 'g':
+        return of ? realm_grammar_fork(of) : realm_grammar_compile(REALM_GRAMMAR_REGEX, REALM_LITERAL("[a-z]{9}+"));
+    case 's': return realm_sampler_new(&stage, 1, 1);
+    case 'c': return realm_context_fork(of);
+    default: return -1;
+    }
+}
+
+REALM_EXPORT(realm_main) int32_t realm_main(void) {
+    char op[16], text[256];
+    int32_t n = realm_input(REALM_LITERAL("op"), op, sizeof op), of = 0, h;
+    uint32_t count = 0;
+    if (n <= 0) return -1;
+    if (op[0] == 's' && (of = one('g', 0)) < 0) return of;
+    if (op[0] == 'c') {
+        if ((n = realm_model_find(REALM_LITERAL("wide"))) < 0 || (n = realm_model_use(n)) < 0) return n;
+        if ((of = realm_context_new()) < 0) return of;
+        for (uint32_t i = 0; i < 60000; i++) tokens[i] = 5;
+        if ((n = realm_context_append(of, tokens, 60000)) < 0) return n;
+    }
+    while ((h = one(op[0], of)) > 0) {
+        handles[count++] = h;
+        if (op[0] == 'g') of = handles[0];
+    }
+    put_number(count);
+    realm_emit(" ", 1);
+    if (h != REALM_E_LIMIT) return h;
+    if ((n = realm_last_error(text, sizeof text)) > 0) realm_emit(text, (size_t)n);
+    if ((n = realm_close(handles[count - 1])) < 0) return n;
+    h = one(op[0], of);
+    return h < 0 ? h : 0;
+}
