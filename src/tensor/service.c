@@ -132,7 +132,8 @@ static void give_kept(realm_tensor_job *j) {
 
 static void finish(realm_tensor_job *j, realm_status status, const realm_error *err) {
     give_kept(j);
-    tensor_budget_refund(j->budget, j->kept_bytes); /* before on_done: whoever is told may need the room at once */
+    realm_tensor_budget_refund(j->budget,
+                               j->kept_bytes); /* before on_done: whoever is told may need the room at once */
     j->charged -= j->kept_bytes;
     j->kept_bytes = 0;
     unmark(j);
