@@ -1,4 +1,5 @@
-;; Does what order() says: 1 nothing, 2 heavy(6), 3 moves(6), 4 spins for ever, else returns the sum of what came back.
+;; Does what order() says: 1 nothing, 2 heavy(6), 3 moves(6), 4 spins for ever, 5 reads outside its memory, else returns
+;; the sum of what came back.
 (module
   (import "t" "order" (func $order (result i32)))
   (import "t" "heavy" (func $heavy (param i32) (result i32)))
@@ -12,5 +13,6 @@
       (if (i32.eq (local.get $o) (i32.const 3))
         (then (local.set $sum (i32.add (local.get $sum) (call $moves (i32.const 6))))))
       (if (i32.eq (local.get $o) (i32.const 4)) (then (loop $spin (br $spin))))
+      (if (i32.eq (local.get $o) (i32.const 5)) (then (drop (i32.load (i32.const 0x10000000)))))
       (br_if $next (i32.lt_u (local.get $o) (i32.const 4))))
     (local.get $sum)))
