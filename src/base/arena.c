@@ -56,21 +56,6 @@ char *realm_arena_strndup(realm_arena *a, const char *s, size_t len) {
     return p;
 }
 
-void realm_arena_reset(realm_arena *a) {
-    struct realm_arena_chunk *keep = a->chunks;
-    if (keep) {
-        struct realm_arena_chunk *c = keep->next;
-        while (c) {
-            struct realm_arena_chunk *next = c->next;
-            realm_free(c);
-            c = next;
-        }
-        keep->next = NULL;
-        keep->used = 0;
-    }
-    a->used_bytes = 0;
-}
-
 void realm_arena_release(realm_arena *a) {
     struct realm_arena_chunk *c = a->chunks;
     while (c) {

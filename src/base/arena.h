@@ -21,8 +21,6 @@ void *realm_arena_alloc(realm_arena *a, size_t size);
 void *realm_arena_array(realm_arena *a, size_t n, size_t size);
 /* Copy with a terminating NUL. */
 char *realm_arena_strndup(realm_arena *a, const char *s, size_t len);
-/* Forgets every object and keeps the newest (largest) chunk for reuse. */
-void realm_arena_reset(realm_arena *a);
 void realm_arena_release(realm_arena *a);
 
 #endif

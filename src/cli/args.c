@@ -165,7 +165,7 @@ char *realm_state_dir(const char *given) {
     return given ? realm_strdup(given) : xdg("XDG_STATE_HOME", ".local/state", "realm");
 }
 
-char *realm_models_dir(const char *given) {
+static char *models_folder(const char *given) {
     return given ? realm_strdup(given) : xdg("XDG_DATA_HOME", ".local/share", "realm/models");
 }
 
@@ -183,7 +183,7 @@ static bool ends_in_gguf(const char *s) {
 }
 
 realm_status realm_open_catalog(const char *models_dir, realm_catalog **out, realm_error *err) {
-    char *dir = realm_models_dir(models_dir), *cache = xdg("XDG_CACHE_HOME", ".cache", "realm/models");
+    char *dir = models_folder(models_dir), *cache = xdg("XDG_CACHE_HOME", ".cache", "realm/models");
     realm_catalog_config config = {.models_dir = dir, .cache_dir = cache};
     realm_status s =
         dir ? realm_catalog_open(out, &config, err)

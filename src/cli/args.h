@@ -69,12 +69,11 @@ int realm_fail(const char *command, const realm_error *err);
 /* Writes to stdout; REALM_EXIT_FAILED with a message when that fails, else 0. Releases the buffer. */
 int realm_print(const char *command, realm_buf *out);
 
-/* Folders by the XDG rules, freed with realm_free; NULL when memory is out or HOME is not set. */
-char *realm_state_dir(const char *given);  /* --state, $XDG_STATE_HOME/realm */
-char *realm_models_dir(const char *given); /* --models-dir, $XDG_DATA_HOME/realm/models */
+/* --state, else $XDG_STATE_HOME/realm; freed with realm_free, NULL when memory is out or HOME is not set. */
+char *realm_state_dir(const char *given);
 /* The store in the folder of tenants, keys and the ledger. */
 REALM_WARN_UNUSED realm_status realm_open_store(const char *state_dir, realm_store **out, realm_error *err);
-/* The catalogue over the models folder and the download cache. */
+/* The catalogue over --models-dir, else $XDG_DATA_HOME/realm/models, and the download cache. */
 REALM_WARN_UNUSED realm_status realm_open_catalog(const char *models_dir, realm_catalog **out, realm_error *err);
 /* A model's file from what a user typed: a path with a '/' or ending in .gguf, else a name of the catalogue. */
 REALM_WARN_UNUSED realm_status realm_find_model(const char *name_or_file, const char *models_dir, char **path,

@@ -30,8 +30,9 @@ static realm_status keep(realm_model *m, realm_weight *w) {
     return REALM_OK;
 }
 
-realm_status realm_bind_matrix(realm_binder *b, const char *name, uint64_t rows, uint64_t cols, unsigned use,
-                               realm_presence presence, const realm_weight **out, realm_error *err) {
+/* The same for (rows, cols) of any use. */
+static realm_status bind_matrix(realm_binder *b, const char *name, uint64_t rows, uint64_t cols, unsigned use,
+                                realm_presence presence, const realm_weight **out, realm_error *err) {
     realm_model *m = b->m;
     *out = NULL;
     const realm_gguf_tensor *t = realm_gguf_tensor_find(m->g, name);
@@ -77,7 +78,7 @@ realm_status realm_bind_matrix(realm_binder *b, const char *name, uint64_t rows,
 
 realm_status realm_bind_vector(realm_binder *b, const char *name, uint64_t n, realm_presence presence,
                                const realm_weight **out, realm_error *err) {
-    return realm_bind_matrix(b, name, 1, n, REALM_WEIGHT_VECTOR, presence, out, err);
+    return bind_matrix(b, name, 1, n, REALM_WEIGHT_VECTOR, presence, out, err);
 }
 
 static uint64_t dim_of(const realm_hparams *hp, realm_dim d) {
@@ -101,9 +102,9 @@ realm_status realm_bind_layers(realm_binder *b, const realm_layer_row *rows, siz
             char name[96];
             snprintf(name, sizeof name, "blk.%u.%s", i, row->suffix);
             const realm_weight *w;
-            realm_status s = realm_bind_matrix(b, name, dim_of(&m->hp, row->rows), dim_of(&m->hp, row->cols),
-                                               row->rows == REALM_DIM_ONE ? REALM_WEIGHT_VECTOR : REALM_WEIGHT_LINEAR,
-                                               row->presence, &w, err);
+            realm_status s = bind_matrix(b, name, dim_of(&m->hp, row->rows), dim_of(&m->hp, row->cols),
+                                         row->rows == REALM_DIM_ONE ? REALM_WEIGHT_VECTOR : REALM_WEIGHT_LINEAR,
+                                         row->presence, &w, err);
             if (s != REALM_OK) return s;
             memcpy((char *)&m->layers[i] + row->offset, &w, sizeof w);
         }
@@ -117,13 +118,12 @@ realm_status realm_bind_ends(realm_binder *b, realm_error *err) {
     const realm_hparams *hp = &m->hp;
     m->hp.tied_output = realm_gguf_tensor_find(m->g, "output.weight") == NULL;
     unsigned use = REALM_WEIGHT_ROWS | (hp->tied_output ? REALM_WEIGHT_LINEAR : 0u);
-    realm_status s =
-        realm_bind_matrix(b, "token_embd.weight", hp->n_vocab, hp->d_model, use, REALM_REQUIRED, &m->embed, err);
+    realm_status s = bind_matrix(b, "token_embd.weight", hp->n_vocab, hp->d_model, use, REALM_REQUIRED, &m->embed, err);
     if (s == REALM_OK) s = realm_bind_vector(b, "output_norm.weight", hp->d_model, REALM_REQUIRED, &m->out_norm, err);
     m->output = m->embed;
     if (s == REALM_OK && !hp->tied_output)
-        s = realm_bind_matrix(b, "output.weight", hp->n_vocab, hp->d_model, REALM_WEIGHT_LINEAR, REALM_REQUIRED,
-                              &m->output, err);
+        s = bind_matrix(b, "output.weight", hp->n_vocab, hp->d_model, REALM_WEIGHT_LINEAR, REALM_REQUIRED, &m->output,
+                        err);
     return s;
 }
 

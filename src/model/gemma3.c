@@ -40,24 +40,21 @@ static realm_status hparams(realm_hparams *hp, const realm_gguf *g, realm_error 
     return realm_hparams_check(hp, g, err);
 }
 
-#define ROW(suffix, field, rows, cols, presence) \
-    {suffix, offsetof(realm_layer, field), REALM_DIM_##rows, REALM_DIM_##cols, REALM_##presence}
 static const realm_layer_row rows[] = {
-    ROW("attn_norm.weight", attn_norm, ONE, MODEL, REQUIRED),
-    ROW("attn_q.weight", wq, Q, MODEL, REQUIRED),
-    ROW("attn_k.weight", wk, KV, MODEL, REQUIRED),
-    ROW("attn_v.weight", wv, KV, MODEL, REQUIRED),
-    ROW("attn_q_norm.weight", q_norm, ONE, HEAD, REQUIRED),
-    ROW("attn_k_norm.weight", k_norm, ONE, HEAD, REQUIRED),
-    ROW("attn_output.weight", wo, MODEL, Q, REQUIRED),
-    ROW("post_attention_norm.weight", post_attn_norm, ONE, MODEL, REQUIRED),
-    ROW("ffn_norm.weight", ffn_norm, ONE, MODEL, REQUIRED),
-    ROW("ffn_gate.weight", w_gate, FF, MODEL, REQUIRED),
-    ROW("ffn_up.weight", w_up, FF, MODEL, REQUIRED),
-    ROW("ffn_down.weight", w_down, MODEL, FF, REQUIRED),
-    ROW("post_ffw_norm.weight", post_ffn_norm, ONE, MODEL, REQUIRED),
+    REALM_LAYER_ROW("attn_norm.weight", attn_norm, ONE, MODEL, REQUIRED),
+    REALM_LAYER_ROW("attn_q.weight", wq, Q, MODEL, REQUIRED),
+    REALM_LAYER_ROW("attn_k.weight", wk, KV, MODEL, REQUIRED),
+    REALM_LAYER_ROW("attn_v.weight", wv, KV, MODEL, REQUIRED),
+    REALM_LAYER_ROW("attn_q_norm.weight", q_norm, ONE, HEAD, REQUIRED),
+    REALM_LAYER_ROW("attn_k_norm.weight", k_norm, ONE, HEAD, REQUIRED),
+    REALM_LAYER_ROW("attn_output.weight", wo, MODEL, Q, REQUIRED),
+    REALM_LAYER_ROW("post_attention_norm.weight", post_attn_norm, ONE, MODEL, REQUIRED),
+    REALM_LAYER_ROW("ffn_norm.weight", ffn_norm, ONE, MODEL, REQUIRED),
+    REALM_LAYER_ROW("ffn_gate.weight", w_gate, FF, MODEL, REQUIRED),
+    REALM_LAYER_ROW("ffn_up.weight", w_up, FF, MODEL, REQUIRED),
+    REALM_LAYER_ROW("ffn_down.weight", w_down, MODEL, FF, REQUIRED),
+    REALM_LAYER_ROW("post_ffw_norm.weight", post_ffn_norm, ONE, MODEL, REQUIRED),
 };
-#undef ROW
 
 static realm_status bind(realm_binder *b, realm_error *err) {
     return realm_bind_layers(b, rows, REALM_ARRAY_LEN(rows), err);

@@ -66,11 +66,8 @@ typedef struct realm_binder {
 typedef enum realm_presence { REALM_REQUIRED, REALM_OPTIONAL } realm_presence;
 
 void realm_binder_init(realm_binder *b, realm_model *m, realm_model_progress progress, void *user);
-/* Opens tensor `name` as (rows, cols) for `use`; *out is NULL when it is optional and absent. REALM_E_FORMAT names the
- * tensor that is missing or has another shape; the backend refuses types that it cannot serve. */
-REALM_WARN_UNUSED realm_status realm_bind_matrix(realm_binder *b, const char *name, uint64_t rows, uint64_t cols,
-                                                 unsigned use, realm_presence presence, const realm_weight **out,
-                                                 realm_error *err);
+/* Opens tensor `name` of n values; *out is NULL when it is optional and absent. REALM_E_FORMAT names the tensor that is
+ * missing or has another shape; the backend refuses types that it cannot serve. */
 REALM_WARN_UNUSED realm_status realm_bind_vector(realm_binder *b, const char *name, uint64_t n, realm_presence presence,
                                                  const realm_weight **out, realm_error *err);
 /* One row of a family's table: tensor "blk.<i>.<suffix>" into the pointer at `offset` of a realm_layer. Sizes are given
@@ -89,6 +86,8 @@ typedef struct realm_layer_row {
     realm_dim rows, cols;
     realm_presence presence;
 } realm_layer_row;
+#define REALM_LAYER_ROW(suffix, field, rows, cols, presence) \
+    {suffix, offsetof(realm_layer, field), REALM_DIM_##rows, REALM_DIM_##cols, REALM_##presence}
 REALM_WARN_UNUSED realm_status realm_bind_layers(realm_binder *b, const realm_layer_row *rows, size_t n_rows,
                                                  realm_error *err);
 /* Embedding, final norm and output: an absent output.weight ties it to the embedding. */

@@ -19,27 +19,24 @@ static realm_status hparams(realm_hparams *hp, const realm_gguf *g, realm_error 
     return realm_hparams_check(hp, g, err);
 }
 
-#define ROW(suffix, field, rows, cols, presence) \
-    {suffix, offsetof(realm_layer, field), REALM_DIM_##rows, REALM_DIM_##cols, REALM_##presence}
 static const realm_layer_row rows[] = {
-    ROW("attn_norm.weight", attn_norm, ONE, MODEL, REQUIRED),
-    ROW("attn_q.weight", wq, Q, MODEL, REQUIRED),
-    ROW("attn_q.bias", bq, ONE, Q, OPTIONAL),
-    ROW("attn_k.weight", wk, KV, MODEL, REQUIRED),
-    ROW("attn_k.bias", bk, ONE, KV, OPTIONAL),
-    ROW("attn_v.weight", wv, KV, MODEL, REQUIRED),
-    ROW("attn_v.bias", bv, ONE, KV, OPTIONAL),
-    ROW("attn_output.weight", wo, MODEL, Q, REQUIRED),
-    ROW("attn_output.bias", bo, ONE, MODEL, OPTIONAL),
-    ROW("ffn_norm.weight", ffn_norm, ONE, MODEL, REQUIRED),
-    ROW("ffn_gate.weight", w_gate, FF, MODEL, REQUIRED),
-    ROW("ffn_gate.bias", b_gate, ONE, FF, OPTIONAL),
-    ROW("ffn_up.weight", w_up, FF, MODEL, REQUIRED),
-    ROW("ffn_up.bias", b_up, ONE, FF, OPTIONAL),
-    ROW("ffn_down.weight", w_down, MODEL, FF, REQUIRED),
-    ROW("ffn_down.bias", b_down, ONE, MODEL, OPTIONAL),
+    REALM_LAYER_ROW("attn_norm.weight", attn_norm, ONE, MODEL, REQUIRED),
+    REALM_LAYER_ROW("attn_q.weight", wq, Q, MODEL, REQUIRED),
+    REALM_LAYER_ROW("attn_q.bias", bq, ONE, Q, OPTIONAL),
+    REALM_LAYER_ROW("attn_k.weight", wk, KV, MODEL, REQUIRED),
+    REALM_LAYER_ROW("attn_k.bias", bk, ONE, KV, OPTIONAL),
+    REALM_LAYER_ROW("attn_v.weight", wv, KV, MODEL, REQUIRED),
+    REALM_LAYER_ROW("attn_v.bias", bv, ONE, KV, OPTIONAL),
+    REALM_LAYER_ROW("attn_output.weight", wo, MODEL, Q, REQUIRED),
+    REALM_LAYER_ROW("attn_output.bias", bo, ONE, MODEL, OPTIONAL),
+    REALM_LAYER_ROW("ffn_norm.weight", ffn_norm, ONE, MODEL, REQUIRED),
+    REALM_LAYER_ROW("ffn_gate.weight", w_gate, FF, MODEL, REQUIRED),
+    REALM_LAYER_ROW("ffn_gate.bias", b_gate, ONE, FF, OPTIONAL),
+    REALM_LAYER_ROW("ffn_up.weight", w_up, FF, MODEL, REQUIRED),
+    REALM_LAYER_ROW("ffn_up.bias", b_up, ONE, FF, OPTIONAL),
+    REALM_LAYER_ROW("ffn_down.weight", w_down, MODEL, FF, REQUIRED),
+    REALM_LAYER_ROW("ffn_down.bias", b_down, ONE, MODEL, OPTIONAL),
 };
-#undef ROW
 
 static realm_status bind(realm_binder *b, realm_error *err) {
     realm_status s =

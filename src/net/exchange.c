@@ -26,11 +26,6 @@ void exchange_count_body(realm_exchange *x) {
     x->body_counted = x->body.cap;
 }
 
-void realm_exchange_drop_body(realm_exchange *x) {
-    realm_buf_release(&x->body);
-    exchange_count_body(x);
-}
-
 char *realm_exchange_take_body(realm_exchange *x, size_t *len) {
     char *p = realm_buf_take(&x->body, len);
     exchange_count_body(x);
@@ -46,7 +41,8 @@ void *realm_exchange_get_user(const realm_exchange *x) { return x->user; }
 
 void exchange_release(realm_exchange *x) {
     io_wake_forget(x);
-    realm_exchange_drop_body(x);
+    realm_buf_release(&x->body);
+    exchange_count_body(x);
     realm_buf_release(&x->extra);
     realm_free(x->head_bytes);
     realm_free(x->fields);
@@ -62,6 +58,36 @@ static bool printable(const char *s) {
 void realm_exchange_field(realm_exchange *x, const char *name, const char *value) {
     if (x->started || !printable(name) || !printable(value)) return;
     realm_buf_printf(&x->extra, "%s: %s\r\n", name, value);
+}
+
+/* Standard phrase of a status. */
+static const char *reason(unsigned status) {
+    switch (status) {
+    case 100: return "Continue";
+    case 200: return "OK";
+    case 201: return "Created";
+    case 204: return "No Content";
+    case 400: return "Bad Request";
+    case 401: return "Unauthorized";
+    case 403: return "Forbidden";
+    case 404: return "Not Found";
+    case 405: return "Method Not Allowed";
+    case 408: return "Request Timeout";
+    case 409: return "Conflict";
+    case 411: return "Length Required";
+    case 413: return "Content Too Large";
+    case 414: return "URI Too Long";
+    case 415: return "Unsupported Media Type";
+    case 417: return "Expectation Failed";
+    case 422: return "Unprocessable Content";
+    case 429: return "Too Many Requests";
+    case 431: return "Request Header Fields Too Large";
+    case 500: return "Internal Server Error";
+    case 501: return "Not Implemented";
+    case 503: return "Service Unavailable";
+    case 505: return "HTTP Version Not Supported";
+    default: return "Status";
+    }
 }
 
 /* The status line and the fields. `len` is the body's length, or -1 where it is not known. */
@@ -86,8 +112,8 @@ static void start(realm_exchange *x, unsigned status, const char *content_type, 
         (x->head.chunked || x->head.content_length > DISCARD_BYTES_MAX ||
          (x->head.content_length > 0 && x->head.expect_continue)))
         c->close_after = true;
-    int n = snprintf(head, sizeof head, "%u %s\r\nDate: %s\r\nContent-Type: %s\r\n%s%s", status,
-                     realm_http_reason(status), io_date(c->t), content_type, framing,
+    int n = snprintf(head, sizeof head, "%u %s\r\nDate: %s\r\nContent-Type: %s\r\n%s%s", status, reason(status),
+                     io_date(c->t), content_type, framing,
                      c->close_after ? "Connection: close\r\n"
                      : old          ? "Connection: keep-alive\r\n"
                                     : "");
@@ -140,33 +166,4 @@ void realm_exchange_abort(realm_exchange *x) { x->c->doomed = true; }
 size_t realm_exchange_room(const realm_exchange *x) {
     size_t cap = x->c->t->s->limits.out_bytes, used = conn_pending(x->c);
     return used < cap ? cap - used : 0;
-}
-
-const char *realm_http_reason(unsigned status) {
-    switch (status) {
-    case 100: return "Continue";
-    case 200: return "OK";
-    case 201: return "Created";
-    case 204: return "No Content";
-    case 400: return "Bad Request";
-    case 401: return "Unauthorized";
-    case 403: return "Forbidden";
-    case 404: return "Not Found";
-    case 405: return "Method Not Allowed";
-    case 408: return "Request Timeout";
-    case 409: return "Conflict";
-    case 411: return "Length Required";
-    case 413: return "Content Too Large";
-    case 414: return "URI Too Long";
-    case 415: return "Unsupported Media Type";
-    case 417: return "Expectation Failed";
-    case 422: return "Unprocessable Content";
-    case 429: return "Too Many Requests";
-    case 431: return "Request Header Fields Too Large";
-    case 500: return "Internal Server Error";
-    case 501: return "Not Implemented";
-    case 503: return "Service Unavailable";
-    case 505: return "HTTP Version Not Supported";
-    default: return "Status";
-    }
 }

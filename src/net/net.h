@@ -61,8 +61,6 @@ bool realm_http_find(const realm_http_head *h, const char *lower_name, realm_htt
 bool realm_http_str_is(realm_http_str s, const char *text);
 /* Without regard to the case of ASCII letters. */
 bool realm_http_str_is_nocase(realm_http_str s, const char *text);
-/* Standard phrase of a status. */
-const char *realm_http_reason(unsigned status);
 
 /* Every field 0 means its default. */
 typedef struct realm_http_limits {
@@ -145,8 +143,6 @@ void realm_server_get_stats(const realm_server *s, realm_server_stats *out);
 const realm_http_head *realm_exchange_head(const realm_exchange *x);
 /* The whole body, in on_request and after; NUL-terminated. */
 const char *realm_exchange_body(const realm_exchange *x, size_t *len);
-/* Frees the body's memory early; realm_exchange_body is empty from then on. */
-void realm_exchange_drop_body(realm_exchange *x);
 /* Moves the body out: freed by the caller with realm_free, on any thread. Not counted in bodies_bytes any more. NULL
  * when memory is out. */
 char *realm_exchange_take_body(realm_exchange *x, size_t *len);

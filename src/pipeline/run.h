@@ -55,12 +55,11 @@ typedef struct pipe_run {
     bool ready; /* mu: some call has events */
 } pipe_run;
 
-/* values.c: {"inputs":...,"steps":...} and, for a branch, item and index, and with `text` (may be NULL) the text. */
-REALM_WARN_UNUSED realm_status pipe_values(const pipe_run *r, const pipe_branch *branch, uint32_t index,
-                                           const char *text, size_t len, realm_buf *out, realm_error *err);
+/* values.c: reads the inputs as the pipeline declares them. */
 REALM_WARN_UNUSED realm_status pipe_read_inputs(pipe_run *r, const realm_pipeline_input *inputs, size_t n,
                                                 realm_error *err);
-/* Renders one template over those values. */
+/* Renders one template over {"inputs":...,"steps":...} and, for a branch, item and index, and with `text` (may be NULL)
+ * the text. */
 REALM_WARN_UNUSED realm_status pipe_render_for(const pipe_run *r, const realm_template *t, const pipe_branch *branch,
                                                uint32_t index, const char *text, size_t len, realm_buf *out,
                                                realm_error *err);

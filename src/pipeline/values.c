@@ -117,8 +117,8 @@ static void write_step(const pipe_run *r, uint32_t i, realm_json_writer *w) {
     realm_json_end_object(w);
 }
 
-realm_status pipe_values(const pipe_run *r, const pipe_branch *branch, uint32_t index, const char *text, size_t len,
-                         realm_buf *out, realm_error *err) {
+static realm_status write_values(const pipe_run *r, const pipe_branch *branch, uint32_t index, const char *text,
+                                 size_t len, realm_buf *out, realm_error *err) {
     realm_json_writer w;
     realm_json_writer_init(&w, out);
     realm_json_begin_object(&w);
@@ -153,7 +153,7 @@ realm_status pipe_render_for(const pipe_run *r, const realm_template *t, const p
                              const char *text, size_t len, realm_buf *out, realm_error *err) {
     realm_buf values;
     realm_buf_init(&values, PIPELINE_VALUES_MAX);
-    realm_status s = pipe_values(r, branch, index, text, len, &values, err);
+    realm_status s = write_values(r, branch, index, text, len, &values, err);
     if (s == REALM_OK) s = pipe_render(t, &values, out, err);
     realm_buf_release(&values);
     return s;

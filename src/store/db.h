@@ -56,7 +56,6 @@ REALM_WARN_UNUSED realm_status db_step(db *d, sqlite3_stmt *st, bool *row, realm
 REALM_WARN_UNUSED realm_status db_open(db *d, const char *path, int flags, realm_error *err);
 void db_close(db *d);
 REALM_WARN_UNUSED realm_status db_exec(db *d, const char *sql, realm_error *err);
-realm_status db_fail(db *d, int rc, realm_error *err);
 /* Lock, BEGIN IMMEDIATE; then COMMIT (or ROLLBACK when s is a failure) and unlock, returning the first failure. */
 REALM_WARN_UNUSED realm_status db_transaction(db *d, realm_error *err);
 realm_status db_finish(db *d, realm_status s, realm_error *err);

@@ -58,7 +58,7 @@ static const struct {
 
 /* ---- statements -------------------------------------------------------------------------------------------------- */
 
-realm_status db_fail(db *d, int rc, realm_error *err) {
+static realm_status failed(db *d, int rc, realm_error *err) {
     realm_status s;
     switch (rc & 0xff) {
     case SQLITE_NOMEM: s = REALM_E_NOMEM; break;
@@ -83,7 +83,7 @@ realm_status db_prepare(db *d, const char *sql, sqlite3_stmt **st, realm_error *
     }
     if (d->n_cached == DB_STATEMENTS_MAX) return realm_error_set(err, REALM_E_INTERNAL, "store: statement table full");
     int rc = sqlite3_prepare_v3(d->h, sql, -1, SQLITE_PREPARE_PERSISTENT, st, NULL);
-    if (rc != SQLITE_OK) return db_fail(d, rc, err);
+    if (rc != SQLITE_OK) return failed(d, rc, err);
     d->cache[d->n_cached].sql = sql;
     d->cache[d->n_cached++].st = *st;
     return REALM_OK;
@@ -105,7 +105,7 @@ void db_end(db *d, sqlite3_stmt *st) {
 realm_status db_step(db *d, sqlite3_stmt *st, bool *row, realm_error *err) {
     int rc = sqlite3_step(st);
     *row = rc == SQLITE_ROW;
-    return rc == SQLITE_ROW || rc == SQLITE_DONE ? REALM_OK : db_fail(d, rc, err);
+    return rc == SQLITE_ROW || rc == SQLITE_DONE ? REALM_OK : failed(d, rc, err);
 }
 
 realm_status db_run(db *d, sqlite3_stmt *st, realm_error *err) {
@@ -118,7 +118,7 @@ realm_status db_run(db *d, sqlite3_stmt *st, realm_error *err) {
 
 realm_status db_exec(db *d, const char *sql, realm_error *err) {
     int rc = sqlite3_exec(d->h, sql, NULL, NULL, NULL);
-    return rc == SQLITE_OK ? REALM_OK : db_fail(d, rc, err);
+    return rc == SQLITE_OK ? REALM_OK : failed(d, rc, err);
 }
 
 static realm_status check_in_place(db *d, realm_error *err) {
@@ -162,7 +162,7 @@ void db_copy_text(sqlite3_stmt *st, int col, char *out, size_t cap) {
 realm_status db_open(db *d, const char *path, int flags, realm_error *err) {
     realm_mutex_init(&d->mu, REALM_RANK_STORE);
     int rc = sqlite3_open_v2(path, &d->h, flags | SQLITE_OPEN_NOMUTEX, NULL);
-    if (rc != SQLITE_OK) return db_fail(d, rc, err);
+    if (rc != SQLITE_OK) return failed(d, rc, err);
     if (strcmp(path, DB_IN_MEMORY) != 0 && !(d->path = realm_strdup(path)))
         return realm_error_set(err, REALM_E_NOMEM, "store: out of memory");
     sqlite3_busy_timeout(d->h, BUSY_TIMEOUT_MS);

@@ -227,7 +227,6 @@ void host_tensors_close(realm_host *h); /* stops what is computed, unpins layers
 void host_prompt_release(realm_host *h, host_prompt *p); /* what is in it */
 /* Counts memory for text and tokens, of all prompts, contexts and samplers together. */
 realm_status host_charge_text(realm_host *h, size_t n);
-realm_status host_own_prompt(realm_host *h);
 /* A prompt from text that a program hands over as a whole: the request's own prompt inside it keeps its control
  * tokens, everything else is plain. */
 realm_status host_prompt_from_program(realm_host *h, const host_model *model, const char *text, size_t len,

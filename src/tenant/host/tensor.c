@@ -21,7 +21,8 @@ host_tensors *host_tensors_of(realm_host *h) {
     return h->tensors;
 }
 
-realm_tensor_budget *host_tensor_budget(const realm_host *h) { return realm_run_request(h->run)->tenant->tensors; }
+/* The tenant's. */
+static realm_tensor_budget *budget_of(const realm_host *h) { return realm_run_request(h->run)->tenant->tensors; }
 
 /* Undoes a pin too that nobody has taken over: an instance may be ended, or cancelled, when the service has told of it
  * and before its call runs again. */
@@ -97,7 +98,7 @@ realm_call_result host_tensor_start(realm_call *call, const realm_tensor_op *ops
     realm_host *h = host_of(call);
     host_tensors *t = host_tensors_of(h);
     if (!t) return host_failed(h, result);
-    realm_tensor_budget *b = host_tensor_budget(h);
+    realm_tensor_budget *b = budget_of(h);
     host_tensor_work *w = &t->work;
     ((call_state *)realm_call_state(call))->started = true;
     w->host = h;
@@ -143,8 +144,7 @@ realm_call_result host_tensor_new(realm_call *call, const uint64_t *args, int32_
     const void *from = host_range(call, args[0], args[1] * sizeof *dims, "tensor_new", result);
     if (!from) return REALM_CALL_DONE;
     memcpy(dims, from, (size_t)args[1] * sizeof *dims);
-    if (realm_tensor_new(host_tensor_budget(h), (uint32_t)args[1], dims, &t, &h->error) ||
-        host_tensor_give(h, t, NULL, result))
+    if (realm_tensor_new(budget_of(h), (uint32_t)args[1], dims, &t, &h->error) || host_tensor_give(h, t, NULL, result))
         return host_failed(h, result);
     return REALM_CALL_DONE;
 }
@@ -450,7 +450,7 @@ realm_call_result host_tensor_logits(realm_call *call, const uint64_t *args, int
 static realm_status make_own(realm_host *h, size_t i, uint32_t rows, uint32_t cols, const char *values) {
     host_tensors *t = host_tensors_of(h);
     if (!t) return h->error.code;
-    realm_status st = realm_tensor_new(host_tensor_budget(h), 2, (uint64_t[]){rows, cols}, &t->work.own[i], &h->error);
+    realm_status st = realm_tensor_new(budget_of(h), 2, (uint64_t[]){rows, cols}, &t->work.own[i], &h->error);
     if (st || !values) return st;
     float part[COPY_VALUES];
     uint64_t total = (uint64_t)rows * cols;

@@ -35,8 +35,6 @@ struct host_tensors { /* made with an instance's first call of the group */
 
 /* The instance's state; NULL with h->error. */
 host_tensors *host_tensors_of(realm_host *h);
-/* The tenant's budget. */
-realm_tensor_budget *host_tensor_budget(const realm_host *h);
 /* True once host_tensor_start was called by this call: it was resumed because of the list, not of its model. */
 bool host_tensor_started(realm_call *call);
 /* Submits a list and suspends the program; or fails. */

@@ -178,7 +178,7 @@ static realm_status charge(realm_host *h, host_prompt *p) {
     return st;
 }
 
-realm_status host_own_prompt(realm_host *h) {
+static realm_status make_own(realm_host *h) {
     if (h->own_made) return REALM_OK;
     const realm_run_params *p = realm_run_get_params(h->run);
     host_prompt *o = &h->own;
@@ -236,7 +236,7 @@ static realm_call_result give_prompt(realm_host *h, host_prompt *made, realm_sta
 realm_call_result host_prompt_own(realm_call *call, const uint64_t *args, int32_t *result) {
     realm_host *h = host_of(call);
     (void)args;
-    if (host_own_prompt(h) || host_slot_take(h, HOST_PROMPT, &h->own, result)) return host_failed(h, result);
+    if (make_own(h) || host_slot_take(h, HOST_PROMPT, &h->own, result)) return host_failed(h, result);
     return REALM_CALL_DONE;
 }
 
@@ -339,7 +339,7 @@ realm_status host_prompt_from_program(realm_host *h, const host_model *model, co
     out->model = model;
     if (as_chat) return one_message(h, text, len, out);
     if (model->m != h->models[0].m) return plain_prompt(h, text, len, out);
-    realm_status st = host_own_prompt(h);
+    realm_status st = make_own(h);
     if (!st) st = need_text(h, &h->own);
     if (st) return st;
     const host_prompt *o = &h->own;
