@@ -544,7 +544,9 @@ void realm_sampler_run(realm_sampler *s, realm_sample_job *job) {
     const float raw_max = realm_row_max(job->logits, s->n_vocab);
     realm_error_clear(&job->error);
     if (!isfinite(raw_max)) {
-        job->status = realm_error_set(&job->error, REALM_E_FORMAT, "the model's output is not finite");
+        job->status = realm_error_set(&job->error, REALM_E_FORMAT, "%s",
+                                      raw_max == -INFINITY ? "no token is left to choose: every logit is minus infinity"
+                                                           : "the model's output is not finite");
         return;
     }
     job->status = REALM_OK;

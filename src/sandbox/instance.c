@@ -22,6 +22,7 @@
 
 #define CPU_MS_DEFAULT 1000u
 #define GRACE_MS_DEFAULT 1000u
+#define LEAST_CODE (-4095) /* what generate returns down to this is a code where it is no address */
 
 /* ---- references, wake, cancel ---- */
 
@@ -349,6 +350,8 @@ static realm_status place_by_growing(realm_instance *i) {
 
 static realm_status step_generate(realm_instance *i) {
     size_t n = i->params.prompt_len;
+    if (i->program->m.has_alloc && i->prompt_at == 0)
+        return realm_error_set(&i->fail, REALM_E_PROGRAM, "realm_alloc has no memory for a prompt of %zu bytes", n);
     uint8_t *to = memory_range(i, i->prompt_at, (uint64_t)n + 1);
     if (!to)
         return realm_error_set(&i->fail, REALM_E_PROGRAM,
@@ -363,8 +366,15 @@ static realm_status step_generate(realm_instance *i) {
     return call_export(i, REALM_STEP_GENERATE, "generate", 4, 1);
 }
 
+/* The answer, or what a program gives instead of one: as elsewhere, a negative code. */
 static realm_status take_answer(realm_instance *i) {
     uint64_t at = result_address(i), size = wasmtime_memory_data_size(i->context, &i->memory);
+    int64_t code = i->program->m.memory64 ? (int64_t)at : (int32_t)(uint32_t)at;
+    if (at >= size && code < 0 && code >= LEAST_CODE) {
+        i->exited = true;
+        i->exit_value = (int32_t)code;
+        return REALM_E_PROGRAM;
+    }
     if (at == 0) return realm_error_set(&i->fail, REALM_E_PROGRAM, "generate returned no answer (a null pointer)");
     if (at >= size)
         return realm_error_set(&i->fail, REALM_E_PROGRAM, "generate returned %llu, outside the program's memory",

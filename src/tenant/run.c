@@ -173,7 +173,7 @@ void run_durable(realm_run *run) {
 
 static realm_status on_answer(void *user, const char *text, size_t len, realm_error *err) {
     realm_run *run = user;
-    if (!realm_utf8_valid(text, len)) return realm_error_set(err, REALM_E_FORMAT, "the answer is not valid UTF-8");
+    if (!realm_utf8_valid(text, len)) return realm_error_set(err, REALM_E_PROGRAM, "the answer is not valid UTF-8");
     /* Long answers go out in pieces, as the reader takes them. */
     while (run->answer_at < len) {
         size_t piece = REALM_MIN(len - run->answer_at, REALM_RUN_OUTPUT_MAX / 4);

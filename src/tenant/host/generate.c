@@ -310,13 +310,15 @@ static bool fill(realm_host *h, host_generation *g) {
     return n > 0;
 }
 
-/* The end of a generation, as the run should know it. */
+/* The end of a generation, as the run should know it. A failure is the program's to deal with: it is the request's
+ * where the program returns its code. */
 static void note_end(realm_host *h, realm_finish finish, const realm_error *why) {
     if (finish == REALM_FINISH_ERROR) {
         h->error = *why;
         realm_run_set_error(h->run, why);
     }
-    if (!h->finish_set && finish != REALM_FINISH_CANCELLED) realm_run_set_finish(h->run, finish);
+    if (!h->finish_set && (finish == REALM_FINISH_STOP || finish == REALM_FINISH_LENGTH))
+        realm_run_set_finish(h->run, finish);
 }
 
 /* What the end event of a generation or forward pass brings with it. */

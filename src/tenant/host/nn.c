@@ -56,7 +56,7 @@ typedef struct nn_config { /* what JSON set; the rest is the request's */
     double temperature, top_p, min_p, repeat, presence, frequency;
     int64_t top_k, last_n; /* -1: not set */
     int64_t n_predict;     /* < 0: no limit; only with has_n_predict */
-    bool has_n_predict, has_seed, ignore_eos;
+    bool has_n_predict, has_seed, ignore_eos, stream_stdout;
     int64_t seed;
     char *reverse; /* a string that ends compute; NULL: none */
 } nn_config;
@@ -205,6 +205,7 @@ static realm_status read_flags(const realm_json *o, nn_config *c, realm_error *e
     const char *text = "";
     realm_status st = REALM_OK;
     if (realm_json_get_set(o, "ignore-eos", &v)) st = realm_json_bool(&v, &c->ignore_eos, err);
+    if (!st && realm_json_get_set(o, "stream-stdout", &v)) st = realm_json_bool(&v, &c->stream_stdout, err);
     if (!st && realm_json_get_set(o, "n-predict", &v)) {
         c->has_n_predict = true;
         st = realm_json_int(&v, INT32_MIN, INT32_MAX, &c->n_predict, err);
@@ -400,14 +401,18 @@ realm_call_result nn_unload(realm_call *call, const uint64_t *args, int32_t *res
 
 static const host_model *model_of(const realm_host *h, const nn_context *c) { return h->nn->graphs[c->graph].model; }
 
-static int32_t set_prompt(realm_host *h, nn_context *c, const char *text, size_t len) {
-    size_t max = host_context_length(model_of(h, c));
+static void begin_output(realm_host *h, nn_context *c) {
     stop_generation(h, c);
-    c->input_set = false;
-    c->input.len = 0;
     c->n_output = 0;
     realm_buf_reset(&c->out);
     realm_buf_reset(&c->single);
+}
+
+static int32_t set_prompt(realm_host *h, nn_context *c, const char *text, size_t len) {
+    size_t max = host_context_length(model_of(h, c));
+    begin_output(h, c);
+    c->input_set = false;
+    c->input.len = 0;
     realm_status st =
         realm_tokenizer_encode(host_tokenizer(model_of(h, c)), text, len,
                                REALM_ENCODE_ADD_SPECIAL | REALM_ENCODE_PARSE_SPECIAL, max, &c->input, &h->error);
@@ -448,11 +453,8 @@ realm_call_result nn_set_input(realm_call *call, const uint64_t *args, int32_t *
 static int32_t begin(realm_host *h, nn_context *c, bool single) {
     realm_generation_params p;
     realm_gguf_str stop;
-    stop_generation(h, c);
     if (!c->input_set || c->input.len == 0) return bad_argument(h, "compute: the prompt was not set, or is empty");
-    c->n_output = 0;
-    realm_buf_reset(&c->out);
-    realm_buf_reset(&c->single);
+    begin_output(h, c);
     realm_run_generation_params(h->run, &p);
     p.prompt_logprobs = false;
     if (apply_config(&c->config, single, &p, &stop)) {
@@ -482,6 +484,16 @@ static int32_t finish(realm_host *h, nn_context *c, const realm_event *end, int3
     return e;
 }
 
+/* stream-stdout: the runtime prints what compute generates, and what is printed is for the log. */
+static void print_out(realm_host *h, const realm_buf *out) {
+    for (size_t at = 0; at < out->len;) {
+        const char *line = out->data + at, *end = memchr(line, '\n', out->len - at);
+        size_t n = end ? (size_t)(end - line) : out->len - at;
+        host_log_line(h, REALM_LOG_INFO, line, n);
+        at += n + 1;
+    }
+}
+
 static bool cancelled(realm_call *call, realm_host *h) {
     return atomic_load_explicit(&h->cancelled, memory_order_acquire) || realm_call_cancelled(call);
 }
@@ -498,7 +510,10 @@ realm_call_result nn_compute(realm_call *call, const uint64_t *args, int32_t *re
     const realm_event *e;
     if (!c) return answer(result, bad_argument(h, "there is no such context"));
     if (!realm_call_resumed(call)) {
-        if (c->config.has_n_predict && c->config.n_predict == 0 && c->input_set) return answer(result, NN_OK);
+        if (c->config.has_n_predict && c->config.n_predict == 0 && c->input_set) {
+            begin_output(h, c);
+            return answer(result, NN_OK);
+        }
         int32_t st = begin(h, c, false);
         if (st) return answer(result, st);
     }
@@ -511,6 +526,7 @@ realm_call_result nn_compute(realm_call *call, const uint64_t *args, int32_t *re
         /* As there, the string that ended it is part of the text. */
         if (e->finish == REALM_FINISH_STOP && e->id < 0 && c->config.reverse)
             realm_buf_puts(&c->out, c->config.reverse);
+        if (c->config.stream_stdout) print_out(h, &c->out);
         int32_t code = finish(h, c, e, NN_OK);
         return answer(result, realm_buf_status(&c->out) ? NN_TOO_LARGE : code);
     }
@@ -544,6 +560,7 @@ realm_call_result nn_compute_single(realm_call *call, const uint64_t *args, int3
             realm_generation_confirm(g->g, ++c->n_output);
             return answer(result, NN_OK);
         }
+        c->n_output = g->batch.completion_tokens; /* the end token counts, as in compute */
         int32_t code = finish(h, c, e, NN_END_OF_SEQUENCE);
         if (!c->single.len) return answer(result, code);
         c->end = code;

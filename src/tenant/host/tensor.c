@@ -311,6 +311,11 @@ static realm_status read_op(realm_call *call, const realm_guest_tensor_op *g, si
     memset(o, 0, sizeof *o);
     if (!kind_of(g->kind, &o->kind))
         return realm_error_set(&h->error, REALM_E_UNSUPPORTED, "op %zu: there is no operation %u", at, g->kind);
+    uint32_t known = g->kind == REALM_TENSOR_OP_ROPE        ? REALM_TENSOR_ROPE_HALVES
+                     : g->kind == REALM_TENSOR_OP_ATTENTION ? REALM_TENSOR_ATTENTION_FULL
+                                                            : 0;
+    if (g->flags & ~known)
+        return realm_error_set(&h->error, REALM_E_UNSUPPORTED, "op %zu: unknown flags 0x%x", at, g->flags & ~known);
     realm_status st = operand(h, g->out, at, "out", &o->out);
     if (!st) st = operand(h, g->a, at, "a", &o->a);
     if (!st) st = operand(h, g->b, at, "b", &o->b);

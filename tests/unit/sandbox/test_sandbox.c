@@ -261,6 +261,13 @@ static void test_generate_pair(void **state) {
     expect_failure("gen_outside", p, REALM_E_PROGRAM, "returned 65536, outside");
     expect_failure("gen_endless", p, REALM_E_PROGRAM, "no NUL byte");
     expect_failure("gen_alloc_bad", p, REALM_E_PROGRAM, "realm_alloc returned 4294967292");
+    expect_failure("gen_alloc_none", p, REALM_E_PROGRAM, "realm_alloc has no memory");
+    static const char *const codes[] = {"gen_code", "gen_code64"}; /* no address, but what realm_main would return */
+    for (size_t i = 0; i < REALM_ARRAY_LEN(codes); i++) {
+        run r = run_module(box, codes[i], p);
+        if (r.result.status) fail_msg("%s: %s", codes[i], r.text);
+        assert_int_equal(r.result.value, -13);
+    }
     static char big[400000];
     memset(big, 'a', sizeof big);
     realm_instance_params much = {.prompt = big, .prompt_len = sizeof big, .model_id = 9};

@@ -402,6 +402,32 @@ static void test_errors_reach_the_client(void **state) {
     realm_tenant_release(t);
 }
 
+/* What a generation's failure is to the request is the program's to say; what the program gets wrong is its own. */
+static void test_failures_are_the_programs(void **state) {
+    (void)state;
+    static const struct {
+        const char *what;
+        realm_status status;
+        const char *text;
+    } cases[] = {{"cope", REALM_OK, "coped"},
+                 {"tell", REALM_E_INVALID, "grammar"},
+                 {"code", REALM_E_NOT_FOUND, "there is no model"},
+                 {"bytes", REALM_E_PROGRAM, "not valid UTF-8"}};
+    realm_tenant *t = tenant_with("gives", TEST_WASM "/guest", "gives");
+    for (size_t i = 0; i < REALM_ARRAY_LEN(cases); i++) {
+        client c;
+        char input[128];
+        complete(&c, t, limits_request(cases[i].what, input, sizeof input));
+        if (c.status != cases[i].status) fail_msg("%s: %s (%s)", cases[i].what, realm_status_name(c.status), c.error);
+        if (c.status == REALM_OK)
+            assert_string_equal(c.text, cases[i].text);
+        else if (!strstr(c.error, cases[i].text))
+            fail_msg("%s: %s", cases[i].what, c.error);
+        end(&c);
+    }
+    realm_tenant_release(t);
+}
+
 /* Forty requests of four tenants at once, each with its own program. */
 static void test_together(void **state) {
     (void)state;
@@ -445,6 +471,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(test_slow_reader),
         cmocka_unit_test(test_cancel),
         cmocka_unit_test(test_errors_reach_the_client),
+        cmocka_unit_test(test_failures_are_the_programs),
         cmocka_unit_test(test_together),
     };
     return close_runtime(cmocka_run_group_tests_name("host calls", tests, NULL, NULL));

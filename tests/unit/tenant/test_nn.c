@@ -1,6 +1,15 @@
 /* Programs that speak wasi-nn, as the GGML backends of other runtimes offer it. */
 #include "tenant/client.h"
 
+static _Atomic int printed;
+
+static void count_lines(void *user, realm_log_level level, const char *line, size_t len) {
+    (void)user;
+    (void)level;
+    (void)len;
+    if (strstr(line, "program: nn: info: ")) atomic_fetch_add(&printed, 1);
+}
+
 static void test_every_call(void **state) {
     client c, plain;
     (void)state;
@@ -9,8 +18,11 @@ static void test_every_call(void **state) {
     six.generation.max_tokens = 6;
     complete(&plain, p, six);
     expect_ok(&plain);
+    realm_log_configure(REALM_LOG_DEBUG, count_lines, NULL);
     complete(&c, t, text_request());
+    realm_log_configure(REALM_LOG_INFO, NULL, NULL);
     expect_ok(&c);
+    assert_true(atomic_load(&printed) > 0); /* stream-stdout: what compute makes is printed, which is for the log */
     const char *bar = strchr(c.text, '|'), *second = bar ? strchr(bar + 1, '|') : NULL;
     if (!second || strcmp(second + 1, "ok") != 0) fail_msg("tests/unit/tenant/guest/nn.c: %s", c.text);
     /* the same prompt, greedy: the same tokens, whole and one at a time. Single pieces end where a character does. */

@@ -97,7 +97,8 @@ static bool starts(const char *text, const char *with) {
 }
 
 static void whole(void) {
-    CHECK(set(context, 1, REALM_LITERAL("{\"temp\":0,\"n-predict\":6,\"ignore-eos\":true}")) == 0);
+    CHECK(set(context, 1, REALM_LITERAL("{\"temp\":0,\"n-predict\":6,\"ignore-eos\":true,\"stream-stdout\":true}")) ==
+          0);
     CHECK(set(context, 0, REALM_LITERAL("abc abc")) == 0);
     CHECK(compute(context) == 0);
     CHECK(get_output(context, 0, out, sizeof out, &n) == 0 && n > 0);
@@ -111,7 +112,10 @@ static void whole(void) {
     piece[n] = 0;
     CHECK(starts(piece, "{\"input_tokens\": "));
     CHECK(same(piece + n - 19, "\"output_tokens\": 6}", 19));
-    CHECK(set(context, 1, REALM_LITERAL("{\"n-predict\":0}")) == 0 && compute(context) == 0);
+    CHECK(set(context, 1, REALM_LITERAL("{\"n-predict\":0,\"stream-stdout\":true}")) == 0 && compute(context) == 0);
+    CHECK(get_output(context, 0, out, sizeof out, &n) == 0 && n == 0);
+    CHECK(set(context, 1, REALM_LITERAL("{\"stream-stdout\":1}")) == INVALID);
+    CHECK(set(context, 1, REALM_LITERAL("{\"n-predict\":0}")) == 0);
 }
 
 static void single(void) {
@@ -131,6 +135,7 @@ static void single(void) {
     /* anew, to its end: the request allows 16 tokens */
     for (n = 0; compute_single(context) == 0 && n < 100; n++) continue;
     CHECK(n == 16 || n == 17); /* a character may have been held back to the end */
+    CHECK(get_output(context, 1, piece, sizeof piece, &n) == 0 && same(piece + n - 20, "\"output_tokens\": 16}", 20));
 }
 
 /* Another model of the server's, at the same time; here it is the same file, so it says the same. */

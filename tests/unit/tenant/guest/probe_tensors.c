@@ -129,6 +129,9 @@ static int32_t lists(void) {
     ops[2].kind = 999;
     IS(realm_tensor_run(ops, 3), REALM_E_UNSUPPORTED);
     TRUE(error_says("op 2"));
+    ops[2] = (realm_guest_tensor_op){.kind = REALM_TENSOR_OP_ADD, .flags = 1, .out = y, .a = y, .b = x};
+    IS(realm_tensor_run(ops, 3), REALM_E_UNSUPPORTED);
+    TRUE(error_says("op 2: unknown flags 0x1"));
     ops[2] = (realm_guest_tensor_op){.kind = REALM_TENSOR_OP_ADD, .out = y, .a = y, .b = 12345};
     IS(realm_tensor_run(ops, 3), REALM_E_INVALID);
     TRUE(error_says("op 2: b is 12345"));
