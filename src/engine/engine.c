@@ -474,10 +474,16 @@ static realm_status allocate(realm_engine *e, realm_error *err) {
     return REALM_OK;
 }
 
+static void pages_moved(void *user) { realm_engine_wake(user); }
+
 static realm_status open_spill(realm_engine *e, realm_error *err) {
     realm_engine_config *c = &e->config;
     if (c->spill_dir_bytes == 0) c->spill_dir_bytes = SPILL_DIR_BYTES_DEFAULT;
-    return realm_spill_init(&e->pool.spill, e->pool.page_bytes, c->spill_bytes, c->spill_dir, c->spill_dir_bytes, err);
+    realm_status s = realm_spill_init(&e->pool.spill, &e->pool.mu, e->pool.page_bytes, c->spill_bytes, c->spill_dir,
+                                      c->spill_dir_bytes, err);
+    e->pool.spill.on_moved = pages_moved;
+    e->pool.spill.user = e;
+    return s;
 }
 
 /* The account of published prefixes, and what goes into all keys. */
@@ -597,7 +603,7 @@ void realm_engine_get_stats(realm_engine *e, realm_engine_stats *out) {
     realm_mutex_lock(&p->mu);
     out->kv_pages_used = p->n - p->n_free - p->cached.n;
     out->kv_pages_cached = p->cached.n;
-    out->suspended_pages = p->n_suspended;
+    out->suspended_pages = p->away.n;
     out->suspended_bytes = p->spill.memory_used;
     out->suspended_disk = p->spill.file_used * p->page_bytes;
     out->suspends = p->suspends;

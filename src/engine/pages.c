@@ -10,7 +10,10 @@
  * to who had it, which saves that work.
  *
  * To make room, cached pages go first (they cost at most a computation that the request would have had to pay without
- * the cache), then idle ones are suspended. An owner at its limit gives up its own and nobody else's.
+ * the cache), then idle ones are suspended. An owner at its limit gives up its own and nobody else's. In a step content
+ * is copied for a few milliseconds; what must be moved beyond that is for the next one (LATER).
+ *
+ * The room outside the pool is shared too: where there is none left, who has less of it takes it from who has most.
  */
 #include <assert.h>
 #include <string.h>
@@ -51,30 +54,61 @@ static void list_remove(realm_page_list *l, realm_page *p, int k) {
     l->n--;
 }
 
+/* The owners that have pages outside the pool. */
+static void note_away(realm_page_pool *p, realm_page_owner *o, bool any) {
+    if (any) {
+        o->prev_away = NULL;
+        o->next_away = p->owners_away;
+        if (p->owners_away) p->owners_away->prev_away = o;
+        p->owners_away = o;
+        return;
+    }
+    if (o->next_away) o->next_away->prev_away = o->prev_away;
+    if (o->prev_away)
+        o->prev_away->next_away = o->next_away;
+    else
+        p->owners_away = o->next_away;
+}
+
+static realm_page_list *lists_of(realm_page_pool *p, realm_page_owner *o, realm_page_state state,
+                                 realm_page_list **owners) {
+    switch (state) {
+    case REALM_PAGE_IDLE: *owners = &o->idle; return &p->idle;
+    case REALM_PAGE_CACHED: *owners = &o->cached; return &p->cached;
+    case REALM_PAGE_AWAY: *owners = &o->away; return &p->away;
+    case REALM_PAGE_UNLISTED: break;
+    }
+    return NULL;
+}
+
 static void set_state(realm_page_pool *p, realm_page *g, realm_page_state state) {
+    realm_page_owner *o = g->owner;
+    realm_page_list *list, *owners;
     if (g->state == state) return;
-    if (g->state == REALM_PAGE_IDLE) {
-        list_remove(&p->idle, g, 0);
-        list_remove(&g->owner->idle, g, 1);
-    } else if (g->state == REALM_PAGE_CACHED) {
-        list_remove(&p->cached, g, 0);
-        list_remove(&g->owner->cached, g, 1);
+    if ((list = lists_of(p, o, g->state, &owners))) {
+        list_remove(list, g, 0);
+        list_remove(owners, g, 1);
+        if (g->state == REALM_PAGE_AWAY && o->away.n == 0) note_away(p, o, false);
     }
     g->state = state;
-    if (state == REALM_PAGE_IDLE) {
-        list_add(&p->idle, g, 0);
-        list_add(&g->owner->idle, g, 1);
-    } else if (state == REALM_PAGE_CACHED) {
-        list_add(&p->cached, g, 0);
-        list_add(&g->owner->cached, g, 1);
+    if ((list = lists_of(p, o, state, &owners))) {
+        list_add(list, g, 0);
+        list_add(owners, g, 1);
+        if (state == REALM_PAGE_AWAY && o->away.n == 1) note_away(p, o, true);
     }
 }
 
 /* Puts a page into the list where it belongs. */
 static void relist(realm_page_pool *p, realm_page *g) {
     realm_page_state state = REALM_PAGE_UNLISTED;
-    if (g->place == REALM_PAGE_IN_POOL && g->pins == 0 && !g->moving)
-        state = g->refs == 0 ? REALM_PAGE_CACHED : g->owner->is_public ? REALM_PAGE_UNLISTED : REALM_PAGE_IDLE;
+    if (!g->moving && g->pins == 0 && g->place != REALM_PAGE_LOST) {
+        if (g->place != REALM_PAGE_IN_POOL)
+            state = REALM_PAGE_AWAY;
+        else if (g->refs == 0)
+            state = REALM_PAGE_CACHED;
+        else if (!g->owner->is_public)
+            state = REALM_PAGE_IDLE;
+    }
     set_state(p, g, state);
 }
 
@@ -117,12 +151,7 @@ void realm_page_ref_locked(realm_page_pool *p, realm_page *g) {
 static void unref(realm_page_pool *p, realm_page *g, void **garbage) {
     assert(g->refs > 0);
     if (--g->refs > 0) return;
-    if (g->place == REALM_PAGE_IN_POOL) {
-        g->owner->held--;
-    } else if (g->place != REALM_PAGE_LOST) {
-        g->owner->suspended--;
-        p->n_suspended--;
-    }
+    if (g->place == REALM_PAGE_IN_POOL) g->owner->held--;
     if (g->moving) { /* the mover frees it; the owner may be gone by then */
         if (g->findable) realm_page_hide(p, g);
         return;
@@ -153,47 +182,77 @@ static void note_move(realm_page_pool *p, uint64_t start_ns) {
     p->move_ns = p->move_ns > 0 ? 0.75 * p->move_ns + 0.25 * took : took;
 }
 
-static void suspend(realm_page_pool *p, realm_page *g) {
-    realm_spilled to;
-    void *garbage = NULL;
-    g->moving = true;
-    relist(p, g);
-    realm_spill_reserve(&p->spill, &to);
-    bool stored = to.place != REALM_PAGE_LOST;
-    if (stored) {
-        realm_mutex_unlock(&p->mu);
-        uint64_t start = realm_clock_ns();
-        stored = realm_spill_store(&p->spill, &to, p->backend, p->kv, g->slot);
-        note_move(p, start);
-        realm_mutex_lock(&p->mu);
-    }
-    g->moving = false;
-    if (!stored || g->refs == 0) realm_spill_free(&p->spill, &to, &garbage);
-    if (g->refs == 0) { /* let go meanwhile */
-        page_free(p, g, &garbage);
-    } else {
-        p->free_slots[p->n_free++] = g->slot;
-        g->owner->held--;
-        g->spilled = to;
-        g->place = to.place;
-        if (g->place == REALM_PAGE_LOST) {
-            if (g->findable) realm_page_hide(p, g);
-            p->dropped++;
-        } else {
-            g->owner->suspended++;
-            p->n_suspended++;
-            p->suspends++;
-        }
-    }
-    realm_spill_collect(garbage);
+/* Whether this step has time for one more. */
+static bool may_move(realm_page_pool *p) {
+    if (p->n_moved == 0 || realm_clock_ns() <= p->move_until_ns) return true;
+    p->cut_short = true;
+    return false;
 }
 
-static void evict(realm_page_pool *p, realm_page *g) {
+/* It is held, and outside the pool or on the way there. */
+static void lose(realm_page_pool *p, realm_page *g, void **garbage) {
+    g->place = REALM_PAGE_LOST;
+    relist(p, g);
+    realm_spill_free(&p->spill, &g->spilled, garbage);
+    if (g->findable) realm_page_hide(p, g);
+    p->dropped++;
+}
+
+/* Room for one of o's pages where there is none: whoever has most outside the pool, and more than o, loses the page
+ * that was suspended first. So each has an equal part of the room, if it wants it. */
+static bool claim_room(realm_page_pool *p, const realm_page_owner *o, void **garbage) {
+    realm_page_owner *most = p->owners_away;
+    for (realm_page_owner *q = most; q; q = q->next_away)
+        if (q->away.n > most->away.n) most = q;
+    if (!most || most->away.n <= o->away.n + 1) return false;
+    lose(p, most->away.head, garbage);
+    return true;
+}
+
+static realm_page_result suspend(realm_page_pool *p, realm_page *g) {
+    void *garbage = NULL;
+    if (!may_move(p)) return REALM_PAGE_LATER;
+    realm_spill_result room = realm_spill_reserve(&p->spill, &g->spilled);
+    if (room == REALM_SPILL_FULL && claim_room(p, g->owner, &garbage))
+        room = realm_spill_reserve(&p->spill, &g->spilled);
+    if (room == REALM_SPILL_BUSY) goto done;
+    bool stored = room == REALM_SPILL_OK;
+    if (stored) {
+        g->moving = true;
+        relist(p, g);
+        realm_mutex_unlock(&p->mu);
+        uint64_t start = realm_clock_ns();
+        stored = realm_spill_copy(&p->spill, &g->spilled, p->backend, p->kv, g->slot);
+        note_move(p, start);
+        realm_mutex_lock(&p->mu);
+        g->moving = false;
+        p->n_moved++;
+    }
+    if (g->refs == 0) { /* let go meanwhile */
+        realm_spill_free(&p->spill, &g->spilled, &garbage);
+        page_free(p, g, &garbage);
+        goto done;
+    }
+    p->free_slots[p->n_free++] = g->slot;
+    g->owner->held--;
+    if (stored) {
+        g->place = g->spilled.place;
+        realm_spill_start(&p->spill, &g->spilled);
+        relist(p, g);
+        p->suspends++;
+    } else {
+        lose(p, g, &garbage);
+    }
+done:
+    realm_spill_collect(garbage);
+    return room == REALM_SPILL_BUSY ? REALM_PAGE_LATER : REALM_PAGE_OK;
+}
+
+static realm_page_result evict(realm_page_pool *p, realm_page *g) {
     void *none = NULL; /* it is in the pool */
-    if (g->refs > 0)
-        suspend(p, g);
-    else
-        page_free(p, g, &none);
+    if (g->refs > 0) return suspend(p, g);
+    page_free(p, g, &none);
+    return REALM_PAGE_OK;
 }
 
 static realm_page_result make_room(realm_page_pool *p, realm_page_owner *o) {
@@ -208,8 +267,24 @@ static realm_page_result make_room(realm_page_pool *p, realm_page_owner *o) {
         } else {
             return REALM_PAGE_OK;
         }
-        evict(p, victim);
+        realm_page_result r = evict(p, victim);
+        if (r != REALM_PAGE_OK) return r;
     }
+}
+
+void realm_pool_begin_step(realm_page_pool *p, uint64_t move_until_ns) {
+    p->move_until_ns = move_until_ns;
+    p->n_moved = 0;
+    p->cut_short = false;
+}
+
+double realm_pool_move_ns(realm_page_pool *p) {
+    realm_mutex_lock(&p->mu);
+    const realm_spill *s = &p->spill;
+    const bool to_file = s->fd >= 0 && s->page_bytes > s->memory_max - s->memory_used;
+    const double ns = p->move_ns > 0 && to_file ? p->move_ns + s->io_ns : p->move_ns;
+    realm_mutex_unlock(&p->mu);
+    return ns;
 }
 
 realm_page_result realm_page_take(realm_page_pool *p, realm_page_owner *o, realm_page **page) {
@@ -235,32 +310,36 @@ realm_page_result realm_page_take(realm_page_pool *p, realm_page_owner *o, realm
 /* Back into the pool. The caller holds the page, so nobody frees it meanwhile. */
 static realm_page_result resume(realm_page_pool *p, realm_page *g) {
     void *garbage = NULL;
-    realm_page_result r = make_room(p, g->owner);
-    if (r != REALM_PAGE_OK) return r;
-    uint32_t slot = p->free_slots[--p->n_free];
-    g->moving = true;
-    realm_mutex_unlock(&p->mu);
-    uint64_t start = realm_clock_ns();
-    bool good = realm_spill_load(&p->spill, &g->spilled, p->backend, p->kv, slot);
-    note_move(p, start);
-    realm_mutex_lock(&p->mu);
-    g->moving = false;
-    g->owner->suspended--;
-    p->n_suspended--;
-    realm_spill_free(&p->spill, &g->spilled, &garbage);
-    if (good) {
+    const void *content;
+    if (!may_move(p)) return REALM_PAGE_LATER;
+    realm_spill_result got = realm_spill_fetch(&p->spill, &g->spilled, false, &content);
+    if (got == REALM_SPILL_BUSY) return REALM_PAGE_LATER;
+    g->moving = true; /* it is nobody's to lose */
+    relist(p, g);
+    realm_page_result r = got == REALM_SPILL_OK ? make_room(p, g->owner) : REALM_PAGE_IS_LOST;
+    if (r == REALM_PAGE_OK) { /* again: what was stored to make room may have its buffer */
+        got = realm_spill_fetch(&p->spill, &g->spilled, false, &content);
+        if (got == REALM_SPILL_BUSY) r = REALM_PAGE_LATER;
+        if (got == REALM_SPILL_LOST) r = REALM_PAGE_IS_LOST;
+    }
+    if (r == REALM_PAGE_OK) {
+        uint32_t slot = p->free_slots[--p->n_free];
+        realm_mutex_unlock(&p->mu);
+        uint64_t start = realm_clock_ns();
+        p->backend->v->kv_write_page(p->backend, p->kv, slot, content);
+        note_move(p, start);
+        realm_mutex_lock(&p->mu);
+        realm_spill_free(&p->spill, &g->spilled, &garbage);
         g->place = REALM_PAGE_IN_POOL;
         g->slot = slot;
         p->slot_owner[slot] = g->owner->id; /* not before: another's content is in a slot that was not written */
         g->owner->held++;
         p->resumes++;
-    } else {
-        p->free_slots[p->n_free++] = slot;
-        g->place = REALM_PAGE_LOST;
-        if (g->findable) realm_page_hide(p, g);
-        p->dropped++;
-        r = REALM_PAGE_IS_LOST;
+        p->n_moved++;
     }
+    g->moving = false;
+    if (r == REALM_PAGE_IS_LOST) lose(p, g, &garbage);
+    relist(p, g);
     realm_spill_collect(garbage);
     return r;
 }
@@ -275,6 +354,15 @@ realm_page_result realm_page_pin(realm_page_pool *p, realm_page *g) {
     if (r == REALM_PAGE_OK) pin(p, g);
     realm_mutex_unlock(&p->mu);
     return r;
+}
+
+void realm_page_fetch(realm_page_pool *p, realm_page *g) {
+    const void *unused;
+    realm_spill_result r = REALM_SPILL_OK;
+    realm_mutex_lock(&p->mu);
+    if (g->place == REALM_PAGE_IN_FILE) r = realm_spill_fetch(&p->spill, &g->spilled, true, &unused);
+    realm_mutex_unlock(&p->mu);
+    (void)r; /* pin will say */
 }
 
 realm_page_result realm_page_own(realm_page_pool *p, realm_page_owner *o, realm_page **page) {
@@ -376,7 +464,8 @@ uint32_t realm_seq_pages_wanted(realm_page_pool *p, const realm_seq *s, uint64_t
 /* ---- the pool ---------------------------------------------------------------------------------------------------- */
 
 realm_status realm_pool_init(realm_page_pool *p, realm_backend *b, realm_kv *kv, uint32_t n_pages, realm_error *err) {
-    *p = (realm_page_pool){.backend = b, .kv = kv, .n = n_pages, .n_free = n_pages, .spill = {.fd = -1}};
+    *p = (realm_page_pool){
+        .backend = b, .kv = kv, .n = n_pages, .n_free = n_pages, .spill = {.fd = -1}, .move_until_ns = UINT64_MAX};
     realm_mutex_init(&p->mu, REALM_RANK_PAGES);
     p->page_bytes = b->v->kv_page_bytes(kv);
     p->table_mask = 63;

@@ -6,7 +6,8 @@
  *
  *      take --> pinned <--pin / unpin--> idle --evict--> suspended --pin--> pinned
  *                                         |  (held, LRU)       |
- *                       last unref, keyed |                    +--> lost   (no room, or its file failed)
+ *                       last unref, keyed |                    +--> lost   (no room, or another's by right, or its
+ *                                         |                                 file failed)
  *                                         v
  *                                       cached --evict--> free     (held by nobody, found by its key)
  *
@@ -36,41 +37,82 @@ typedef enum realm_page_place {
     REALM_PAGE_LOST
 } realm_page_place;
 
-typedef struct realm_spilled { /* one page's content */
+typedef struct realm_spill_job realm_spill_job;
+
+typedef struct realm_spilled { /* one page's content; the pool's lock */
     realm_page_place place;    /* IN_MEMORY, IN_FILE or LOST */
     void *memory;
     uint32_t file_slot;
-    uint64_t checksum; /* IN_FILE */
+    uint64_t checksum;
+    realm_spill_job *job; /* IN_FILE: on the way there or back */
+    bool failed;          /* IN_FILE: it could not be written, or is not as it was */
 } realm_spilled;
+
+#define REALM_SPILL_WRITES 8u /* pages on their way into the file at once, each with a buffer */
+#define REALM_SPILL_READS 4u  /* and out of it */
+
+struct realm_spill_job { /* the pool's lock; `content` of one under way is the thread's that moves it */
+    realm_spilled *of;   /* NULL: nobody wants it any more */
+    bool reads, started, done;
+    uint32_t file_slot;
+    uint64_t checksum;
+    void *content;         /* (page_bytes) */
+    realm_spill_job *next; /* in the queue, or free */
+};
+
+typedef struct realm_spill_queue {
+    realm_spill_job *head, *tail;
+} realm_spill_queue;
 
 typedef struct realm_spill {
     uint64_t page_bytes, memory_max;
-    uint32_t file_max; /* slots */
-    int fd;            /* -1: no file */
-    void *bounce;      /* engine's thread; (page_bytes) */
-    /* the pool's lock */
+    uint32_t file_max;            /* slots */
+    int fd;                       /* -1: no file */
+    realm_mutex *mu;              /* the pool's lock */
+    void (*on_moved)(void *user); /* the file's thread, without a lock: something that was waited for has been moved */
+    void *user;
+    pthread_t thread; /* reads and writes the file */
+    bool threaded;
+    /* mu */
     uint64_t memory_used;
     uint32_t file_end, n_free_slots, cap_free_slots; /* slots below file_end that are free again */
     uint32_t *free_slots;
     uint32_t file_used;
     bool file_failed; /* writing has failed: no more is tried */
+    bool shut, waited_for;
+    realm_cond work;
+    realm_spill_job jobs[REALM_SPILL_WRITES + REALM_SPILL_READS]; /* those that write come first */
+    realm_spill_job *free_writes, *free_reads;
+    realm_spill_queue writes, reads;
+    double io_ns; /* running mean of writing or reading a page; 0: unknown */
 } realm_spill;
 
-/* `dir` NULL: no file. REALM_E_IO names the folder in which none can be made. */
-REALM_WARN_UNUSED realm_status realm_spill_init(realm_spill *s, uint64_t page_bytes, uint64_t memory_bytes,
-                                                const char *dir, uint64_t dir_bytes, realm_error *err);
+typedef enum realm_spill_result {
+    REALM_SPILL_OK,
+    REALM_SPILL_FULL, /* no room */
+    REALM_SPILL_BUSY, /* not yet: on_moved says when to ask again */
+    REALM_SPILL_LOST  /* it cannot be had back */
+} realm_spill_result;
+
+/* `mu` is the pool's lock; s->on_moved may be set before pages move. `dir` NULL: no file, no thread.
+ * REALM_E_IO names the folder in which none can be made. */
+REALM_WARN_UNUSED realm_status realm_spill_init(realm_spill *s, realm_mutex *mu, uint64_t page_bytes,
+                                                uint64_t memory_bytes, const char *dir, uint64_t dir_bytes,
+                                                realm_error *err);
 void realm_spill_release(realm_spill *s);
-/* Under the pool's lock: reserves room; LOST when there is none. */
-void realm_spill_reserve(realm_spill *s, realm_spilled *out);
-/* Under the pool's lock: gives room back. Memory is put into the chain `*garbage`, freed by realm_spill_collect. */
+/* Engine's thread. Storing a page: reserve room, copy its content without the lock (false: no memory for it), then
+ * start, or free. Until then nothing of `out` is anybody else's. */
+REALM_WARN_UNUSED realm_spill_result realm_spill_reserve(realm_spill *s, realm_spilled *out); /* under the lock */
+REALM_WARN_UNUSED bool realm_spill_copy(realm_spill *s, realm_spilled *to, realm_backend *b, const realm_kv *kv,
+                                        uint32_t slot);
+void realm_spill_start(realm_spill *s, realm_spilled *to); /* under the lock; `to` stays where it is from now on */
+/* Engine's thread, under the lock: its content, valid until it is freed or more is stored; BUSY while it is read from
+ * the file. `ahead`: only begins to read it where that keeps nobody from reading. */
+REALM_WARN_UNUSED realm_spill_result realm_spill_fetch(realm_spill *s, realm_spilled *from, bool ahead,
+                                                       const void **content);
+/* Under the lock: gives room back. Memory is put into the chain `*garbage`, freed by realm_spill_collect. */
 void realm_spill_free(realm_spill *s, realm_spilled *what, void **garbage);
 void realm_spill_collect(void *garbage);
-/* Engine's thread, without the lock: moves content; false when it could not be stored, or not be read back as it was.
- */
-REALM_WARN_UNUSED bool realm_spill_store(realm_spill *s, realm_spilled *to, realm_backend *b, const realm_kv *kv,
-                                         uint32_t slot);
-REALM_WARN_UNUSED bool realm_spill_load(realm_spill *s, const realm_spilled *from, realm_backend *b, realm_kv *kv,
-                                        uint32_t slot);
 
 /* ---- pages.c ----------------------------------------------------------------------------------------------------- */
 
@@ -82,7 +124,12 @@ typedef struct realm_page_list { /* least recently used first */
     uint32_t n;
 } realm_page_list;
 
-typedef enum realm_page_state { REALM_PAGE_UNLISTED, REALM_PAGE_IDLE, REALM_PAGE_CACHED } realm_page_state;
+typedef enum realm_page_state {
+    REALM_PAGE_UNLISTED,
+    REALM_PAGE_IDLE,
+    REALM_PAGE_CACHED,
+    REALM_PAGE_AWAY
+} realm_page_state;
 
 struct realm_page { /* the pool's lock */
     uint32_t refs;  /* sequences and shares that hold it */
@@ -111,8 +158,8 @@ struct realm_page_owner { /* a part of each account */
     uint32_t max; /* pages in the pool; UINT32_MAX: no limit */
     /* the pool's lock */
     uint32_t held, pinned; /* pages in the pool that somebody holds, that somebody runs on; shared ones once */
-    uint32_t suspended;
-    realm_page_list idle, cached;
+    realm_page_list idle, cached, away;      /* away: held, suspended */
+    realm_page_owner *next_away, *prev_away; /* of those that have some away */
 };
 
 typedef struct realm_page_slab realm_page_slab;
@@ -123,8 +170,11 @@ typedef struct realm_page_pool {
     uint32_t n; /* slots */
     uint32_t table_mask;
     realm_spill spill;
-    double move_ns; /* engine's thread: running mean of moving a page out or in; 0: unknown */
-    char model[96]; /* a part of keys */
+    double move_ns;         /* engine's thread: running mean of copying a page out or in; 0: unknown */
+    uint64_t move_until_ns; /* engine's thread: past it no more pages are moved in this step, but one */
+    uint32_t n_moved;       /* in this step */
+    bool cut_short;         /* some were not, for that */
+    char model[96];         /* a part of keys */
     realm_mutex mu;
     /* mu */
     uint32_t n_free;
@@ -132,9 +182,10 @@ typedef struct realm_page_pool {
     uint64_t *slot_owner; /* id of whose content was in it last; 0: never used */
     realm_page_slab *slabs;
     realm_page *free_pages;
-    realm_page_list idle, cached;
+    realm_page_list idle, cached, away;
+    realm_page_owner *owners_away;
     realm_page **table; /* findable pages by key */
-    uint32_t n_suspended, n_public;
+    uint32_t n_public;
     uint64_t suspends, resumes, dropped;
     uint64_t prefix_asked, prefix_found;
 } realm_page_pool;
@@ -143,7 +194,8 @@ typedef enum realm_page_result {
     REALM_PAGE_OK,
     REALM_PAGE_NONE_FREE,
     REALM_PAGE_OWNER_LIMIT,
-    REALM_PAGE_IS_LOST
+    REALM_PAGE_IS_LOST,
+    REALM_PAGE_LATER /* content has to be moved first: in the next step, or when spill's on_moved says */
 } realm_page_result;
 
 /* Takes over kv, also on failure. */
@@ -155,12 +207,19 @@ void realm_pool_forget(realm_page_pool *p, realm_page_owner *o);
 /* Pages that could be had: free, cached or idle. */
 uint32_t realm_pool_available(realm_page_pool *p);
 
+/* Engine's thread: pages are moved until then, at least one, before LATER is the answer. */
+void realm_pool_begin_step(realm_page_pool *p, uint64_t move_until_ns);
+/* Engine's thread: what moving a page out, or in, costs by what was measured, in ns; 0: unknown. */
+double realm_pool_move_ns(realm_page_pool *p);
+
 /* Engine's thread. A pinned page for the owner's own use, held once, zeroed if another's content was in its slot.
  * Forgets cached pages and suspends idle ones to make room: the owner's own where its limit is what stands against it,
  * else whoever's were least recently used. */
 realm_page_result realm_page_take(realm_page_pool *p, realm_page_owner *o, realm_page **page);
 /* Engine's thread: brings a page that the caller holds back into the pool and pins it. */
 realm_page_result realm_page_pin(realm_page_pool *p, realm_page *page);
+/* Engine's thread: one that will be pinned soon is read from the file meanwhile, where nobody else reads. */
+void realm_page_fetch(realm_page_pool *p, realm_page *page);
 /* Engine's thread: makes a pinned page writable by one holder: a shared one is copied (copy on write), a findable one
  * is forgotten. */
 realm_page_result realm_page_own(realm_page_pool *p, realm_page_owner *o, realm_page **page);

@@ -14,12 +14,12 @@
  * and brought back into the pool where they had left it, before it runs (`settle`); where one is lost it computes from
  * there again. Taking makes room by itself as long as there are pages on which nobody runs (pages.c). One that cannot
  * have a page waits for its turn, younger ones get none before it does. When nothing of the scope (the pool, or the
- * account that is at its limit) can run, `relieve` makes room: the youngest holder is preempted and goes to the front
- * of its account's queue. Its pages become idle, so that they are suspended if the room is needed, or are let go,
- * whichever costs less by what was measured; then its tokens, prompt and generated, are computed again as a prompt.
- * Rows do not depend on how they are batched, so its text goes on as if nothing had happened, and nothing is charged
- * twice. A generation that alone fills its account's kv_tokens ends there with LENGTH. The oldest always finishes, so
- * there is progress.
+ * account that is at its limit) can run, and no content is on its way, `relieve` makes room: the youngest holder is
+ * preempted and goes to the front of its account's queue. Its pages become idle, so that they are suspended if the room
+ * is needed, or are let go, whichever costs less by what was measured; then its tokens, prompt and generated, are
+ * computed again as a prompt. Rows do not depend on how they are batched, so its text goes on as if nothing had
+ * happened, and nothing is charged twice. A generation that alone fills its account's kv_tokens ends there with LENGTH.
+ * The oldest always finishes, so there is progress.
  *
  * Slow readers. A generation without room for events is stalled: it keeps its place, but when others wait for places or
  * pages and it has been stalled for STALL_GRACE_NS, it is preempted too and not admitted before it has been read.
@@ -29,7 +29,9 @@
 #include "engine/internal.h"
 
 #define STALL_GRACE_NS (250 * REALM_NS_PER_MS)
-#define RESUME_NS (10 * REALM_NS_PER_MS) /* pages are brought back for about so long before the others' next step */
+#define MOVE_NS                                                                                           \
+    (10 * REALM_NS_PER_MS) /* content of pages is copied, out of the pool and back, for so long in a step \
+                            */
 
 /* ---- lists ------------------------------------------------------------------------------------------------------ */
 
@@ -101,11 +103,11 @@ void realm_schedule_unlink(realm_engine *e, realm_generation *g) {
 }
 
 /* Whether moving its pages out and in again costs less than computing its tokens again. */
-static bool worth_moving(const realm_engine *e, const realm_generation *g) {
+static bool worth_moving(realm_engine *e, const realm_generation *g) {
     if (e->config.spill_bytes == 0 && !e->config.spill_dir) return false;
     const realm_work again = {.rows = g->s->n_past, .ctx_many = 0.5 * g->s->n_past * g->s->n_past};
-    return e->pool.move_ns == 0 || e->fair.cost.n == 0 ||
-           2 * e->pool.move_ns * g->s->n_pages < realm_cost_of(&e->fair.cost, &again);
+    const double move_ns = realm_pool_move_ns(&e->pool);
+    return move_ns <= 0 || e->fair.cost.n == 0 || 2 * move_ns * g->s->n_pages < realm_cost_of(&e->fair.cost, &again);
 }
 
 static void preempt(realm_engine *e, realm_generation *g) {
@@ -347,9 +349,6 @@ typedef struct builder {
     realm_engine *e;
     uint32_t n_rows, n_extra_out, n_short_extra;
     uint64_t starved_seq; /* oldest generation that the pool refused a page; younger ones get none */
-    bool others_ready;    /* some can run without bringing pages back, and wait for those that cannot */
-    bool resumed;         /* at least one page was brought back */
-    uint64_t resume_until_ns;
 } builder;
 
 static realm_page_result refused(builder *b, realm_generation *g, realm_page_result r) {
@@ -367,18 +366,14 @@ static bool settle(builder *b, realm_generation *g) {
     realm_seq_pin_present(pool, s);
     for (uint32_t i = 0; i < s->n_pages && s->n_unpinned > 0; i++) {
         if (s->slots[i] != REALM_SLOT_NONE) continue;
-        if (b->others_ready && b->resumed && realm_clock_ns() > b->resume_until_ns) { /* goes on after their step */
-            b->e->progress = true;
-            return false;
-        }
         realm_page_result r = g->seq <= b->starved_seq ? realm_page_pin(pool, s->pages[i]) : REALM_PAGE_NONE_FREE;
-        b->resumed |= r == REALM_PAGE_OK;
         if (r == REALM_PAGE_IS_LOST) {
             realm_seq_keep_pages(pool, s, i);
             break;
         }
         if (r != REALM_PAGE_OK) {
             (void)refused(b, g, r);
+            for (i++; r == REALM_PAGE_LATER && i < s->n_pages; i++) realm_page_fetch(pool, s->pages[i]);
             return false;
         }
         s->slots[i] = s->pages[i]->slot;
@@ -501,7 +496,6 @@ static void list_wants(builder *b, uint64_t now) {
         settles |= g->settles;
         if (g->settles || g->waits_share || g->stalled) continue;
         list_want(&e->wants[i], g);
-        b->others_ready = true;
     }
     for (uint32_t i = 0; settles && i < e->n_running; i++)
         if (e->running[i]->settles && settle(b, e->running[i])) list_want(&e->wants[i], e->running[i]);
@@ -528,6 +522,7 @@ static bool relieve(realm_engine *e, realm_account *a, realm_page_result why) {
     for (uint32_t i = 0; i < e->n_running; i++) {
         realm_generation *g = e->running[i];
         if (a && g->account != a) continue;
+        if (g->blocked == REALM_PAGE_LATER) return false; /* pages are on their way */
         if (g->blocked == why && !needy) needy = g;
     }
     if (!needy) return false;
@@ -594,8 +589,9 @@ static void lay_out(realm_engine *e, realm_generation *g) {
 
 void realm_schedule_build(realm_engine *e, uint64_t now) {
     builder b;
+    realm_pool_begin_step(&e->pool, now + MOVE_NS);
     do {
-        b = (builder){.e = e, .starved_seq = UINT64_MAX, .resume_until_ns = now + RESUME_NS};
+        b = (builder){.e = e, .starved_seq = UINT64_MAX};
         for (uint32_t i = 0; i < e->n_ring; i++) e->ring[i]->step_rows = 0;
         for (uint32_t i = 0; i < e->n_running; i++) {
             e->running[i]->step_rows = 0;
@@ -605,6 +601,7 @@ void realm_schedule_build(realm_engine *e, uint64_t now) {
         realm_fair_plan(&e->fair, e->wants, e->n_running, e->config.chunk_tokens, now);
         give_granted_rows(&b);
     } while (relieve_all(&b));
+    e->progress |= e->pool.cut_short;
     if (e->fair.wake_ns != 0) wake_at(e, e->fair.wake_ns);
     e->n_wants = e->n_running;
     for (uint32_t i = 0; i < e->n_wants; i++) {
