@@ -76,20 +76,15 @@
     X("process.exit", env_exit, "i", 'v')
 
 /* The functions, each once; wasi.c and env.c. */
-#define REALM_WASI_FUNCTIONS(X)                                                                                    \
-    X(wasi_args_get)                                                                                               \
-    X(wasi_args_sizes_get)                                                                                         \
-    X(wasi_environ_get)                                                                                            \
-    X(wasi_environ_sizes_get)                                                                                      \
-    X(wasi_clock_res_get)                                                                                          \
-    X(wasi_clock_time_get)                                                                                         \
-    X(wasi_fd_close)                                                                                               \
-    X(wasi_fd_fdstat_get)                                                                                          \
-    X(wasi_fd_fdstat_set_flags)                                                                                    \
+/* clang-format off */
+#define REALM_WASI_FUNCTIONS(X) \
+    X(wasi_args_get) X(wasi_args_sizes_get) X(wasi_environ_get) X(wasi_environ_sizes_get) X(wasi_clock_res_get) \
+    X(wasi_clock_time_get) X(wasi_fd_close) X(wasi_fd_fdstat_get) X(wasi_fd_fdstat_set_flags) \
     X(wasi_fd_filestat_get) X(wasi_fd_seek) X(wasi_fd_read) X(wasi_fd_write) X(wasi_poll_oneoff) X(wasi_proc_exit) \
-        X(wasi_sched_yield) X(wasi_random_get) X(wasi_nosys) X(wasi_badf) X(env_abort) X(env_trace) X(env_seed)    \
-            X(env_date_now) X(env_perf_now) X(env_log_info) X(env_log_debug) X(env_log_warn) X(env_log_error)      \
-                X(env_exit)
+    X(wasi_sched_yield) X(wasi_random_get) X(wasi_nosys) X(wasi_badf) \
+    X(env_abort) X(env_trace) X(env_seed) X(env_date_now) X(env_perf_now) X(env_log_info) X(env_log_debug) \
+    X(env_log_warn) X(env_log_error) X(env_exit)
+/* clang-format on */
 
 #define REALM_WASI_DECLARE(fn) realm_call_result fn(realm_call *call, const uint64_t *args, int32_t *result);
 REALM_WASI_FUNCTIONS(REALM_WASI_DECLARE)
