@@ -201,8 +201,8 @@ def test_limits_of_an_instance():
         wait_until(lambda: ask(s, "alpha", "keep").split(" ")[:3] == ["3", str(E_LIMIT), "0"], what="three rows are kept")
 
         # memory.grow: -1, and what was there stays; 320 pages in all
-        set_limits(s, "alpha", memory_bytes=21 * MIB)
         less = int(ask(s, "alpha", "memory").split(" ")[0])
+        set_limits(s, "alpha", memory_bytes=21 * MIB)
         wait_until(lambda: int(ask(s, "alpha", "memory").split(" ")[0]) == less + 16, what="a MiB more is allowed")
 
         # output: all that is allowed comes, nothing of the next piece, and the client is told which limit it was
