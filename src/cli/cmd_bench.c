@@ -216,9 +216,10 @@ static realm_status run_test(bench *b, const test *t, uint32_t repeat, bool json
     return realm_buf_status(out);
 }
 
-static void loading(void *user, uint64_t done, uint64_t total) {
+static bool loading(void *user, uint64_t done, uint64_t total) {
     const bench *b = user;
     if (b->terminal && total > 0) fprintf(stderr, "\r\033[Kloading %u%%", (unsigned)(done * 100 / total));
+    return true;
 }
 
 static realm_status open_model(bench *b, const char *name, uint32_t threads, uint64_t weight_budget, realm_error *err) {

@@ -162,10 +162,11 @@ static bool on_progress(void *user, const realm_pipeline_progress *p) {
     return !interrupted;
 }
 
-static void on_loading(void *user, uint64_t done, uint64_t total) {
-    if (!isatty(STDERR_FILENO)) return;
+static bool on_loading(void *user, uint64_t done, uint64_t total) {
+    if (!isatty(STDERR_FILENO)) return !interrupted;
     fprintf(stderr, "\rloading %s %3d%%\033[K", (const char *)user, total ? (int)(done * 100 / total) : 100);
     if (done >= total) fputs("\r\033[K", stderr);
+    return !interrupted;
 }
 
 static realm_status load_models(const pipeline_args *a, const realm_pipeline *p, realm_runtime *rt, realm_error *err) {

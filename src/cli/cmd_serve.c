@@ -1,7 +1,7 @@
 /* cli/cmd_serve.c - `realm serve`: the server process, from its configuration to its last exchange.
  *
  *      configuration -> store, runtime -> tenants -> listeners open (/health answers, /ready says 503)
- *        -> models load, one after the other -> ready -> signals: SIGHUP reads the configuration again,
+ *        -> models load, one after the other -> ready -> signals: SIGHUP reads the configuration again (reload),
  *        SIGTERM or SIGINT drains (a second one does not wait) -> everything closed, exit 0
  *
  * Signals are blocked in every thread and taken by this one with sigtimedwait, so no handler runs anywhere.
@@ -23,6 +23,7 @@
 #include "cli/args.h"
 #include "cli/cli.h"
 #include "cli/serve_config.h"
+#include "cli/serve_models.h"
 
 enum {
     OPT_CONFIG = 1,
@@ -58,7 +59,7 @@ static const char usage[] = "usage: realm serve [--config FILE] [--state DIR] [-
                             "                   [--spill-dir DIR] [--log-level LEVEL]\n";
 static const char help[] =
     "Serves models to tenants over HTTP until SIGTERM.\n"
-    "  --config FILE      YAML; the options below override it; SIGHUP reads its tenants and keys again\n"
+    "  --config FILE      YAML; the options below override it; SIGHUP reads it again\n"
     "  --state DIR        store, compiled programs (default $XDG_STATE_HOME/realm)\n"
     "  --listen A:P       where tenants ask (default 127.0.0.1:8080; port 0: any free one, printed)\n"
     "  --admin-listen A:P health, metrics, /admin/v1 (default 127.0.0.1:8081; `off`: not at all)\n"
@@ -88,17 +89,8 @@ typedef struct serving {
     realm_runtime *rt;
     realm_api *api;
     realm_server *server;
+    serve_models *models;
 } serving;
-
-static void say(const char *fmt, ...) REALM_PRINTF(1, 2);
-static void say(const char *fmt, ...) {
-    char line[1024];
-    va_list ap;
-    va_start(ap, fmt);
-    vsnprintf(line, sizeof line, fmt, ap);
-    va_end(ap);
-    fprintf(stderr, "realm: %s\n", line); /* stderr is not buffered: one write */
-}
 
 /* False when the command ends now with args->status. */
 static bool read_flags(realm_args *args, flags *f) {
@@ -171,65 +163,6 @@ static realm_status read_config(serve_config *c, const flags *f, realm_error *er
     return st;
 }
 
-static bool asked_to_stop(const serving *s) {
-    sigset_t pending;
-    (void)s;
-    return sigpending(&pending) == 0 && (sigismember(&pending, SIGTERM) == 1 || sigismember(&pending, SIGINT) == 1);
-}
-
-typedef struct load {
-    const serving *s;
-    const char *id;
-    int shown; /* tenths said so far */
-} load;
-
-static void on_progress(void *user, uint64_t done, uint64_t total) {
-    load *l = user;
-    /* Nothing is being answered yet and the store is consistent at any moment: ending here is what a drain would do. */
-    if (asked_to_stop(l->s)) {
-        say("stopped while loading %s", l->id);
-        _exit(REALM_EXIT_DONE);
-    }
-    int tenth = total ? (int)(done * 10 / total) : 10;
-    if (tenth <= l->shown) return;
-    l->shown = tenth;
-    if (isatty(STDERR_FILENO)) {
-        fprintf(stderr, "\rrealm: loading %s %d%%%s", l->id, tenth * 10, tenth == 10 ? "\r\033[K" : "");
-    } else if (tenth == 5) {
-        say("loading %s: 50%%", l->id);
-    }
-}
-
-static realm_status load_models(serving *s, realm_error *err) {
-    const serve_config *c = &s->config;
-    for (size_t i = 0; i < c->n_models; i++) {
-        const serve_model *m = &c->models[i];
-        uint64_t t0 = realm_clock_ns();
-        load l = {s, m->id, 0};
-        realm_model_config mc = {.engine = c->engine, .weight_budget_bytes = m->weight_budget};
-        realm_model_info info;
-        say("loading %s from %s", m->id, m->file);
-        realm_status st = realm_runtime_add_model(s->rt, m->id, m->file, &mc, on_progress, &l, err);
-        if (st != REALM_OK) {
-            realm_error_prefix(err, "model %s", m->id);
-            return st;
-        }
-        for (size_t k = 0; k < m->n_prefixes; k++) {
-            st = realm_runtime_publish_prefix(s->rt, m->id, m->prefixes[k], strlen(m->prefixes[k]), err);
-            if (st != REALM_OK) {
-                realm_error_prefix(err, "model %s, prefix %zu", m->id, k + 1);
-                return st;
-            }
-        }
-        if (realm_runtime_model_at(s->rt, realm_runtime_model_count(s->rt) - 1, &info) == REALM_OK)
-            say("loaded %s: %s, %u layers, %" PRIu64 " MiB of weights, context %u, in %.1f s%s", m->id,
-                info.hparams->arch, info.hparams->n_layers, info.weight_bytes >> 20,
-                realm_engine_context_length(realm_runtime_engine(s->rt, m->id)), (double)(realm_clock_ns() - t0) / 1e9,
-                info.has_template ? "" : "; it has no chat template");
-    }
-    return REALM_OK;
-}
-
 static realm_status open_server(serving *s, realm_error *err) {
     const serve_config *c = &s->config;
     bool admin = strcmp(c->admin_listen, "off") != 0;
@@ -248,24 +181,38 @@ static realm_status open_server(serving *s, realm_error *err) {
     st = realm_server_open(&s->server, &sc, err);
     if (st != REALM_OK) return st;
     realm_api_set_server(s->api, s->server);
-    say("listening on http://%s", realm_server_address(s->server, 0));
-    if (admin) say("admin on http://%s", realm_server_address(s->server, 1));
+    serve_say("listening on http://%s", realm_server_address(s->server, 0));
+    if (admin) serve_say("admin on http://%s", realm_server_address(s->server, 1));
     return REALM_OK;
 }
 
-/* Tenants and keys of the file; what else has changed in it waits for the next start. */
+/* Takes what a running server can of the file: tenants, keys and drain_seconds now, new models beside the requests.
+ * Says what of it waits for the next start. */
 static void reload(serving *s, const flags *f) {
-    serve_config fresh;
     realm_error err = {0};
-    realm_status st = read_config(&fresh, f, &err);
-    if (st == REALM_OK) st = serve_config_apply_tenants(&fresh, realm_runtime_store(s->rt), &err);
-    if (st == REALM_OK) {
-        realm_runtime_reload(s->rt);
-        say("configuration read again: %zu tenants", fresh.n_tenants);
-    } else {
-        say("configuration not taken: %s", err.text);
+    realm_buf other;
+    serve_config *fresh = realm_calloc(1, sizeof *fresh);
+    if (!fresh) {
+        serve_say("configuration not taken: out of memory");
+        return;
     }
-    serve_config_release(&fresh);
+    realm_status st = read_config(fresh, f, &err);
+    if (st == REALM_OK) st = serve_config_apply_tenants(fresh, realm_runtime_store(s->rt), &err);
+    if (st != REALM_OK) {
+        serve_say("configuration not taken: %s", err.text);
+        serve_config_release(fresh);
+        realm_free(fresh);
+        return;
+    }
+    realm_runtime_reload(s->rt);
+    s->config.drain_seconds = fresh->drain_seconds;
+    realm_buf_init(&other, 4096);
+    serve_config_differences(&s->config, fresh, &other);
+    serve_say("configuration read again: %zu tenants%s%.*s", fresh->n_tenants,
+              other.len ? "; the next start takes: " : "", other.len ? (int)other.len - 2 : 0,
+              other.len ? other.data + 2 : "");
+    realm_buf_release(&other);
+    serve_models_again(s->models, fresh);
 }
 
 static int next_signal(const serving *s, const struct timespec *timeout) {
@@ -280,12 +227,12 @@ static void drain(serving *s) {
     uint64_t end = realm_clock_ns() + (uint64_t)s->config.drain_seconds * REALM_NS_PER_S;
     realm_server_stats stats;
     realm_server_get_stats(s->server, &stats);
-    say("stopping: %u requests are being answered", stats.exchanges);
+    serve_say("stopping: %u requests are being answered", stats.exchanges);
     realm_api_set_state(s->api, REALM_API_DRAINING);
     while (!realm_server_drain(s->server, realm_clock_ns() + 100 * REALM_NS_PER_MS)) {
         int sig = next_signal(s, &now);
         if (sig == SIGTERM || sig == SIGINT || realm_clock_ns() >= end) {
-            say("not waiting any longer");
+            serve_say("not waiting any longer");
             return;
         }
     }
@@ -332,7 +279,7 @@ int realm_cmd_serve(int argc, char **argv) {
     realm_status st = read_config(&s.config, &f, &err);
     if (st != REALM_OK) goto done;
     realm_log_configure(s.config.log_level, NULL, NULL);
-    say("version " REALM_VERSION ", state in %s", s.config.state);
+    serve_say("version " REALM_VERSION ", state in %s", s.config.state);
     realm_runtime_config rc = {.state_dir = s.config.state,
                                .compiler_path = self,
                                .n_workers = (uint32_t)s.config.workers,
@@ -342,18 +289,21 @@ int realm_cmd_serve(int argc, char **argv) {
     if ((st = realm_runtime_open(&s.rt, &rc, &err)) != REALM_OK) goto done;
     if ((st = serve_config_apply_tenants(&s.config, realm_runtime_store(s.rt), &err)) != REALM_OK) goto done;
     if ((st = open_server(&s, &err)) != REALM_OK) goto done;
-    if ((st = load_models(&s, &err)) != REALM_OK) goto done;
-    if (s.config.n_models == 0) say("no model is served: give --model ID=FILE");
+    if ((st = serve_models_open(&s.models, s.rt, &err)) != REALM_OK) goto done;
+    if ((st = serve_models_first(s.models, &s.config, &err)) != REALM_OK) goto done;
+    if (realm_runtime_model_count(s.rt) == 0) serve_say("no model is served: give --model ID=FILE");
     realm_api_set_state(s.api, REALM_API_SERVING);
-    say("ready");
+    serve_say("ready");
     serve(&s, &f);
 done:
+    if (st == REALM_E_CANCELLED) st = REALM_OK; /* asked to stop before there was anything to drain */
     if (st != REALM_OK) status = realm_fail("serve", &err);
     realm_server_close(s.server);
+    serve_models_close(s.models);
     realm_api_close(s.api);
     if (s.rt) realm_runtime_close(s.rt);
     serve_config_release(&s.config);
     realm_free(self);
-    if (st == REALM_OK) say("stopped");
+    if (st == REALM_OK) serve_say("stopped");
     return status;
 }

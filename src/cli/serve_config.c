@@ -24,11 +24,15 @@ void serve_config_init(serve_config *c) {
     realm_http_limits_init(&c->http);
 }
 
+void serve_model_release(serve_model *m) {
+    realm_free(m->id);
+    realm_free(m->file);
+    for (size_t i = 0; i < m->n_prefixes; i++) realm_free(m->prefixes[i]);
+    *m = (serve_model){0};
+}
+
 void serve_config_release(serve_config *c) {
-    for (size_t i = 0; i < c->n_models; i++) {
-        realm_free(c->models[i].id);
-        realm_free(c->models[i].file);
-    }
+    for (size_t i = 0; i < c->n_models; i++) serve_model_release(&c->models[i]);
     for (size_t i = 0; i < c->n_tenants; i++) {
         realm_free(c->tenants[i].key_file);
         realm_free(c->tenants[i].program);
@@ -136,7 +140,9 @@ static realm_status read_prefixes(const realm_json *model, serve_model *to, real
     for (size_t i = 0; st == REALM_OK && realm_json_at(&list, i, &v); i++) {
         if (to->n_prefixes == SERVE_PREFIXES_MAX)
             return realm_json_error(&v, REALM_E_LIMIT, err, "at most %u prefixes", SERVE_PREFIXES_MAX);
-        st = realm_json_cstr(&v, &to->prefixes[to->n_prefixes++], err);
+        const char *text = "";
+        st = realm_json_cstr(&v, &text, err);
+        if (st == REALM_OK && !(to->prefixes[to->n_prefixes++] = realm_strdup(text))) st = no_memory(err);
     }
     return st;
 }
@@ -331,6 +337,39 @@ realm_status serve_config_read(serve_config *c, const char *path, const char *mo
     }
     if (st != REALM_OK) realm_error_prefix(err, "%s", path);
     return st;
+}
+
+void serve_config_differences(const serve_config *running, const serve_config *fresh, realm_buf *out) {
+#define DIFFER(name, differs) \
+    if (differs) (void)realm_buf_printf(out, ", %s", name)
+#define NUMBER(field) DIFFER(#field, running->field != fresh->field)
+#define HTTP(field, least, most) DIFFER("http." #field, running->http.field != fresh->http.field);
+#define ENGINE(field, least, most) DIFFER("engine." #field, running->engine.field != fresh->engine.field);
+#define TEXT(name, field) DIFFER(name, strcmp(running->field ? running->field : "", fresh->field ? fresh->field : ""))
+    TEXT("listen", listen);
+    TEXT("admin_listen", admin_listen);
+    TEXT("state", state);
+    NUMBER(threads);
+    NUMBER(io_threads);
+    NUMBER(api_threads);
+    NUMBER(workers);
+    NUMBER(max_instances);
+    NUMBER(program_bytes);
+    NUMBER(log_level);
+    HTTP_LIMITS(HTTP)
+    ENGINE_LIMITS(ENGINE)
+    NUMBER(engine.kv_bytes);
+    NUMBER(engine.spill_bytes);
+    NUMBER(engine.spill_dir_bytes);
+    TEXT("engine.spill_dir", engine.spill_dir);
+    bool names = running->n_names != fresh->n_names;
+    for (size_t i = 0; !names && i < running->n_names; i++) names = strcmp(running->names[i], fresh->names[i]) != 0;
+    DIFFER("host_names", names);
+#undef DIFFER
+#undef NUMBER
+#undef HTTP
+#undef ENGINE
+#undef TEXT
 }
 
 realm_status serve_config_add_model(serve_config *c, const char *text, realm_error *err) {

@@ -19,9 +19,10 @@
 typedef struct serve_model {
     char *id, *file;
     uint64_t weight_budget; /* 0: none */
-    const char *prefixes[SERVE_PREFIXES_MAX];
+    char *prefixes[SERVE_PREFIXES_MAX];
     size_t n_prefixes;
 } serve_model;
+void serve_model_release(serve_model *m);
 
 typedef struct serve_tenant {
     const char *name;
@@ -58,6 +59,9 @@ REALM_WARN_UNUSED realm_status serve_config_read(serve_config *c, const char *pa
                                                  realm_error *err);
 /* "ID=FILE" of the command line, or an id or file that realm_find_model knows. */
 REALM_WARN_UNUSED realm_status serve_config_add_model(serve_config *c, const char *text, realm_error *err);
+/* Names, after ", ", what is other in `fresh` than in the configuration that a server runs with, and only the next
+ * start can take: of each key its name; models and tenants aside. */
+void serve_config_differences(const serve_config *running, const serve_config *fresh, realm_buf *out);
 /* Creates or sets the file's tenants in the store and imports their keys. Tenants that the file does not name stay. */
 REALM_WARN_UNUSED realm_status serve_config_apply_tenants(const serve_config *c, realm_store *store, realm_error *err);
 

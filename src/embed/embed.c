@@ -88,6 +88,12 @@ REALM_API void realm_close(realm *r) {
     realm_free(r);
 }
 
+static bool on_progress(void *user, uint64_t done, uint64_t total) {
+    const realm_load_config *c = user;
+    c->progress(c->user, done, total);
+    return true;
+}
+
 REALM_API realm_status realm_model_load(realm *r, const char *id, const char *path, const realm_load_config *config,
                                         realm_error *err) {
     realm_load_config c = {0};
@@ -95,7 +101,7 @@ REALM_API realm_status realm_model_load(realm *r, const char *id, const char *pa
     realm_model_config mc = {.engine = {.kv_bytes = c.kv_bytes, .n_ctx = c.n_ctx, .max_generations = c.max_generations},
                              .chat_template = c.chat_template,
                              .weight_budget_bytes = c.weight_budget_bytes};
-    return realm_runtime_add_model(r->rt, id, path, &mc, c.progress, c.user, err);
+    return realm_runtime_add_model(r->rt, id, path, &mc, c.progress ? on_progress : NULL, &c, err);
 }
 
 /* ---- tenants ----------------------------------------------------------------------------------------------------- */

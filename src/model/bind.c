@@ -71,7 +71,8 @@ static realm_status bind_matrix(realm_binder *b, const char *name, uint64_t rows
     mt->layer = b->layer;
     b->done_bytes += t->n_bytes;
     realm_gguf_drop_pages(m->g, t);
-    if (b->progress) b->progress(b->user, b->done_bytes, b->total_bytes);
+    if (b->progress && !b->progress(b->user, b->done_bytes, b->total_bytes))
+        return realm_error_set(err, REALM_E_CANCELLED, "given up while it was loaded");
     *out = w;
     return REALM_OK;
 }

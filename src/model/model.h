@@ -46,8 +46,9 @@ typedef struct realm_hparams {
 
 typedef struct realm_model realm_model;
 
-/* Called while weights are repacked: done and total in bytes. May be NULL. */
-typedef void (*realm_model_progress)(void *user, uint64_t done, uint64_t total);
+/* Called while weights are repacked: done and total in bytes; false gives up, and opening ends with REALM_E_CANCELLED.
+ * May be NULL. */
+typedef bool (*realm_model_progress)(void *user, uint64_t done, uint64_t total);
 
 typedef struct realm_model_options {
     uint64_t weight_budget_bytes; /* memory for weights; 0: all are resident */

@@ -70,7 +70,8 @@ typedef struct realm_model_info {
     uint64_t weight_bytes;
 } realm_model_info;
 
-/* Loads a file under an id; blocks for as long as it takes. REALM_E_EXISTS when the id is taken. */
+/* Loads a file under an id; blocks for as long as it takes, beside requests for other models. REALM_E_EXISTS when the
+ * id is taken; REALM_E_CANCELLED: `progress` gave up. */
 REALM_WARN_UNUSED realm_status realm_runtime_add_model(realm_runtime *rt, const char *id, const char *path,
                                                        const realm_model_config *config, realm_model_progress progress,
                                                        void *user, realm_error *err);
