@@ -32,7 +32,8 @@ enum {
     OPT_RAW,
     OPT_PROGRAM,
     OPT_THREADS,
-    OPT_WEIGHT_BUDGET
+    OPT_WEIGHT_BUDGET,
+    OPT_LOG
 };
 static const realm_option options[] = {{"--raw", OPT_RAW, false}, /* first, so that chat can leave it out */
                                        {"--model", OPT_MODEL, true},
@@ -43,13 +44,14 @@ static const realm_option options[] = {{"--raw", OPT_RAW, false}, /* first, so t
                                        {"--program", OPT_PROGRAM, true},
                                        {"--threads", OPT_THREADS, true},
                                        {"--weight-budget", OPT_WEIGHT_BUDGET, true},
+                                       {"--log", OPT_LOG, false},
                                        {0}};
 
 typedef struct run_args {
     const char *model, *models_dir, *program;
     uint64_t max_tokens, seed, threads, weight_budget;
     double temperature;
-    bool raw;
+    bool raw, log;
     const char *prompt;
 } run_args;
 
@@ -65,7 +67,7 @@ static realm_status open_local(const run_args *a, realm **out, realm_error *err)
     char *path = NULL, *self = realm_self_path(), *wasm = NULL;
     size_t len = 0;
     realm *r = NULL;
-    realm_set_log(2, NULL, NULL);
+    realm_set_log(a->log ? 0 : 2, NULL, NULL);
     realm_config config = {.size = sizeof config, .compiler_path = self, .n_threads = (uint32_t)a->threads};
     realm_load_config load = {
         .size = sizeof load, .max_generations = 1, .progress = progress, .weight_budget_bytes = a->weight_budget};
@@ -151,6 +153,7 @@ static bool read_args(realm_args *args, run_args *a) {
         case OPT_MODELS_DIR: a->models_dir = value; break;
         case OPT_PROGRAM: a->program = value; break;
         case OPT_RAW: a->raw = true; break;
+        case OPT_LOG: a->log = true; break;
         case OPT_MAX_TOKENS: ok = realm_args_u64(args, "--max-tokens", value, 1, 1u << 24, &a->max_tokens); break;
         case OPT_SEED: ok = realm_args_u64(args, "--seed", value, 0, UINT64_MAX, &a->seed); break;
         case OPT_THREADS: ok = realm_args_u64(args, "--threads", value, 1, 1024, &a->threads); break;
@@ -172,7 +175,8 @@ static bool read_args(realm_args *args, run_args *a) {
     "  --seed N           the same seed gives the same text\n"                                      \
     "  --program FILE     a tenant's WebAssembly program instead of the default one\n"              \
     "  --threads N        for matrix products (default: one per core)\n"                            \
-    "  --weight-budget S  memory for weights, like 200M or 6G: the rest streams from the file\n"
+    "  --weight-budget S  memory for weights, like 200M or 6G: the rest streams from the file\n"    \
+    "  --log              what the program logs, to standard error\n"
 
 int realm_cmd_run(int argc, char **argv) {
     realm_args args = {.command = "run",
