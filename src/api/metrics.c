@@ -97,6 +97,8 @@ static const metric model_metrics[] = {
     {"realm_engine_step_seconds_total", "counter", "Time spent in them.", OF(engine.step_ns), SECONDS, NULL},
     {"realm_engine_notify_seconds_total", "counter", "Time spent handing their tokens on.", OF(engine.notify_ns),
      SECONDS, NULL},
+    {"realm_engine_lent_seconds_total", "counter", "Time for which its thread ran programs, having nothing to compute.",
+     OF(engine.lent_ns), SECONDS, NULL},
     {"realm_contexts", "gauge", "Contexts of programs and saved ones.", OF(engine.contexts), COUNT, NULL},
     {"realm_kv_pages", "gauge", "KV pages.", OF(engine.kv_pages), COUNT, NULL},
     {"realm_kv_pages_used", "gauge", "KV pages in use.", OF(engine.kv_pages_used), COUNT, NULL},

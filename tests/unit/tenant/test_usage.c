@@ -2,6 +2,7 @@
  * stands in the ledger when their END is handed out, under their tenant alone, and adds up to what was counted in all.
  */
 #include "tenant/client.h"
+#include "tenant/internal.h"
 
 #define MS REALM_NS_PER_MS
 
@@ -136,6 +137,54 @@ static void deleted_tenants_are_charged(void **state) {
     assert_true(cpu_of("goes") >= 50 * MS);
 }
 
+static const realm_tenant_stats *named(const realm_tenant_stats *list, size_t n, const char *name) {
+    const realm_tenant_stats *found = NULL;
+    for (size_t i = 0; i < n; i++) {
+        if (i > 0) assert_true(strcmp(list[i - 1].name, list[i].name) < 0); /* in order, each name once */
+        if (strcmp(list[i].name, name) == 0) found = &list[i];
+    }
+    return found;
+}
+
+/* The numbers of the tenants in memory: what the ledger says since the start, and what they hold now. */
+static void tenants_in_numbers(void **state) {
+    (void)state;
+    client c;
+    realm_error err = {0};
+    realm_tenant_stats *list;
+    size_t n;
+    realm_store *store = realm_runtime_store(rt);
+    realm_tenant *first = tenant_with("twin", NULL, NULL), *second;
+    complete(&c, first, text_request());
+    end(&c);
+    if (realm_store_tenant_delete(store, "twin", &err)) fail_msg("%s", err.text);
+    second = tenant_with("twin", TEST_WASM "/guest", "hostile"); /* another one, while the first is still there */
+    limit("twin", "cpu_ms_per_wake", "20000");
+    begin(&c, second, input("never polls")); /* so its generation waits, with its list of events full */
+    follow(&c, 1);
+    if (realm_store_value_put(store, second->id, 1000, "key", 3, "value", 5, &err)) fail_msg("%s", err.text);
+    if (realm_runtime_tenant_stats(rt, &list, &n, &err)) fail_msg("%s", err.text);
+    const realm_tenant_stats *twin = named(list, n, "twin");
+    assert_non_null(twin);
+    assert_int_equal(twin->id, second->id);
+    assert_int_equal(twin->used.requests, 0); /* what the first has used is not the second's */
+    assert_int_equal(twin->generations, 1);
+    assert_int_equal(twin->storage_bytes, 8);
+    realm_free(list);
+    realm_run_cancel(c.run);
+    follow(&c, 0);
+    end(&c);
+    if (realm_runtime_tenant_stats(rt, &list, &n, &err)) fail_msg("%s", err.text);
+    twin = named(list, n, "twin");
+    assert_non_null(twin);
+    assert_int_equal(twin->used.requests, 1);
+    assert_int_equal(twin->used.aborted_requests, 1);
+    assert_true(twin->used.program_cpu_ns > 0);
+    realm_free(list);
+    realm_tenant_release(first);
+    realm_tenant_release(second);
+}
+
 int main(int argc, char **argv) {
     static char dir[] = "/tmp/realm-test-usage-XXXXXX";
     char remove[64];
@@ -147,6 +196,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(a_client_that_leaves_is_charged),
         cmocka_unit_test(tensor_calls_are_charged),
         cmocka_unit_test(deleted_tenants_are_charged),
+        cmocka_unit_test(tenants_in_numbers),
     };
     int failed = close_runtime(cmocka_run_group_tests_name("usage", tests, NULL, NULL));
     snprintf(remove, sizeof remove, "rm -rf '%s'", dir);
