@@ -321,8 +321,57 @@ static void memory_runs_out(void **state) {
     realm_backend_close(b);
 }
 
+typedef struct patience {
+    uint32_t calls, most;
+    uint64_t done, total;
+} patience;
+
+static bool until_enough(void *user, uint64_t done, uint64_t total) {
+    patience *p = user;
+    assert_true(done >= p->done && done <= total && (p->total == 0 || p->total == total));
+    p->done = done;
+    p->total = total;
+    return ++p->calls < p->most;
+}
+
+/* Loading is given up at each of its steps in turn, with weights resident and with a budget; then it comes to its end.
+ */
+static void given_up(void **state) {
+    (void)state;
+    realm_backend *b = backend();
+    tiny_model *file = tiny_make(&base);
+    realm_gguf *g;
+    realm_error err = {0};
+    realm_model_memory memory;
+    assert_int_equal(realm_gguf_open_memory(&g, file->file, file->file_len, &err), REALM_OK);
+    assert_int_equal(realm_model_measure(b, g, &memory, &err), REALM_OK);
+    for (int streams = 0; streams < 2; streams++) {
+        uint32_t n = 1;
+        for (;; n++) {
+            realm_model *m = NULL;
+            patience p = {.most = n};
+            realm_model_options options = {
+                .weight_budget_bytes = streams ? memory.least_budget : 0, .progress = until_enough, .user = &p};
+            realm_status s = realm_model_open(&m, b, g, &options, &err);
+            if (s == REALM_OK) {
+                assert_true(p.calls < n && p.done == p.total);
+                realm_model_close(m);
+                break;
+            }
+            assert_int_equal(s, REALM_E_CANCELLED);
+            assert_null(m);
+            assert_int_equal(p.calls, n); /* and not asked again */
+        }
+        assert_true(n > 10);
+    }
+    realm_gguf_close(g);
+    tiny_free(file);
+    realm_backend_close(b);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(refused), cmocka_unit_test(hyperparameters),
-                                       cmocka_unit_test(damage), cmocka_unit_test(memory_runs_out)};
+                                       cmocka_unit_test(damage), cmocka_unit_test(memory_runs_out),
+                                       cmocka_unit_test(given_up)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
