@@ -255,6 +255,10 @@ static void write_http(realm_api *api, realm_buf *b) {
                      (double)atomic_load_explicit(&api->first_token_ns, memory_order_relaxed) / 1e9,
                      (unsigned long long)sum);
     one(b, "realm_api_queued", "Requests that wait to be parsed.", call_queue_length(&api->queue));
+    realm_mutex_lock(&api->lent_mu);
+    const uint32_t compiling = api->n_lent;
+    realm_mutex_unlock(&api->lent_mu);
+    one(b, "realm_schemas_compiling", "Schemas of requests that are being compiled, or wait for it.", compiling);
     const realm_server *server = atomic_load(&api->server);
     if (!server) return;
     realm_server_stats s;
