@@ -441,21 +441,34 @@ static uint32_t wait_ms(double missing, uint64_t per_minute) {
     return (uint32_t)fmin(ceil(missing * 60000.0 / (double)per_minute), 86400000.0);
 }
 
-/* Loads today's tokens from the ledger once and starts anew at midnight UTC; t->mu is held. */
+static int64_t today_s(void) { return realm_clock_wall_s() / 86400 * 86400; }
+
+/* Loads today's tokens from the ledger when the limit asks for them, and starts anew at midnight UTC. Not under the
+ * tenant's lock: programs' workers take that, and the database may be slow. Under that of flushes, so that no tokens
+ * reach the ledger between reading it and counting on from there. */
 static void know_today(realm_tenant *t) {
-    int64_t day_s = realm_clock_wall_s() / 86400 * 86400;
-    if (t->day_known && t->day_s == day_s) return;
     uint64_t spent = 0;
-    if (realm_store_usage_tokens(t->rt->store, t->id, day_s, &spent, NULL) != REALM_OK) return;
-    t->day_tokens = spent;
-    t->day_s = day_s;
-    t->day_known = true;
+    realm_mutex_lock(&t->mu);
+    const bool wanted = t->limits.tokens_per_day > 0 && !(t->day_known && t->day_s == today_s());
+    realm_mutex_unlock(&t->mu);
+    if (!wanted) return;
+    realm_mutex_lock(&t->rt->flush_mu);
+    const int64_t day_s = today_s();
+    if (realm_store_usage_tokens(t->rt->store, t->id, day_s, &spent, NULL) == REALM_OK) {
+        realm_mutex_lock(&t->mu);
+        t->day_tokens = spent;
+        t->day_s = day_s;
+        t->day_known = true;
+        realm_mutex_unlock(&t->mu);
+    }
+    realm_mutex_unlock(&t->rt->flush_mu);
 }
 
 realm_status tenant_admit(realm_tenant *t, realm_rate *rate, realm_error *err) {
     realm_status s = REALM_OK;
     realm_rate r = {0};
     uint64_t now_ns = realm_clock_ns();
+    know_today(t);
     realm_mutex_lock(&t->mu);
     const realm_limits *l = &t->limits;
     if (l->requests_per_minute) {
@@ -474,13 +487,10 @@ realm_status tenant_admit(realm_tenant *t, realm_rate *rate, realm_error *err) {
                                 (unsigned long long)l->tokens_per_minute);
         }
     }
-    if (s == REALM_OK && l->tokens_per_day) {
-        know_today(t);
-        if (t->day_tokens >= l->tokens_per_day) {
-            r.retry_after_ms = (uint32_t)((t->day_s + 86400 - realm_clock_wall_s()) * 1000);
-            s = realm_error_set(err, REALM_E_QUOTA, "tokens_per_day: %llu are allowed",
-                                (unsigned long long)l->tokens_per_day);
-        }
+    if (s == REALM_OK && l->tokens_per_day && t->day_s == today_s() && t->day_tokens >= l->tokens_per_day) {
+        r.retry_after_ms = (uint32_t)((t->day_s + 86400 - realm_clock_wall_s()) * 1000);
+        s = realm_error_set(err, REALM_E_QUOTA, "tokens_per_day: %llu are allowed",
+                            (unsigned long long)l->tokens_per_day);
     }
     if (l->requests_per_minute) {
         if (s == REALM_OK) t->request_credit -= 1;
