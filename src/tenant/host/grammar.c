@@ -13,16 +13,8 @@ void host_grammar_free(realm_host *h, void *object) {
     realm_free(g);
 }
 
-/* A handle for a state, which is taken over, and the bytes that are held for it. */
-static realm_call_result give(realm_host *h, const host_model *model, realm_grammar_state *state, uint64_t held,
-                              int32_t *result) {
-    host_grammar *g = realm_malloc(sizeof *g);
-    if (!g) {
-        host_let_go_bytes(h, held);
-        realm_grammar_state_close(state);
-        return host_fail(h, result, REALM_E_NOMEM, "out of memory");
-    }
-    *g = (host_grammar){.model = model, .state = state, .held = held};
+/* A handle for a grammar, which is taken over. */
+static realm_call_result give(realm_host *h, host_grammar *g, int32_t *result) {
     if (!host_slot_take(h, HOST_GRAMMAR, g, result)) return REALM_CALL_DONE;
     host_grammar_free(h, g);
     return host_failed(h, result);
@@ -32,6 +24,7 @@ static realm_call_result give(realm_host *h, const host_model *model, realm_gram
 
 typedef struct compile_job {
     tenant_job job;
+    const host_model *model; /* the program's; the work itself looks at `m` alone */
     tenant_model *m;
     bool keeps_model; /* a stored one, which the job keeps loaded itself: its program may end meanwhile */
     realm_grammar_kind kind;
@@ -61,19 +54,54 @@ static void compile_free(tenant_job *job) {
     realm_free(j);
 }
 
+realm_call_result host_grammar_begin(realm_call *call, const host_model *model, realm_grammar_kind kind,
+                                     const char *text, size_t len, int32_t *result) {
+    realm_host *h = host_of(call);
+    const uint64_t held = HOST_GRAMMAR_BYTES + HOST_GRAMMAR_BYTES_PER_BYTE * (uint64_t)len;
+    if (host_hold_bytes(h, held, "a grammar")) return host_failed(h, result);
+    compile_job *j = realm_calloc(1, sizeof *j);
+    if (!j || !(j->text = realm_strndup(text, len))) {
+        realm_free(j);
+        host_let_go_bytes(h, held);
+        return host_fail(h, result, REALM_E_NOMEM, "grammar_compile: out of memory");
+    }
+    j->held = held;
+    j->len = len;
+    j->kind = kind;
+    j->model = model;
+    j->m = model->m;
+    j->job.work = compile_work;
+    j->job.free = compile_free;
+    realm_tenant *t = realm_run_request(h->run)->tenant;
+    job_init(&j->job, t, realm_call_instance(call), true);
+    j->keeps_model = model != &h->models[0] && !(model->id & MODEL_ID_SERVER);
+    if (j->keeps_model) model_hold_again(t, j->m);
+    return host_job_start(call, &j->job, result);
+}
+
+host_grammar *host_grammar_made(realm_call *call, realm_call_result *state, int32_t *result) {
+    realm_host *h = host_of(call);
+    compile_job *j = (compile_job *)host_job_done(call, state, result);
+    if (!j) return NULL;
+    host_grammar *g = realm_malloc(sizeof *g);
+    if (g) {
+        *g = (host_grammar){.model = j->model, .state = j->state, .held = j->held};
+        j->state = NULL;
+        j->held = 0;
+    } else {
+        *state = host_fail(h, result, REALM_E_NOMEM, "grammar_compile: out of memory");
+    }
+    host_job_end(h);
+    return g;
+}
+
 /* grammar_compile(kind, text, len) */
 realm_call_result host_grammar_compile(realm_call *call, const uint64_t *args, int32_t *result) {
     realm_host *h = host_of(call);
-    realm_call_result state;
     if (realm_call_resumed(call)) {
-        compile_job *j = (compile_job *)host_job_done(call, &state, result);
-        if (!j) return state;
-        realm_grammar_state *made = j->state;
-        const uint64_t held = j->held;
-        j->state = NULL;
-        j->held = 0;
-        host_job_end(h);
-        return give(h, h->model, made, held, result);
+        realm_call_result state;
+        host_grammar *g = host_grammar_made(call, &state, result);
+        return g ? give(h, g, result) : state;
     }
     if (args[0] < REALM_GRAMMAR_JSON_SCHEMA || args[0] > REALM_GRAMMAR_LARK)
         return host_fail(h, result, REALM_E_INVALID, "grammar_compile: there is no kind %u", (unsigned)args[0]);
@@ -81,25 +109,7 @@ realm_call_result host_grammar_compile(realm_call *call, const uint64_t *args, i
         return host_fail(h, result, REALM_E_LIMIT, "grammar_compile: at most %u bytes", REALM_GRAMMAR_BYTES_MAX);
     const char *text = host_range(call, args[1], args[2], "grammar_compile", result);
     if (!text) return REALM_CALL_DONE;
-    const uint64_t held = HOST_GRAMMAR_BYTES + HOST_GRAMMAR_BYTES_PER_BYTE * args[2];
-    if (host_hold_bytes(h, held, "a grammar")) return host_failed(h, result);
-    compile_job *j = realm_calloc(1, sizeof *j);
-    if (!j || !(j->text = realm_strndup(text, (size_t)args[2]))) {
-        realm_free(j);
-        host_let_go_bytes(h, held);
-        return host_fail(h, result, REALM_E_NOMEM, "grammar_compile: out of memory");
-    }
-    j->held = held;
-    j->len = (size_t)args[2];
-    j->kind = (realm_grammar_kind)args[0];
-    j->m = h->model->m;
-    j->job.work = compile_work;
-    j->job.free = compile_free;
-    realm_tenant *t = realm_run_request(h->run)->tenant;
-    job_init(&j->job, t, realm_call_instance(call), true);
-    j->keeps_model = h->model != &h->models[0] && !(h->model->id & MODEL_ID_SERVER);
-    if (j->keeps_model) model_hold_again(t, j->m);
-    return host_job_start(call, &j->job, result);
+    return host_grammar_begin(call, h->model, (realm_grammar_kind)args[0], text, (size_t)args[2], result);
 }
 
 /* ---- states ---- */
@@ -107,14 +117,20 @@ realm_call_result host_grammar_compile(realm_call *call, const uint64_t *args, i
 realm_call_result host_grammar_fork(realm_call *call, const uint64_t *args, int32_t *result) {
     realm_host *h = host_of(call);
     realm_grammar_state *made = NULL;
-    host_grammar *g = host_need(h, args[0], HOST_GRAMMAR, "grammar_fork", result);
+    host_grammar *g = host_need(h, args[0], HOST_GRAMMAR, "grammar_fork", result), *copy;
     if (!g) return REALM_CALL_DONE;
     if (host_hold_bytes(h, g->held, "a grammar")) return host_failed(h, result);
     if (realm_grammar_state_fork(g->state, &made, &h->error)) {
         host_let_go_bytes(h, g->held);
         return host_failed(h, result);
     }
-    return give(h, g->model, made, g->held, result);
+    if ((copy = realm_malloc(sizeof *copy))) {
+        *copy = (host_grammar){.model = g->model, .state = made, .held = g->held};
+        return give(h, copy, result);
+    }
+    host_let_go_bytes(h, g->held);
+    realm_grammar_state_close(made);
+    return host_fail(h, result, REALM_E_NOMEM, "grammar_fork: out of memory");
 }
 
 realm_call_result host_grammar_accept(realm_call *call, const uint64_t *args, int32_t *result) {

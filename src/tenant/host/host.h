@@ -235,6 +235,13 @@ realm_status host_prompt_from_program(realm_host *h, const host_model *model, co
 realm_status host_take_tokens(realm_call *call, const char *name, const host_model *model, uint64_t ptr, uint64_t n,
                               realm_tokens *out);
 
+/* grammar.c */
+/* Begins to compile a grammar for a model, as a job: the call waits and then asks host_grammar_made. */
+realm_call_result host_grammar_begin(realm_call *call, const host_model *model, realm_grammar_kind kind,
+                                     const char *text, size_t len, int32_t *result);
+/* The grammar, the caller's until host_grammar_free; or NULL with *state what to return. */
+host_grammar *host_grammar_made(realm_call *call, realm_call_result *state, int32_t *result);
+
 /* model.c */
 /* The model of an id. DONE with *out; DONE with NULL and *result set; SUSPEND while it is got: ask again when the call
  * is resumed. */

@@ -11,7 +11,7 @@
  * tenant's ledger, cancelled with the request; a wait parks the instance. Settings that the program leaves out are the
  * request's own. As there, the text of control tokens in a prompt is parsed: the program writes the chat template
  * itself. Unlike there, the text of the token that ended the answer is not part of it, and settings that would be
- * ignored although the answer depends on them (a grammar, an image) are refused.
+ * ignored although the answer depends on them (a GBNF grammar, an image) are refused.
  *
  * Behaviour and numbers: the witx file of wasi-nn; the documentation and the behaviour of WasmEdge's GGML plugin.
  */
@@ -59,12 +59,14 @@ typedef struct nn_config { /* what JSON set; the rest is the request's */
     bool has_n_predict, has_seed, ignore_eos, stream_stdout;
     int64_t seed;
     char *reverse; /* a string that ends compute; NULL: none */
+    char *schema;  /* what the answer keeps to, JSON; NULL: anything */
 } nn_config;
 
 typedef struct nn_context {
     bool used;
     uint32_t graph;
     nn_config config;
+    host_grammar *grammar; /* of the settings' schema, once it is compiled; NULL: not yet, or none */
     realm_tokens input;
     bool input_set;
     int32_t handle; /* of the running generation, or 0. Looked up each time: the program may have closed it */
@@ -127,14 +129,22 @@ static bool put_u32(realm_call *call, uint64_t at, uint32_t v) {
 
 static void config_release(nn_config *c) {
     realm_free(c->reverse);
-    c->reverse = NULL;
+    realm_free(c->schema);
+    c->reverse = c->schema = NULL;
 }
 
 static bool config_copy(nn_config *to, const nn_config *from) {
     *to = *from;
-    if (!from->reverse) return true;
-    to->reverse = realm_strdup(from->reverse);
-    return to->reverse != NULL;
+    to->reverse = from->reverse ? realm_strdup(from->reverse) : NULL;
+    to->schema = from->schema ? realm_strdup(from->schema) : NULL;
+    if ((!from->reverse || to->reverse) && (!from->schema || to->schema)) return true;
+    config_release(to);
+    return false;
+}
+
+static void drop_grammar(realm_host *h, nn_context *c) {
+    if (c->grammar) host_grammar_free(h, c->grammar);
+    c->grammar = NULL;
 }
 
 static void stop_generation(realm_host *h, nn_context *c) {
@@ -150,6 +160,7 @@ static host_generation *running(realm_host *h, const nn_context *c) {
 static void context_release(realm_host *h, nn_context *c) {
     if (!c->used) return;
     stop_generation(h, c);
+    drop_grammar(h, c);
     config_release(&c->config);
     realm_tokens_release(&c->input);
     realm_buf_release(&c->out);
@@ -186,7 +197,7 @@ static realm_status read_count(const realm_json *o, const char *key, int64_t *ou
 
 /* What would change the answer and is not done here: said, not ignored. */
 static realm_status refuse_others(const realm_json *o, realm_error *err) {
-    static const char *const REFUSED[] = {"grammar", "json-schema", "image", "mmproj", "tts", "embedding"};
+    static const char *const REFUSED[] = {"grammar", "image", "mmproj", "tts", "embedding"};
     for (size_t i = 0; i < REALM_ARRAY_LEN(REFUSED); i++) {
         realm_json v;
         bool yes = true;
@@ -200,9 +211,22 @@ static realm_status refuse_others(const realm_json *o, realm_error *err) {
     return REALM_OK;
 }
 
-static realm_status read_flags(const realm_json *o, nn_config *c, realm_error *err) {
+/* A string in place of `*out`; an empty one is none. */
+static realm_status read_text(const realm_json *o, const char *key, size_t max, char **out, realm_error *err) {
     realm_json v;
     const char *text = "";
+    if (!realm_json_get_set(o, key, &v)) return REALM_OK;
+    realm_status st = realm_json_cstr(&v, &text, err);
+    if (st) return st;
+    if (strlen(text) > max) return realm_json_error(&v, REALM_E_RANGE, err, "at most %zu bytes", max);
+    realm_free(*out);
+    *out = NULL;
+    if (*text && !(*out = realm_strdup(text))) return realm_error_set(err, REALM_E_NOMEM, "out of memory");
+    return REALM_OK;
+}
+
+static realm_status read_flags(const realm_json *o, nn_config *c, realm_error *err) {
+    realm_json v;
     realm_status st = REALM_OK;
     if (realm_json_get_set(o, "ignore-eos", &v)) st = realm_json_bool(&v, &c->ignore_eos, err);
     if (!st && realm_json_get_set(o, "stream-stdout", &v)) st = realm_json_bool(&v, &c->stream_stdout, err);
@@ -214,13 +238,9 @@ static realm_status read_flags(const realm_json *o, nn_config *c, realm_error *e
         c->has_seed = true;
         st = realm_json_int(&v, INT64_MIN, INT64_MAX, &c->seed, err);
     }
-    if (st || !realm_json_get_set(o, "reverse-prompt", &v)) return st;
-    if ((st = realm_json_cstr(&v, &text, err))) return st;
-    if (strlen(text) > REALM_STOP_BYTES_MAX)
-        return realm_json_error(&v, REALM_E_RANGE, err, "at most %u bytes", REALM_STOP_BYTES_MAX);
-    config_release(c);
-    if (*text && !(c->reverse = realm_strdup(text))) return realm_error_set(err, REALM_E_NOMEM, "out of memory");
-    return REALM_OK;
+    if (!st) st = read_text(o, "reverse-prompt", REALM_STOP_BYTES_MAX, &c->reverse, err);
+    if (!st) st = read_text(o, "json-schema", CONFIG_BYTES_MAX, &c->schema, err);
+    return st;
 }
 
 /* Adds what a JSON object sets; keys that say nothing about the answer (threads, batch sizes, logging ...) and unknown
@@ -440,6 +460,7 @@ realm_call_result nn_set_input(realm_call *call, const uint64_t *args, int32_t *
     if (args[1] > INPUT_CONFIG) return answer(result, bad_argument(h, "inputs are 0 (prompt) and 1 (settings)"));
     if (args[1] == INPUT_CONFIG) {
         if (t[4] > CONFIG_BYTES_MAX) return answer(result, bad_argument(h, "settings have at most 64 KiB"));
+        drop_grammar(h, c); /* the schema may be another one */
         realm_status st = read_config(data, t[4], &c->config, &h->error);
         return answer(result, st ? code_of(h, st) : NN_OK);
     }
@@ -449,6 +470,24 @@ realm_call_result nn_set_input(realm_call *call, const uint64_t *args, int32_t *
 }
 
 /* ---- generating ---- */
+
+/* True once the grammar of the settings' schema is there, or none is asked for; else the call returns *state. */
+static bool grammar_ready(realm_call *call, nn_context *c, realm_call_result *state, int32_t *result) {
+    realm_host *h = host_of(call);
+    if (c->grammar || !c->config.schema || !c->input_set) return true;
+    if (realm_call_resumed(call))
+        c->grammar = host_grammar_made(call, state, result);
+    else
+        *state = host_grammar_begin(call, model_of(h, c), REALM_GRAMMAR_JSON_SCHEMA, c->config.schema,
+                                    strlen(c->config.schema), result);
+    if (c->grammar) return true;
+    if (*state == REALM_CALL_DONE) {
+        bool wrong = *result == REALM_E_FORMAT; /* the schema, which is well encoded */
+        *result = code_of(h, (realm_status)*result);
+        if (wrong) *result = NN_INVALID_ARGUMENT;
+    }
+    return false;
+}
 
 static int32_t begin(realm_host *h, nn_context *c, bool single) {
     realm_generation_params p;
@@ -461,6 +500,7 @@ static int32_t begin(realm_host *h, nn_context *c, bool single) {
         realm_error_set(&h->error, REALM_E_IO, "wasi-nn: no randomness for a seed");
         return failed(h, NN_RUNTIME_ERROR);
     }
+    if (c->grammar) p.grammar = c->grammar->state;
     if (single) p.run_ahead = SINGLE_AHEAD;
     c->max_tokens = p.max_tokens;
     host_generation *g;
@@ -509,11 +549,13 @@ realm_call_result nn_compute(realm_call *call, const uint64_t *args, int32_t *re
     nn_context *c = find_context(h, args[0]);
     const realm_event *e;
     if (!c) return answer(result, bad_argument(h, "there is no such context"));
-    if (!realm_call_resumed(call)) {
+    if (!realm_call_resumed(call) || h->job) {
+        realm_call_result state;
         if (c->config.has_n_predict && c->config.n_predict == 0 && c->input_set) {
             begin_output(h, c);
             return answer(result, NN_OK);
         }
+        if (!grammar_ready(call, c, &state, result)) return state;
         int32_t st = begin(h, c, false);
         if (st) return answer(result, st);
     }
@@ -546,6 +588,8 @@ realm_call_result nn_compute_single(realm_call *call, const uint64_t *args, int3
         return answer(result, code);
     }
     if (!running(h, c)) {
+        realm_call_result state;
+        if (!grammar_ready(call, c, &state, result)) return state;
         int32_t st = begin(h, c, true);
         if (st) return answer(result, st);
     }

@@ -138,6 +138,28 @@ static void single(void) {
     CHECK(get_output(context, 1, piece, sizeof piece, &n) == 0 && same(piece + n - 20, "\"output_tokens\": 16}", 20));
 }
 
+/* What an answer keeps to, whole and token by token; the model alone would not. */
+static void schema(void) {
+    static const char TRUE_OR_FALSE[] =
+        "{\"temp\":0,\"n-predict\":40,\"json-schema\":\"{\\\"type\\\":\\\"boolean\\\"}\"}";
+    CHECK(set(context, 0, REALM_LITERAL("abc abc")) == 0);
+    CHECK(set(context, 1, REALM_LITERAL("{\"n-predict\":40,\"json-schema\":\"{\"}")) == 0);
+    CHECK(compute(context) == INVALID && compute_single(context) == INVALID);
+    CHECK(set(context, 1, REALM_LITERAL("{\"json-schema\":{}}")) == INVALID);
+    CHECK(set(context, 1, REALM_LITERAL(TRUE_OR_FALSE)) == 0);
+    for (int round = 0; round < 2; round++) {
+        CHECK(compute(context) == 0 && get_output(context, 0, out, sizeof out, &n) == 0);
+        CHECK((n == 4 && same(out, "true", 4)) || (n == 5 && same(out, "false", 5)));
+    }
+    uint32_t len = n, at = 0;
+    while (compute_single(context) == 0 && at < 40) {
+        CHECK(get_output_single(context, 0, piece, sizeof piece, &n) == 0 && at + n <= len && same(out + at, piece, n));
+        at += n;
+    }
+    CHECK(at == len);
+    CHECK(set(context, 1, REALM_LITERAL("{\"json-schema\":\"\"}")) == 0);
+}
+
 /* Another model of the server's, at the same time; here it is the same file, so it says the same. */
 static void two_models(void) {
     static char others[8192];
@@ -159,6 +181,7 @@ REALM_EXPORT(realm_main) int32_t realm_main(void) {
     inputs();
     whole();
     single();
+    schema();
     two_models();
     CHECK(finalize_execution_context(context) == 0 && finalize_execution_context(context) == INVALID);
     if (!failed_at) {
