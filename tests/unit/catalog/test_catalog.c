@@ -349,7 +349,7 @@ static void test_parts_and_fetched_indexes(void **state) {
         realm_status code;
         const char *why;
     } bad[] = {{"models: [{name: far, file: /etc/passwd}]", REALM_E_DENIED, "names no files"},
-               {"origins: [\"https://x\"]", REALM_E_INVALID, "unknown key"},
+               {"origins: [\"https://x\"]", REALM_E_UNSUPPORTED, "unknown key"},
                {"models: [{name: far, url: \"https://elsewhere.invalid/x\", sha256: 0}]", REALM_E_INVALID, "sha256"},
                {"models: [{name: far, url: \"http://127.0.0.1:1/x\", sha256: "
                 "a000000000000000000000000000000000000000000000000000000000000000}]",
