@@ -3,6 +3,7 @@
 #include <dirent.h>
 #include <fcntl.h>
 
+#include "engine/internal.h"
 #include "support/oracle.h"
 
 static const uint8_t secret_a[REALM_CACHE_SECRET_BYTES] = "the secret of tenant a", secret_b[32] = "tenant b's secret";
@@ -496,8 +497,79 @@ static void others_go_on_meanwhile(void **state) {
     engine_run_close(&r);
 }
 
+typedef struct standstill {
+    realm_engine *e;
+    bool stood;
+    sem_t entered, go;
+} standstill;
+
+/* On the file's thread; once. */
+static void stand_still(void *user) {
+    standstill *s = user;
+    if (!s->stood) {
+        s->stood = true;
+        sem_post(&s->entered);
+        while (sem_wait(&s->go) != 0) continue;
+    }
+    realm_engine_wake(s->e);
+}
+
+/* Somebody waits for a page that the disk does not take; who needs none goes on. */
+static void others_go_on_without_the_disk(void **state) {
+    (void)state;
+    enum { N = 5, LEN = 158, SMALL = 20 };
+    engine_run r;
+    char dir[] = "/tmp/realm-test-spill-XXXXXX";
+    static realm_token want[N][LEN + 2], small[SMALL + 8];
+    static consumer waits;
+    standstill s = {0};
+    realm_context *c[N], *d;
+    assert_non_null(mkdtemp(dir));
+    engine_run_open(&r, &tiny_llama, &(realm_engine_config){.kv_bytes = 12 * page_bytes(), .spill_dir = dir});
+    oracle_open_tiny(&truth, r.file);
+    fill_prompt(small, SMALL, 9);
+    oracle_continue(&truth, small, SMALL, 8);
+    s.e = r.e;
+    sem_init(&s.entered, 0, 0);
+    sem_init(&s.go, 0, 0);
+    realm_mutex_lock(&r.e->pool.mu);
+    r.e->pool.spill.on_moved = stand_still;
+    r.e->pool.spill.user = &s;
+    r.e->pool.spill.waited_for = true;
+    realm_mutex_unlock(&r.e->pool.mu);
+    assert_int_equal(realm_context_open(r.e, r.a, &d, NULL), REALM_OK);
+    assert_int_equal(realm_context_append(d, small, SMALL, NULL), REALM_OK);
+    for (unsigned i = 0; i < N; i++) {
+        fill_prompt(want[i], LEN, i);
+        oracle_continue(&truth, want[i], LEN, 2);
+        assert_int_equal(realm_context_open(r.e, r.a, &c[i], NULL), REALM_OK);
+        run(&r, r.a, d, NULL, 0, small + SMALL + i, 1); /* its page was used last, and stays */
+        if (i < N - 1) run(&r, r.a, c[i], want[i], LEN, want[i] + LEN, 1);
+        if (i == 2)
+            while (sem_wait(&s.entered) != 0) continue; /* the first page is in the file, and that is all */
+    }
+    realm_generation_params p = greedy(r.a, want[N - 1], LEN, 1);
+    p.context = c[N - 1];
+    assert_int_equal(consumer_submit(&waits, r.e, &p, NULL), REALM_OK);
+    for (unsigned i = N; i < 8; i++) run(&r, r.a, d, NULL, 0, small + SMALL + i, 1);
+    assert_false(consumer_poll(&waits));
+    sem_post(&s.go);
+    consumer_wait(&waits);
+    assert_int_equal(waits.n_ids, 1);
+    assert_int_equal(waits.ids[0], want[N - 1][LEN]);
+    consumer_close(&waits);
+    for (unsigned i = 0; i < N; i++) realm_context_release(c[i]);
+    realm_context_release(d);
+    oracle_close(&truth);
+    engine_run_close(&r);
+    assert_int_equal(rmdir(dir), 0);
+    sem_destroy(&s.entered);
+    sem_destroy(&s.go);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(others_go_on_meanwhile),
+                                       cmocka_unit_test(others_go_on_without_the_disk),
                                        cmocka_unit_test(hits_and_misses),
                                        cmocka_unit_test(the_cache_gives_way),
                                        cmocka_unit_test(published),
