@@ -40,7 +40,8 @@ typedef struct realm_job realm_job;
 /* ---- the whole -----------------------------------------------------------------------------------------------------
  */
 
-/* Zero-initialise; set `size` to sizeof. Later versions append fields. */
+/* Zero-initialise; set `size` to sizeof: without it the structure is refused with REALM_E_INVALID, here and below.
+ * Later versions append fields. */
 typedef struct realm_config {
     size_t size;
     const char *state_dir;     /* tenants, ledger, compiled programs; NULL: nothing outlives the process */
@@ -50,7 +51,7 @@ typedef struct realm_config {
     uint32_t n_threads;        /* for matrix products, of all models together; 0: one per core */
 } realm_config;
 
-/* `config` may be NULL. On success *out is the caller's until realm_close. */
+/* `config` may be NULL. On success *out is the caller's until realm_close, on failure NULL. */
 realm_status realm_open(realm **out, const realm_config *config, realm_error *err);
 /* Cancels what runs, writes the ledger, frees everything. Close jobs first. NULL-safe. */
 void realm_close(realm *r);
@@ -125,8 +126,8 @@ typedef struct realm_job_params { /* initialise with REALM_JOB_PARAMS_INIT */
 #define REALM_JOB_PARAMS_INIT {.size = sizeof(realm_job_params), .top_p = 1, .repeat_penalty = 1}
 
 /* Starts the tenant's program with this request; returns at once. REALM_E_NOT_FOUND: tenant or model; REALM_E_RATE,
- * REALM_E_QUOTA: which of the tenant's limits; REALM_E_RANGE: which parameter. *out is the caller's until
- * realm_job_close. */
+ * REALM_E_QUOTA: which of the tenant's limits; REALM_E_RANGE, REALM_E_INVALID: which parameter. *out is the caller's
+ * until realm_job_close; on failure NULL. */
 realm_status realm_job_start(realm *r, const realm_job_params *params, realm_job **out, realm_error *err);
 
 typedef enum realm_job_end {
@@ -143,7 +144,8 @@ typedef struct realm_job_result {
 
 /* Calls on_text (may be NULL) on this thread with each piece of the answer as it comes: whole characters, not
  * NUL-terminated. Returning false cancels the job. Returns when the job has ended and its tokens are in the ledger;
- * *result may be NULL. A job that failed returns why. Once per job, one thread. */
+ * *result may be NULL. A job that failed returns why, a cancelled one REALM_OK. Once per job, one thread: after that
+ * REALM_E_INVALID. */
 realm_status realm_job_wait(realm_job *job, bool (*on_text)(void *user, const char *text, size_t len), void *user,
                             realm_job_result *result, realm_error *err);
 /* From any thread, while the job is open: realm_job_wait returns soon with REALM_JOB_CANCELLED. */

@@ -8,6 +8,7 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "base/thread.h"
+#include "base/utf8.h"
 #include "data/data.h"
 #include "realm/realm.h"
 #include "tenant/tenant.h"
@@ -24,7 +25,7 @@ struct realm_job {
     realm_run *run;
     realm_mutex mu;
     realm_cond ready;
-    bool is_ready;
+    bool is_ready, waited;
 };
 
 REALM_API const char *realm_version(void) { return REALM_VERSION; }
@@ -62,9 +63,24 @@ static char *find_compiler(void) {
     return NULL;
 }
 
+/* Copies what a caller's structure has of the fields known here. One without its size would be read as empty, and what
+ * was set in it silently forgotten. */
+static realm_status take_struct(void *to, size_t to_size, const void *from, size_t size, const char *name,
+                                realm_error *err) {
+    if (size < to_size) return realm_error_set(err, REALM_E_INVALID, "%s: size is not set", name);
+    memcpy(to, from, to_size); /* a later version's fields lie behind */
+    return REALM_OK;
+}
+#define TAKE(to, from, name, err) take_struct(&(to), sizeof(to), from, (from)->size, name, err)
+
+static realm_status missing(const char *what, realm_error *err) {
+    return realm_error_set(err, REALM_E_INVALID, "%s: is required", what);
+}
+
 REALM_API realm_status realm_open(realm **out, const realm_config *config, realm_error *err) {
     realm_config c = {0};
-    if (config) memcpy(&c, config, REALM_MIN(config->size, sizeof c));
+    *out = NULL;
+    if (config && TAKE(c, config, "realm_config", err) != REALM_OK) return REALM_E_INVALID;
     realm *r = realm_calloc(1, sizeof *r);
     if (!r) return realm_error_set(err, REALM_E_NOMEM, "out of memory");
     char *found = c.compiler_path ? NULL : find_compiler();
@@ -97,7 +113,8 @@ static bool on_progress(void *user, uint64_t done, uint64_t total) {
 REALM_API realm_status realm_model_load(realm *r, const char *id, const char *path, const realm_load_config *config,
                                         realm_error *err) {
     realm_load_config c = {0};
-    if (config) memcpy(&c, config, REALM_MIN(config->size, sizeof c));
+    if (config && TAKE(c, config, "realm_load_config", err) != REALM_OK) return REALM_E_INVALID;
+    if (!id || !path) return missing(id ? "path" : "id", err);
     realm_model_config mc = {.engine = {.kv_bytes = c.kv_bytes, .n_ctx = c.n_ctx, .max_generations = c.max_generations},
                              .chat_template = c.chat_template,
                              .weight_budget_bytes = c.weight_budget_bytes};
@@ -109,6 +126,7 @@ REALM_API realm_status realm_model_load(realm *r, const char *id, const char *pa
 REALM_API realm_status realm_tenant_add(realm *r, const char *name, const void *wasm, size_t len, realm_error *err) {
     realm_store *store = realm_runtime_store(r->rt);
     realm_tenant_row row;
+    if (!name) return missing("name", err);
     realm_status s = realm_store_tenant_find(store, name, &row, NULL);
     if (s == REALM_E_NOT_FOUND) s = realm_store_tenant_create(store, name, NULL, NULL, 0, &row, err);
     if (s == REALM_E_EXISTS) s = REALM_OK; /* another process was quicker */
@@ -127,6 +145,7 @@ REALM_API realm_status realm_tenant_limit(realm *r, const char *name, const char
     realm_store *store = realm_runtime_store(r->rt);
     realm_tenant_row row;
     char text[24];
+    if (!name || !limit) return missing(name ? "limit" : "name", err);
     snprintf(text, sizeof text, "%llu", (unsigned long long)value);
     realm_status s = realm_store_tenant_find(store, name, &row, err);
     if (s == REALM_OK) s = realm_limits_set(&row.limits, limit, text, err);
@@ -160,6 +179,7 @@ REALM_API realm_status realm_tenant_get_usage(realm *r, const char *name, realm_
     realm_tenant_usage usage = {.size = out->size};
     usage_search search = {name, &usage};
     if (usage.size < sizeof usage) return realm_error_set(err, REALM_E_INVALID, "realm_tenant_usage: size is not set");
+    if (!name) return missing("name", err);
     realm_status s = realm_store_tenant_find(store, name, &row, err);
     if (s == REALM_OK) s = realm_store_usage_each(store, name, 0, take_usage, &search, err);
     memcpy(out, &usage, sizeof usage);
@@ -221,10 +241,16 @@ static realm_status write_input(const realm_job_params *p, const char *model, re
 }
 
 static realm_status check_params(const realm_job_params *p, realm_error *err) {
-    if (!p->tenant) return realm_error_set(err, REALM_E_INVALID, "tenant: is required");
+    if (!p->tenant) return missing("tenant", err);
     if (!p->prompt == !p->messages_json)
         return realm_error_set(err, REALM_E_INVALID, "one of prompt and messages_json is required");
     if (p->raw && !p->prompt) return realm_error_set(err, REALM_E_INVALID, "raw needs prompt");
+    if (p->prompt && !realm_utf8_valid(p->prompt, strlen(p->prompt)))
+        return realm_error_set(err, REALM_E_INVALID, "prompt: is not valid UTF-8");
+    if (p->n_stop > REALM_STOP_MAX)
+        return realm_error_set(err, REALM_E_RANGE, "%zu stop strings, at most %u are taken", p->n_stop, REALM_STOP_MAX);
+    for (size_t i = 0; i < p->n_stop; i++)
+        if (!p->stop || !p->stop[i]) return realm_error_set(err, REALM_E_INVALID, "stop string %zu is NULL", i);
     if (p->messages_json) {
         realm_json_doc *doc;
         realm_status s = realm_json_parse(&doc, p->messages_json, strlen(p->messages_json), NULL, err);
@@ -292,8 +318,9 @@ done:
 }
 
 REALM_API realm_status realm_job_start(realm *r, const realm_job_params *params, realm_job **out, realm_error *err) {
-    realm_job_params p = REALM_JOB_PARAMS_INIT;
-    memcpy(&p, params, REALM_MIN(params->size, sizeof p));
+    realm_job_params p;
+    *out = NULL;
+    if (TAKE(p, params, "realm_job_params", err) != REALM_OK) return REALM_E_INVALID;
     realm_job *job = realm_calloc(1, sizeof *job);
     if (!job) return realm_error_set(err, REALM_E_NOMEM, "job: out of memory");
     realm_mutex_init(&job->mu, REALM_RANK_LEAF);
@@ -319,6 +346,8 @@ REALM_API realm_status realm_job_wait(realm_job *job, bool (*on_text)(void *user
     realm_event_batch b;
     realm_status s = REALM_OK;
     bool ended = false;
+    if (job->waited) return realm_error_set(err, REALM_E_INVALID, "job: it was waited for already");
+    job->waited = true;
     realm_event_batch_init(&b);
     while (!ended) {
         size_t n = realm_run_poll(job->run, &b);
@@ -332,7 +361,7 @@ REALM_API realm_status realm_job_wait(realm_job *job, bool (*on_text)(void *user
             }
             if (e->kind != REALM_EVENT_END) continue;
             ended = true;
-            s = b.status;
+            if (e->finish != REALM_FINISH_CANCELLED) s = b.status;
             if (s != REALM_OK && err) *err = b.error;
             if (!result) continue;
             *result = (realm_job_result){.end = e->finish == REALM_FINISH_LENGTH      ? REALM_JOB_LENGTH
@@ -342,7 +371,6 @@ REALM_API realm_status realm_job_wait(realm_job *job, bool (*on_text)(void *user
                                          .prompt_tokens = b.prompt_tokens,
                                          .cached_tokens = b.cached_tokens,
                                          .completion_tokens = b.completion_tokens};
-            if (e->finish == REALM_FINISH_CANCELLED) s = REALM_OK;
         }
     }
     realm_event_batch_release(&b);
