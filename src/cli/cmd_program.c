@@ -44,6 +44,7 @@ int realm_cmd_program(int argc, char **argv) {
     }
     realm_free(wasm);
     realm_free(self);
+    if (s == REALM_OK && args.json) s = realm_buf_putc(&out, '\n');
     if (s == REALM_OK) return realm_print("program check", &out);
     realm_buf_release(&out);
     return realm_fail("program check", &err);

@@ -67,7 +67,7 @@ static realm_status open_local(const run_args *a, realm **out, realm_error *err)
     char *path = NULL, *self = realm_self_path(), *wasm = NULL;
     size_t len = 0;
     realm *r = NULL;
-    realm_set_log(a->log ? 0 : 2, NULL, NULL);
+    realm_set_log(a->log ? 0 : 3, NULL, NULL); /* what a request fails with is in its error */
     realm_config config = {.size = sizeof config, .compiler_path = self, .n_threads = (uint32_t)a->threads};
     realm_load_config load = {
         .size = sizeof load, .max_generations = 1, .progress = progress, .weight_budget_bytes = a->weight_budget};

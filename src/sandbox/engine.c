@@ -26,6 +26,7 @@
 #define HOST_STACK_BYTES (512u << 10) /* what host calls on the fiber may use */
 #define TABLES_PER_INSTANCE 2u
 #define INSTANCES_DEFAULT 1024u
+#define INSTANCES_LEAST 8u /* that the default may become */
 #define INSTANCES_MAX 65536u
 #define WORKERS_MAX 64u
 
@@ -104,19 +105,29 @@ static bool tuning_fits(const realm_tuning *t, uint64_t max_memory_bytes, uint32
     return address_space_fits((slot + rest) * n + (UINT64_C(1) << 30));
 }
 
-static realm_status engine_open(realm_sandbox *s, realm_error *err) {
+/* Whole slots where there is address space for them, else as much as a memory may have. A number of instances that
+ * nobody asked for gives way to a limit of virtual memory, or to what an emulator has (valgrind: 128 GiB). */
+static bool choose_tuning(realm_sandbox *s, bool may_be_fewer) {
     realm_tuning *t = &s->tuning;
     t->wasm_stack_bytes = WASM_STACK_BYTES;
     t->guard_bytes = GUARD_BYTES;
-    t->reservation_bytes = SLOT_BYTES;
-    if (!tuning_fits(t, s->max_memory_bytes, s->max_instances)) {
+    for (uint32_t n = s->max_instances;; n /= 2) {
+        s->max_instances = n;
+        t->reservation_bytes = SLOT_BYTES;
+        if (tuning_fits(t, s->max_memory_bytes, n)) return true;
         t->reservation_bytes = s->max_memory_bytes;
-        if (!tuning_fits(t, s->max_memory_bytes, s->max_instances))
-            return realm_error_set(err, REALM_E_NOMEM,
-                                   "no address space for %u program instances of %llu bytes: lower max_instances or "
-                                   "raise the limit of virtual memory",
-                                   s->max_instances, (unsigned long long)s->max_memory_bytes);
+        if (tuning_fits(t, s->max_memory_bytes, n)) return true;
+        if (!may_be_fewer || n / 2 < INSTANCES_LEAST) return false;
     }
+}
+
+static realm_status engine_open(realm_sandbox *s, bool may_be_fewer, realm_error *err) {
+    realm_tuning *t = &s->tuning;
+    if (!choose_tuning(s, may_be_fewer))
+        return realm_error_set(err, REALM_E_NOMEM,
+                               "no address space for %u program instances of %llu bytes: lower max_instances or raise "
+                               "the limit of virtual memory",
+                               s->max_instances, (unsigned long long)s->max_memory_bytes);
     wasm_config_t *c = realm_engine_config_new(t, false);
     wasmtime_pooling_allocation_config_t *pool = wasmtime_pooling_allocation_config_new();
     if (!c || !pool) return realm_error_set(err, REALM_E_NOMEM, "no memory for the sandbox's engine");
@@ -179,7 +190,7 @@ realm_status realm_sandbox_open(realm_sandbox **out, const realm_sandbox_config 
         goto fail;
     }
     if ((st = realm_cache_open(s, err))) goto fail;
-    if ((st = engine_open(s, err))) goto fail;
+    if ((st = engine_open(s, config->max_instances == 0, err))) goto fail;
     if (!(s->linker = wasmtime_linker_new(s->engine))) {
         st = realm_error_set(err, REALM_E_NOMEM, "no memory for the sandbox's linker");
         goto fail;

@@ -109,12 +109,13 @@ realm_call_result realm_call_fail(realm_call *call, const char *fmt, ...) REALM_
 /* ---- sandbox ----------------------------------------------------------------------------------------------------- */
 
 typedef struct realm_sandbox_config {
-    uint32_t n_workers;          /* 0: as many as cores, at most 8 */
-    uint32_t max_instances;      /* queued, running or parked at once; 0: 1024; at most 65536 */
-    uint64_t max_memory_bytes;   /* linear memory of any instance, whatever its own limit; 0: 4 GiB */
-    const char *compiler_path;   /* program that is run as `PROGRAM program compile-child IN OUT`; NULL: only trusted
-                                    modules and cached artifacts can be opened */
-    const char *cache_dir;       /* compiled programs, authenticated; made if absent; NULL: none are kept */
+    uint32_t n_workers;        /* 0: as many as cores, at most 8 */
+    uint32_t max_instances;    /* queued, running or parked at once; at most 65536. 0: 1024, or fewer, down to 8, where
+                                  there is no address space for so many */
+    uint64_t max_memory_bytes; /* linear memory of any instance, whatever its own limit; 0: 4 GiB */
+    const char *compiler_path; /* program that is run as `PROGRAM program compile-child IN OUT`; NULL: only trusted
+                                  modules and cached artifacts can be opened */
+    const char *cache_dir;     /* compiled programs, authenticated; made if absent; NULL: none are kept */
     const realm_import *imports; /* borrowed, must outlive the sandbox */
     size_t n_imports;
     uint32_t abi_major; /* modules that state a later major version are refused */

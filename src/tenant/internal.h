@@ -40,7 +40,8 @@ struct tenant_model {
     realm_tokenizer *tokenizer;
     realm_engine *engine;
     realm_lender *lender;       /* the engine's thread, when it has nothing to compute */
-    realm_template *template;   /* NULL: the file has none */
+    realm_template *template;   /* NULL: the file has none that can be used */
+    char *template_error;       /* why not; NULL: it has none */
     realm_token_counts flushed; /* engine totals that are in the ledger; flush_mu */
 
     /* Of a model that a tenant stored; its engine has that tenant's account alone. */

@@ -44,6 +44,7 @@ void model_free(tenant_model *m) {
     realm_grammar_vocab_close(m->vocab);
     realm_mutex_destroy(&m->vocab_mu);
     realm_template_close(m->template);
+    realm_free(m->template_error);
     realm_tokenizer_close(m->tokenizer);
     realm_model_close(m->model);
     realm_gguf_close(m->gguf);
@@ -63,8 +64,9 @@ static realm_status open_template(tenant_model *m, const char *override, realm_e
     if (source.len == 0) return REALM_OK;
     realm_status s = template_open_for(m->tokenizer, source.data, source.len, &m->template, err);
     if (s != REALM_OK && !override) {
-        /* The model still completes text; the chat endpoint says that there is no template. */
+        /* The model still completes text; the chat endpoint says why it cannot be used. */
         realm_log_warn("model", "%s: chat template not usable: %s", m->id, err->text);
+        m->template_error = realm_strdup(err->text); /* without memory for it the text is shorter */
         realm_error_clear(err);
         return REALM_OK;
     }
@@ -418,6 +420,7 @@ static realm_status load_stored(realm_tenant *t, tenant_model *m, realm_error *e
         m->engine = made->engine;
         m->lender = made->lender;
         m->template = made->template;
+        m->template_error = made->template_error;
         m->account = made->account;
         realm_mutex_unlock(&t->rt->mu);
         realm_mutex_destroy(&made->vocab_mu);

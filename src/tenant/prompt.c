@@ -35,6 +35,9 @@ realm_status template_open_for(const realm_tokenizer *tok, const char *source, s
 realm_status template_apply(const tenant_model *m, const char *messages, size_t messages_len, const char *tools,
                             size_t tools_len, bool answer, realm_buf *text, realm_text_span **spans, size_t *n_spans,
                             realm_error *err) {
+    if (!m->template && m->template_error)
+        return realm_error_set(err, REALM_E_UNSUPPORTED, "model \"%s\": its chat template cannot be used: %s", m->id,
+                               m->template_error);
     if (!m->template)
         return realm_error_set(err, REALM_E_UNSUPPORTED,
                                "model \"%s\" has no chat template; use the completions endpoint, or name a template",

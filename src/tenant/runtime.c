@@ -8,7 +8,6 @@
 #include "realm/abi.h"
 #include "tenant/internal.h"
 
-#define MAX_INSTANCES_DEFAULT 1024u
 #define PROGRAM_CACHE "programs" /* below the state folder */
 #define PROGRAM_BYTES_DEFAULT (UINT64_C(256) << 20)
 #define MODELS_DIR "tenants" /* likewise: a folder per tenant with the models it stored */
@@ -35,7 +34,7 @@ realm_status realm_runtime_open(realm_runtime **out, const realm_runtime_config 
     }
     rt->program_bytes = config->program_bytes ? config->program_bytes : PROGRAM_BYTES_DEFAULT;
     realm_sandbox_config sc = {.n_workers = config->n_workers,
-                               .max_instances = config->max_instances ? config->max_instances : MAX_INSTANCES_DEFAULT,
+                               .max_instances = config->max_instances,
                                .compiler_path = config->compiler_path,
                                .cache_dir = cache,
                                .abi_major = REALM_ABI_MAJOR};

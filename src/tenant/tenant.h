@@ -35,8 +35,9 @@ typedef struct realm_runtime_config {
     const char
         *compiler_path; /* program that compiles modules in a child: `realm`; NULL: looked for (docs/embedding.md) */
     uint32_t n_workers; /* sandbox worker threads; 0: as many as cores, at most 8 */
-    uint32_t max_instances; /* running programs at once; 0: 1024 */
-    uint32_t n_threads;     /* of the compute pool that all models share; 0: one per core */
+    uint32_t
+        max_instances;  /* running programs at once; 0: 1024, fewer where a limit of virtual memory leaves no room */
+    uint32_t n_threads; /* of the compute pool that all models share; 0: one per core */
     uint64_t program_bytes; /* compiled code of programs that no request uses: past it, those unused for longest are
                                dropped until their next request; 0: 256 MiB */
 } realm_runtime_config;

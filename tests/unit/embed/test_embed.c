@@ -6,6 +6,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -154,13 +156,48 @@ static void opened_and_closed_beside_each_other(void **state) {
     realm_close(NULL);
 }
 
-int main(void) {
+/* Programs reserve address space; where a limit leaves little of it there are fewer of them. */
+static void little_address_space(void **state) {
+    (void)state;
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+    skip(); /* they have reserved more than any limit */
+#endif
+    pid_t child = fork();
+    if (child == 0) { /* a thread of its parent's may hold any lock: exec'ed anew */
+        const struct rlimit limit = {UINT64_C(60) << 30, UINT64_C(60) << 30};
+        if (setrlimit(RLIMIT_AS, &limit) != 0) _exit(2);
+        execl("/proc/self/exe", "test_embed", "within", tiny_path, (char *)NULL);
+        _exit(3);
+    }
+    int status = -1;
+    assert_int_equal(waitpid(child, &status, 0), child);
+    if (!WIFEXITED(status) || WEXITSTATUS(status) != 0) fail_msg("the child ended with 0x%x", (unsigned)status);
+}
+
+/* One job, in the child. */
+static int within(const char *path) {
+    realm_error err = {0};
+    realm_job *job = NULL;
+    realm_job_params p = plain();
+    realm_job_result result = {0};
+    if (realm_open(&r, NULL, &err) || realm_model_load(r, "tiny", path, NULL, &err) ||
+        realm_tenant_add(r, "a", NULL, 0, &err) || realm_job_start(r, &p, &job, &err) ||
+        realm_job_wait(job, NULL, NULL, &result, &err))
+        fprintf(stderr, "%s\n", err.text);
+    realm_job_close(job);
+    realm_close(r);
+    return result.completion_tokens == 8 ? 0 : 1;
+}
+
+int main(int argc, char **argv) {
+    if (argc == 3) return within(argv[2]);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(structures_without_their_size),
         cmocka_unit_test(what_is_missing_is_named),
         cmocka_unit_test(wrong_jobs),
         cmocka_unit_test(a_job_ends_once),
         cmocka_unit_test(opened_and_closed_beside_each_other),
+        cmocka_unit_test(little_address_space),
     };
     return cmocka_run_group_tests_name("embed", tests, open_all, close_all);
 }
