@@ -126,8 +126,20 @@ static void put_rate(realm_exchange *x, const char *what, uint64_t limit, uint64
     realm_exchange_field(x, name, text);
 }
 
+/* Pages of any origin may ask on the public listener: what they need is a key, which no browser adds by itself. The
+ * admin listener is for no page. */
+static bool is_from_page(const api_call *c) {
+    realm_http_str origin;
+    return realm_exchange_tag(c->x) == REALM_API_PUBLIC && realm_exchange_head(c->x) &&
+           realm_http_find(realm_exchange_head(c->x), "origin", &origin, NULL);
+}
+
 void api_put_fields(api_call *c) {
     realm_exchange_field(c->x, "x-request-id", c->id);
+    if (is_from_page(c)) {
+        realm_exchange_field(c->x, "Access-Control-Allow-Origin", "*");
+        realm_exchange_field(c->x, "Access-Control-Expose-Headers", "*");
+    }
     if (!c->has_rate) return;
     put_rate(c->x, "requests", c->rate.limit, c->rate.remaining, c->rate.reset_ms);
     put_rate(c->x, "tokens", c->rate.token_limit, c->rate.token_remaining, c->rate.token_reset_ms);
@@ -363,6 +375,27 @@ static bool check_content(api_call *c) {
     return true;
 }
 
+static const char *methods_of(const struct route *r, int tag) {
+    if (tag == REALM_API_PUBLIC) return r->post ? "POST, OPTIONS" : "GET, HEAD, OPTIONS";
+    return r->post ? "POST" : "GET, HEAD";
+}
+
+/* What may be asked here, without a key: browsers ask so before a page's request, and add none. `*` in the list of
+ * fields stands for all but Authorization. */
+static void answer_options(api_call *c, const struct route *r, int tag) {
+    realm_exchange_field(c->x, "Allow", methods_of(r, tag));
+    if (is_from_page(c)) {
+        realm_exchange_field(c->x, "Access-Control-Allow-Methods", methods_of(r, tag));
+        realm_exchange_field(c->x, "Access-Control-Allow-Headers", "authorization, *");
+        realm_exchange_field(c->x, "Access-Control-Max-Age", "86400");
+    }
+    realm_exchange_limit_body(c->x, 64u << 10);
+    api_put_fields(c);
+    count_answer(c, 200);
+    realm_exchange_respond(c->x, 200, "text/plain; charset=utf-8", "", 0);
+    c->phase = CALL_ENDED;
+}
+
 static void on_head(void *user, realm_exchange *x) {
     realm_api *api = user;
     api_call *c = new_call(api, x);
@@ -385,10 +418,14 @@ static void on_head(void *user, realm_exchange *x) {
         return;
     }
     c->route = r->route;
+    if (tag == REALM_API_PUBLIC && realm_http_str_is(h->method, "OPTIONS")) {
+        answer_options(c, r, tag);
+        return;
+    }
     bool ok = r->post ? realm_http_str_is(h->method, "POST")
                       : realm_http_str_is(h->method, "GET") || realm_http_str_is(h->method, "HEAD");
     if (!ok) {
-        realm_exchange_field(x, "Allow", r->post ? "POST" : "GET, HEAD");
+        realm_exchange_field(x, "Allow", methods_of(r, tag));
         refuse(c, 405, "method_not_allowed", r->post ? "only POST is allowed here" : "only GET is allowed here");
         return;
     }

@@ -222,9 +222,10 @@ static void routes_and_keys(void **state) {
         {"GET", "/metrics", NULL, NULL, 401, NULL},
         {"GET", "/metrics", "tenant", NULL, 403, NULL},
         {"GET", "/metrics", "admin", NULL, 200, "text/plain; version=0.0.4"},
-        {"GET", "/v1/chat/completions", "tenant", NULL, 405, "Allow: POST\r\n"},
-        {"DELETE", "/v1/models", "tenant", NULL, 405, "Allow: GET, HEAD\r\n"},
-        {"OPTIONS", "/health", NULL, NULL, 405, "Allow: GET, HEAD\r\n"},
+        {"GET", "/v1/chat/completions", "tenant", NULL, 405, "Allow: POST, OPTIONS\r\n"},
+        {"DELETE", "/v1/models", "tenant", NULL, 405, "Allow: GET, HEAD, OPTIONS\r\n"},
+        {"OPTIONS", "/health", NULL, NULL, 200, "Allow: GET, HEAD, OPTIONS\r\n"},
+        {"OPTIONS", "/nothing", NULL, NULL, 404, NULL},
         {"BREW", "/health", NULL, NULL, 501, NULL},
         {"GET", "/", NULL, NULL, 404, NULL},
         {"GET", "/v1/nothing", "tenant", NULL, 404, NULL},
@@ -273,6 +274,48 @@ static void routes_and_keys(void **state) {
     send_all(fd, "GET / HTTP/1.1\r\n\r\n", 18);
     r = read_reply(fd);
     assert_error(&r, 400, NULL, "bad_http_request");
+}
+
+static reply from_page(int listener, const char *method, const char *path, const char *key) {
+    char q[512];
+    int n = snprintf(q, sizeof q,
+                     "%s %s HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nOrigin: https://page.example\r\n"
+                     "Access-Control-Request-Method: POST\r\n%s%s%s\r\n",
+                     method, path, key ? "Authorization: Bearer " : "", key ? key : "", key ? "\r\n" : "");
+    int fd = dial(listener);
+    send_all(fd, q, (size_t)n);
+    return read_reply(fd);
+}
+
+/* A page may ask what it may send, without a key, and read what comes, errors too; not on the admin listener. */
+static void pages_of_other_origins(void **state) {
+    (void)state;
+    reply r = from_page(REALM_API_PUBLIC, "OPTIONS", "/v1/chat/completions", NULL);
+    assert_int_equal(r.status, 200);
+    assert_int_equal(r.len, 0);
+    assert_non_null(strstr(r.head, "Access-Control-Allow-Origin: *\r\n"));
+    assert_non_null(strstr(r.head, "Access-Control-Allow-Methods: POST, OPTIONS\r\n"));
+    assert_non_null(strstr(r.head, "Access-Control-Allow-Headers: authorization, *\r\n"));
+    done(&r);
+    static const char *const keys[] = {"tenant", "wrong", NULL};
+    for (size_t i = 0; i < REALM_ARRAY_LEN(keys); i++) {
+        r = from_page(REALM_API_PUBLIC, "GET", "/v1/models", keys[i]);
+        assert_int_equal(r.status, i == 0 ? 200 : 401);
+        assert_non_null(strstr(r.head, "Access-Control-Allow-Origin: *\r\n"));
+        done(&r);
+    }
+    r = ask("OPTIONS", "/v1/models", NULL, NULL); /* no page */
+    assert_int_equal(r.status, 200);
+    assert_null(strstr(r.head, "Access-Control"));
+    done(&r);
+    r = from_page(REALM_API_ADMIN, "OPTIONS", "/metrics", NULL);
+    assert_int_equal(r.status, 405);
+    assert_null(strstr(r.head, "Access-Control"));
+    done(&r);
+    r = from_page(REALM_API_ADMIN, "GET", "/metrics", NULL);
+    assert_int_equal(r.status, 200);
+    assert_null(strstr(r.head, "Access-Control"));
+    done(&r);
 }
 
 static void the_admin_listener(void **state) {
@@ -1000,6 +1043,7 @@ static void metrics(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         TEST(routes_and_keys),
+        TEST(pages_of_other_origins),
         TEST(the_admin_listener),
         TEST(wrong_fields_are_named),
         TEST(what_the_program_and_the_engine_get),
