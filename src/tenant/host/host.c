@@ -297,7 +297,7 @@ realm_call_result host_close(realm_call *call, const uint64_t *args, int32_t *re
     if (realm_call_lent(call) && (host_get(h, args[0], HOST_TENSOR) || host_get(h, args[0], HOST_GRAMMAR)))
         return REALM_CALL_MOVE; /* much memory to give back */
     if (!host_handle_close(h, args[0]))
-        return host_fail(h, result, REALM_E_INVALID, "close: %u is no open handle", (unsigned)args[0]);
+        return host_fail(h, result, REALM_E_INVALID, "close: %d is no open handle", (int32_t)(uint32_t)args[0]);
     return REALM_CALL_DONE;
 }
 

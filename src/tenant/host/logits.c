@@ -56,7 +56,8 @@ static bool find_row(realm_host *h, const uint64_t *args, const char *call, row 
     out->x = realm_logits_row(logits, out->at);
     out->n = realm_tokenizer_vocab_size(host_tokenizer(out->model));
     if (!out->x)
-        host_fail(h, result, REALM_E_RANGE, "%s: row %u of %zu", call, (unsigned)args[1], realm_logits_rows(logits));
+        host_fail(h, result, REALM_E_RANGE, "%s: row %d of %zu", call, (int32_t)(uint32_t)args[1],
+                  realm_logits_rows(logits));
     return out->x;
 }
 

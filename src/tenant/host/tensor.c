@@ -196,7 +196,7 @@ realm_call_result host_tensor_weight(realm_call *call, const uint64_t *args, int
 static realm_tensor *get_tensor(realm_call *call, uint64_t handle, const char *what, int32_t *result) {
     realm_host *h = host_of(call);
     const host_tensor *o = host_get(h, handle, HOST_TENSOR);
-    if (!o) host_fail(h, result, REALM_E_INVALID, "%s: %u is no open tensor", what, (unsigned)handle);
+    if (!o) host_fail(h, result, REALM_E_INVALID, "%s: %d is no open tensor", what, (int32_t)handle);
     return o ? o->t : NULL;
 }
 

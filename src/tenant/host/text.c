@@ -94,7 +94,7 @@ realm_call_result host_token_piece(realm_call *call, const uint64_t *args, int32
     if (!flags_ok(h, "token_piece", args[1], REALM_TEXT_SPECIAL, result)) return REALM_CALL_DONE;
     if (args[0] > INT32_MAX ||
         realm_tokenizer_piece(host_tokenizer(h->model), (realm_token)args[0], args[1] & REALM_TEXT_SPECIAL, &bytes, &n))
-        return host_fail(h, result, REALM_E_RANGE, "token_piece: there is no token %u", (unsigned)args[0]);
+        return host_fail(h, result, REALM_E_RANGE, "token_piece: there is no token %d", (int32_t)(uint32_t)args[0]);
     return host_give(call, args[2], args[3], bytes, n, 1, result);
 }
 
