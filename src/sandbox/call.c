@@ -23,6 +23,20 @@
 void *realm_call_user(const realm_call *call) { return call->instance->params.user; }
 realm_instance *realm_call_instance(const realm_call *call) { return call->instance; }
 bool realm_call_lent(const realm_call *call) { return call->instance->lender; }
+
+bool realm_call_defer(const realm_call *call, void (*fn)(void *user), void *user) {
+    realm_lender *l = call->instance->lender;
+    if (!l) return false;
+    realm_mutex_lock(&l->mu);
+    bool room = l->n_deferred < REALM_DEFERRED_MAX;
+    if (room) {
+        l->deferred[l->n_deferred].fn = fn;
+        l->deferred[l->n_deferred++].user = user;
+    }
+    realm_mutex_unlock(&l->mu);
+    return room;
+}
+
 bool realm_call_resumed(const realm_call *call) { return call->resumed; }
 void *realm_call_state(realm_call *call) { return call->state; }
 void realm_call_wake_at(realm_call *call, uint64_t deadline_ns) { call->wake_at_ns = deadline_ns; }

@@ -36,6 +36,7 @@
 #define REALM_DEBT_NS (6 * REALM_NS_PER_MS) /* at most, so that a burst is forgotten in time */
 #define REALM_EARN_DIV 3
 #define REALM_CALL_STATE_BYTES 64
+#define REALM_DEFERRED_MAX 64u /* calls that wait for a lender's flush */
 /* Between two epochs while only instances run whose slices are brief (realm_instance_is_brief): the clock's thread
  * takes a processor from somebody each time. */
 #define REALM_SLOW_TICK_NS (4 * REALM_NS_PER_MS)
@@ -98,6 +99,12 @@ struct realm_lender {
     _Atomic(pthread_t) thread; /* since the first begin */
     atomic_bool recalled;      /* its owner has work */
     atomic_bool running;       /* between begin and the end of run */
+    realm_mutex mu;            /* LEAF: what follows */
+    struct {
+        void (*fn)(void *user);
+        void *user;
+    } deferred[REALM_DEFERRED_MAX];
+    uint32_t n_deferred;
 };
 
 struct realm_instance {

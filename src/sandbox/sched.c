@@ -148,10 +148,16 @@ realm_status realm_lender_open(realm_sandbox *s, realm_lender **out, realm_error
     *out = realm_calloc(1, sizeof **out);
     if (!*out) return realm_error_set(err, REALM_E_NOMEM, "no memory for a thread that lends itself");
     (*out)->sandbox = s;
+    realm_mutex_init(&(*out)->mu, REALM_RANK_LEAF);
     return REALM_OK;
 }
 
-void realm_lender_close(realm_lender *l) { realm_free(l); }
+void realm_lender_close(realm_lender *l) {
+    if (!l) return;
+    realm_lender_flush(l);
+    realm_mutex_destroy(&l->mu);
+    realm_free(l);
+}
 
 void realm_lender_begin(realm_lender *l) {
     realm_sandbox *s = l->sandbox;
@@ -186,6 +192,26 @@ void realm_lender_run(realm_lender *l) {
     realm_mutex_unlock(&s->ready_mu);
     if (wake) realm_cond_signal(&q->cond);
     atomic_store(&l->running, false);
+}
+
+bool realm_lender_has_deferred(realm_lender *l) {
+    realm_mutex_lock(&l->mu);
+    bool any = l->n_deferred > 0;
+    realm_mutex_unlock(&l->mu);
+    return any;
+}
+
+/* What was deferred may be flushed by two threads at once, and more come meanwhile. */
+void realm_lender_flush(realm_lender *l) {
+    realm_mutex_lock(&l->mu);
+    while (l->n_deferred > 0) {
+        void (*fn)(void *user) = l->deferred[--l->n_deferred].fn;
+        void *user = l->deferred[l->n_deferred].user;
+        realm_mutex_unlock(&l->mu);
+        fn(user);
+        realm_mutex_lock(&l->mu);
+    }
+    realm_mutex_unlock(&l->mu);
 }
 
 void realm_lender_recall(realm_lender *l) {

@@ -31,6 +31,11 @@ typedef struct tenant_model tenant_model;
 typedef struct saved_context saved_context; /* saved.c */
 typedef enum model_state { MODEL_READY, MODEL_LOADING, MODEL_UNLOADING } model_state;
 
+typedef struct model_idle { /* the engine's thread, when it has nothing to compute */
+    realm_lender *lender;
+    realm_backend *backend;
+} model_idle;
+
 struct tenant_model {
     char id[REALM_MODEL_ID_MAX + 1];
     char *path;
@@ -39,7 +44,7 @@ struct tenant_model {
     realm_model *model;
     realm_tokenizer *tokenizer;
     realm_engine *engine;
-    realm_lender *lender;       /* the engine's thread, when it has nothing to compute */
+    model_idle *idle;
     realm_template *template;   /* NULL: the file has none that can be used */
     char *template_error;       /* why not; NULL: it has none */
     realm_token_counts flushed; /* engine totals that are in the ledger; flush_mu */

@@ -36,11 +36,16 @@
 
 /* ---- opening ----------------------------------------------------------------------------------------------------- */
 
+static void idle_close(model_idle *i) {
+    if (i) realm_lender_close(i->lender);
+    realm_free(i);
+}
+
 void model_free(tenant_model *m) {
     if (!m) return;
     if (m->account) realm_account_close(m->account);
     realm_engine_close(m->engine);
-    realm_lender_close(m->lender);
+    idle_close(m->idle);
     realm_grammar_vocab_close(m->vocab);
     realm_mutex_destroy(&m->vocab_mu);
     realm_template_close(m->template);
@@ -75,16 +80,27 @@ static realm_status open_template(tenant_model *m, const char *override, realm_e
 }
 
 /* Programs that decide on each token run on the engine's thread while it waits for nothing but them. */
-static void expect_programs(void *lender) { realm_lender_begin(lender); }
-static void run_programs(void *lender) { realm_lender_run(lender); }
-static void recall(void *lender) { realm_lender_recall(lender); }
+static void expect_programs(void *user) { realm_lender_begin(((model_idle *)user)->lender); }
+static void recall(void *user) { realm_lender_recall(((model_idle *)user)->lender); }
+static void flush(void *user) { realm_lender_flush(user); }
+
+/* Their readers are woken by a compute thread that waits for the next step, if there is one. */
+static void run_programs(void *user) {
+    model_idle *i = user;
+    const struct realm_backend_vtable *v = i->backend->v;
+    realm_lender_run(i->lender);
+    if (!realm_lender_has_deferred(i->lender)) return;
+    if (!v->aside || !v->aside(i->backend, flush, i->lender)) flush(i->lender);
+}
 
 static realm_status open_engine(realm_runtime *rt, tenant_model *m, const realm_engine_config *config,
                                 realm_error *err) {
     realm_engine_config c = *config;
-    realm_status s = realm_lender_open(rt->sandbox, &m->lender, err);
+    if (!(m->idle = realm_calloc(1, sizeof *m->idle))) return realm_error_set(err, REALM_E_NOMEM, "out of memory");
+    m->idle->backend = rt->backend;
+    realm_status s = realm_lender_open(rt->sandbox, &m->idle->lender, err);
     if (s != REALM_OK) return s;
-    c.idle = (realm_engine_idle){m->lender, expect_programs, run_programs, recall};
+    c.idle = (realm_engine_idle){m->idle, expect_programs, run_programs, recall};
     return realm_engine_open(&m->engine, rt->backend, m->model, m->tokenizer, &c, err);
 }
 
@@ -418,7 +434,7 @@ static realm_status load_stored(realm_tenant *t, tenant_model *m, realm_error *e
         m->model = made->model;
         m->tokenizer = made->tokenizer;
         m->engine = made->engine;
-        m->lender = made->lender;
+        m->idle = made->idle;
         m->template = made->template;
         m->template_error = made->template_error;
         m->account = made->account;

@@ -178,7 +178,7 @@ static realm_status on_answer(void *user, const char *text, size_t len, realm_er
     while (run->answer_at < len) {
         size_t piece = REALM_MIN(len - run->answer_at, REALM_RUN_OUTPUT_MAX / 4);
         if (piece < len - run->answer_at) piece = realm_utf8_complete_prefix(text + run->answer_at, piece);
-        realm_status s = realm_run_emit(run, -1, text + run->answer_at, piece);
+        realm_status s = realm_run_emit(run, -1, text + run->answer_at, piece, NULL);
         if (s == REALM_E_AGAIN) return s;
         if (s == REALM_E_LIMIT)
             return realm_error_set(err, s, "output_bytes: %llu bytes may be given to the client in all",
@@ -439,11 +439,18 @@ const realm_limits *realm_run_limits(const realm_run *run) { return &run->limits
 const realm_words *realm_run_args(const realm_run *run) { return &run->args; }
 const realm_words *realm_run_env(const realm_run *run) { return &run->env; }
 
-realm_status realm_run_emit(realm_run *run, realm_token id, const char *text, size_t len) {
+static void notify_kept(void *user) {
+    realm_run *run = user;
+    notify(run);
+    run_unref(run);
+}
+
+realm_status realm_run_emit(realm_run *run, realm_token id, const char *text, size_t len, const realm_call *call) {
     if (len > REALM_RUN_OUTPUT_MAX) return REALM_E_LIMIT;
     if (!realm_utf8_valid(text, len)) return REALM_E_FORMAT;
     realm_status s = REALM_OK;
     realm_mutex_lock(&run->mu);
+    const bool first = run->n_events == 0; /* else its reader has been told, and not come yet */
     if (run->cancelled) {
         s = REALM_E_CANCELLED;
     } else if (len > run->limits.output_bytes - run->output_bytes) {
@@ -470,7 +477,9 @@ realm_status realm_run_emit(realm_run *run, realm_token id, const char *text, si
         }
     }
     realm_mutex_unlock(&run->mu);
-    if (s == REALM_OK) notify(run);
+    if (s != REALM_OK || !first) return s;
+    atomic_fetch_add_explicit(&run->refs, 1, memory_order_relaxed);
+    if (!call || !realm_call_defer(call, notify_kept, run)) notify_kept(run);
     return s;
 }
 

@@ -36,8 +36,10 @@ const realm_words *realm_run_env(const realm_run *run);
 /* Hands text to the client. All or nothing: REALM_E_AGAIN when it does not fit now (realm_host_drained follows once
  * there is room), REALM_E_LIMIT past the tenant's output_bytes and when it is longer than REALM_RUN_OUTPUT_MAX,
  * REALM_E_CANCELLED. `id` -1 for text that
- * is no token. Text must be well-formed UTF-8 (REALM_E_FORMAT). */
-REALM_WARN_UNUSED realm_status realm_run_emit(realm_run *run, realm_token id, const char *text, size_t len);
+ * is no token. Text must be well-formed UTF-8 (REALM_E_FORMAT). `call`: the host call that it is done in, which may put
+ * off waking the reader; NULL: none. */
+REALM_WARN_UNUSED realm_status realm_run_emit(realm_run *run, realm_token id, const char *text, size_t len,
+                                              const realm_call *call);
 
 /* The request's own generation parameters with account, share and deadline filled in; the host sets prompt, on_ready
  * and user before it submits. */

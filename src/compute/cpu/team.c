@@ -1,6 +1,6 @@
 /* compute/cpu/team.c - the threads that walk a plan together.
  *
- *                     run: job + 1                         job unchanged for SPIN_NS
+ *                     run: job + 1                       job unchanged for JOB_SPIN_NS
  *        +--------+ -------------> +---------+   +------+ ---------------------> +--------+
  *        | waits  |                | runs fn |   | spins|                        | sleeps | futex on job
  *        +--------+ <------------- +---------+   +------+ <--------------------- +--------+
@@ -35,6 +35,8 @@
 
 #define CACHE_LINE 64
 #define SPIN_NS (40 * REALM_NS_PER_US)
+/* For the next job: longer than sampling takes and a program that decides on the next token itself. */
+#define JOB_SPIN_NS (120 * REALM_NS_PER_US)
 #define SPINS_PER_CLOCK 64u /* looks at the word between two looks at the clock */
 #define THREADS_MAX 1024u
 #define SCRATCH_ALIGN 4096u
@@ -159,7 +161,7 @@ static void job_wait(realm_team *t, uint32_t old) {
                 pause_cpu();
             }
             uint64_t now = realm_clock_ns();
-            if (deadline == 0) deadline = now + t->spin_ns;
+            if (deadline == 0) deadline = now + JOB_SPIN_NS;
             if (now >= deadline) break;
         }
         atomic_fetch_add(&w->sleepers, 1);
@@ -188,6 +190,7 @@ static void *worker_main(void *arg) {
     realm_team *t = s->worker.team;
     for (uint32_t job = 0;; job++) {
         job_wait(t, job);
+        (void)take_aside(t); /* what the caller of this run posted just before */
         if (t->stop) return NULL;
         t->fn(&s->worker, t->user);
         realm_worker_barrier(&s->worker);

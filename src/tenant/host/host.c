@@ -524,7 +524,7 @@ realm_call_result host_emit(realm_call *call, const uint64_t *args, int32_t *res
     while (*done < len) {
         size_t piece = (size_t)REALM_MIN(len - *done, REALM_RUN_OUTPUT_MAX / 4);
         if (piece < len - *done) piece = realm_utf8_complete_prefix(text + *done, piece);
-        realm_status st = realm_run_emit(h->run, -1, text + *done, piece);
+        realm_status st = realm_run_emit(h->run, -1, text + *done, piece, call);
         if (st == REALM_E_AGAIN && !realm_call_cancelled(call)) return REALM_CALL_SUSPEND;
         if (st) return emit_failed(h, result, st == REALM_E_AGAIN ? REALM_E_CANCELLED : st, "emit");
         *done += piece;
@@ -543,7 +543,7 @@ realm_call_result host_realm_stream_token(realm_call *call, const uint64_t *args
     if (args[2] > REALM_RUN_OUTPUT_MAX)
         return host_fail(h, result, REALM_E_LIMIT, "realm_stream_token: at most %u bytes at once",
                          REALM_RUN_OUTPUT_MAX);
-    realm_status st = realm_run_emit(h->run, id, text, (size_t)args[2]);
+    realm_status st = realm_run_emit(h->run, id, text, (size_t)args[2], call);
     if (st == REALM_E_AGAIN && !realm_call_cancelled(call)) return REALM_CALL_SUSPEND;
     if (st) return emit_failed(h, result, st == REALM_E_AGAIN ? REALM_E_CANCELLED : st, "realm_stream_token");
     *result = (int32_t)args[2];

@@ -56,6 +56,7 @@ typedef struct run {
     atomic_int waits;                /* how often wait()'s callback ran */
     atomic_int order;                /* what order() gives next, and takes; 0: it waits */
     atomic_int lent[3], not_lent[3]; /* how often order, heavy and moves were done on a lender's thread, on a worker */
+    atomic_int deferred, flushed;    /* by order 1 */
 } run;
 
 /* ---- imports ---- */
@@ -201,10 +202,13 @@ static realm_call_result note(const realm_call *call, int which) {
     return REALM_CALL_DONE;
 }
 
+static void flushed(void *user) { atomic_fetch_add(&((run *)user)->flushed, 1); }
+
 static realm_call_result t_order(realm_call *call, const uint64_t *args, int32_t *result) {
     run *r = realm_call_user(call);
     (void)args;
     *result = atomic_exchange(&r->order, 0);
+    if (*result == 1 && realm_call_defer(call, flushed, r)) atomic_fetch_add(&r->deferred, 1);
     return *result ? note(call, 0) : REALM_CALL_SUSPEND;
 }
 

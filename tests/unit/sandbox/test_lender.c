@@ -50,6 +50,7 @@ static void give_until_lent(run *r, int order, const atomic_int *count) {
 static void end(run *r, int32_t value) {
     give(r, 9);
     run_wait(r);
+    realm_lender_flush(lender);
     assert_int_equal(r->result.status, REALM_OK);
     assert_int_equal(r->result.value, value);
     assert_int_equal(r->n_done, 1);
@@ -69,6 +70,13 @@ static void test_runs_what_is_brief(void **state) {
     make_brief(&r);
     assert_int_equal(atomic_load(&r.lent[ORDER]), 0);
     give_until_lent(&r, 1, &r.lent[ORDER]);
+    /* What it deferred is kept for the flush, and done once. */
+    assert_int_equal(atomic_load(&r.deferred), atomic_load(&r.lent[ORDER]));
+    assert_int_equal(atomic_load(&r.flushed), 0);
+    assert_true(realm_lender_has_deferred(lender));
+    realm_lender_flush(lender);
+    assert_false(realm_lender_has_deferred(lender));
+    assert_int_equal(atomic_load(&r.flushed), atomic_load(&r.deferred));
     end(&r, 0);
 }
 
@@ -119,6 +127,7 @@ static void ends_lent(int order, realm_status status, const char *text) {
         give(&r, order);
         realm_lender_run(lender);
         run_wait(&r);
+        realm_lender_flush(lender);
         lent = atomic_load(&r.lent[ORDER]) > 0;
         assert_int_equal(r.result.status, status);
         assert_non_null(strstr(r.text, text));
