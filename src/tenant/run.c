@@ -388,6 +388,7 @@ size_t realm_run_poll(realm_run *run, realm_event_batch *b) {
         if (run->pipe || run->state == RUN_DURABLE) notify(run); /* there is more behind it */
     } else if (run->pipe) {
         n = take_pipe(run, b);
+        if (n == 0 && b->status == REALM_E_NOMEM) notify(run); /* nothing was taken: asked again */
     }
     if (n == 0 && run->state == RUN_DURABLE && run->n_events == 0) {
         realm_event end = {.kind = REALM_EVENT_END, .finish = run->finish, .id = -1};
@@ -396,6 +397,8 @@ size_t realm_run_poll(realm_run *run, realm_event_batch *b) {
             b->status = run->status;
             b->error = run->error;
             n = 1;
+        } else {
+            notify(run);
         }
     }
     b->prompt_tokens = run->prompt_tokens + run->pipe_prompt;

@@ -145,3 +145,27 @@ def test_programs_are_swapped_under_load():
         assert len(answers) >= 40
         u = s.usage()[0]
         assert u["aborted_requests"] == 0 and u["requests"] >= len(answers)
+
+
+def test_texts_and_keys_stay_out_of_logs_and_files():
+    """Neither what a client says, nor what it is answered, nor its key is in the log, the metrics or the state folder, the
+    log at its most talkative; a refused request's bytes are not either."""
+    with Server(tenants=("alpha",), args=("--log-level", "debug")) as s:
+        secrets = ["xylophone-of-aunt-Mathilda", "zeppelin", s.key["alpha"], s.admin_key, "rk_not_a_key_but_a_secret"]
+        say = dict(SHORT, messages=[{"role": "user", "content": f"Repeat: {secrets[0]}. {secrets[1]}"}], user=secrets[0])
+        answer = s.http("/v1/chat/completions", say, s.key["alpha"])[2]["choices"][0]["message"]["content"]
+        assert len(answer) > 12
+        for stream in s.client().chat.completions.create(**{**say, "stream": True}):
+            pass
+        s.http("/v1/chat/completions", {**say, secrets[1]: secrets[0], "temperature": 9}, s.key["alpha"])
+        s.http("/v1/chat/completions", {**say, "model": secrets[0]}, s.key["alpha"])
+        s.http("/v1/chat/completions", say, secrets[-1])
+        s.raw(b"GET /" + secrets[0].encode() + b"?" + secrets[1].encode() + b" HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        metrics = s.http("/metrics", admin=True)[2]
+        assert s.stop() == 0
+        log = "\n".join(s.log)
+        for secret in (*secrets, answer):
+            assert secret not in log and secret not in metrics, secret
+            for file in s.state.rglob("*"):
+                if file.is_file():
+                    assert secret.encode() not in file.read_bytes(), (file, secret)

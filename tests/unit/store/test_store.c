@@ -407,6 +407,54 @@ static void files_are_written_in_place(void **state) {
     realm_store_close(a);
 }
 
+/* What a server and the command line do with a store, once; the first thing that fails ends it. */
+static realm_status use_store(const char *name) {
+    realm_error err = {0};
+    realm_store *a = NULL;
+    realm_tenant_row t;
+    realm_key_row k;
+    char key[REALM_KEY_TEXT_MAX];
+    void *value = NULL;
+    size_t len = 0;
+    const realm_usage total = {.prompt_tokens = 7};
+    realm_status s = realm_store_open(&a, dir, &err);
+    if (s == REALM_OK) s = realm_store_tenant_create(a, name, NULL, "program", 7, &t, &err);
+    if (s == REALM_OK) s = realm_store_key_create(a, name, false, 0, key, &k, &err);
+    if (s == REALM_OK) s = realm_store_key_find(a, key, strlen(key), &k, &err);
+    if (s == REALM_OK) s = realm_store_program_get(a, t.program_sha256, &value, &len, &err);
+    realm_free(value);
+    value = NULL;
+    if (s == REALM_OK) s = realm_store_value_put(a, t.id, 100, "k", 1, "v", 1, &err);
+    if (s == REALM_OK) s = realm_store_value_get(a, t.id, "k", 1, &value, &len, &err);
+    realm_free(value);
+    realm_usage_entry e = {t.id, {.requests = 1, .prompt_tokens = 7}};
+    if (s == REALM_OK) s = realm_store_usage_add(a, &e, 1, &total, &err);
+    if (s == REALM_OK) s = realm_store_tenant_delete(a, name, &err);
+    realm_store_close(a);
+    return s;
+}
+
+static void memory_may_run_out(void **state) {
+    (void)state;
+    realm_error err = {0};
+    char name[32];
+    for (int64_t n = 0;; n++) {
+        snprintf(name, sizeof name, "short-%lld", (long long)n);
+        realm_alloc_inject_failure(n, false);
+        realm_status s = use_store(name);
+        bool failed = realm_alloc_count() > n;
+        realm_alloc_inject_failure(-1, false);
+        if (s != (failed ? REALM_E_NOMEM : REALM_OK)) fail_msg("allocation %lld: %d", (long long)n, s);
+        if (!failed) break;
+    }
+    realm_store *a = open_store();
+    realm_usage sum = {0}, engine = {0};
+    assert_int_equal(realm_store_usage_each(a, NULL, 0, sum_usage, &sum, &err), REALM_OK);
+    assert_int_equal(realm_store_usage_engine(a, &engine, &err), REALM_OK);
+    assert_int_equal(sum.prompt_tokens, engine.prompt_tokens);
+    realm_store_close(a);
+}
+
 static void memory_stores_are_apart(void **state) {
     (void)state;
     realm_store *a, *b;
@@ -530,6 +578,7 @@ int main(void) {
         cmocka_unit_test_setup_teardown(ledger_agrees_after_kill, make_dir, remove_dir),
         cmocka_unit_test_setup_teardown(damaged_files_are_refused, make_dir, remove_dir),
         cmocka_unit_test_setup_teardown(files_are_written_in_place, make_dir, remove_dir),
+        cmocka_unit_test_setup_teardown(memory_may_run_out, make_dir, remove_dir),
         cmocka_unit_test(memory_stores_are_apart),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
