@@ -102,7 +102,7 @@ def test_schemas_that_cannot_be_kept_to(server):
             status, answer = post(server, "/v1/chat/completions", asks_for(schema), tenant)
             error = answer["error"]
             assert status == 400 and place in error["message"], (schema[:100], status, answer)
-            assert error["param"] == "response_format.json_schema.schema" or error["code"] == "invalid_json", error
+            assert (error["param"] or "").startswith("response_format.json_schema.schema") or error["code"] == "invalid_json", error
     assert used(server) == before, (used(server), before)
 
 
@@ -124,7 +124,7 @@ def test_schemas_that_are_hard_to_keep_to(server):
             text = answer["choices"][0]["message"]["content"]
             assert shape.fullmatch(text), (schema, text)
         else:
-            assert status == 400 and answer["error"]["param"] == "response_format.json_schema.schema", answer
+            assert status == 400 and answer["error"]["param"].startswith("response_format.json_schema.schema"), answer
 
 
 def test_hard_schemas_hold_up_nobody(server):
