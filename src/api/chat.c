@@ -1,31 +1,31 @@
-/* The answers of /v1/chat/completions: one object, or chunks. */
+/* A choice of /v1/chat/completions, whole and in pieces. */
 #include <string.h>
 
 #include "api/internal.h"
 
-/* data: {head "choices":[{"index":I,"delta":... */
+/* ... "choices":[{"index":I,"delta": ... */
 static void chunk_begin(api_call *c, const gen_choice *ch) {
-    realm_buf_puts(&c->piece, "data: ");
-    realm_buf_append(&c->piece, c->head.data, c->head.len);
-    realm_buf_printf(&c->piece, "\"choices\":[{\"index\":%u,\"delta\":", ch->index);
+    reply_chunk_begin(c);
+    realm_buf_printf(&c->piece, "{\"index\":%u,\"delta\":", ch->index);
 }
 
-/* ... ,"logprobs":L,"finish_reason":F}]} */
-static void chunk_end(api_call *c, const realm_event *logprobs_of, const char *finish) {
-    realm_buf *b = &c->piece;
-    realm_buf_puts(b, ",\"logprobs\":");
-    if (logprobs_of) {
-        realm_buf_puts(b, "{\"content\":[");
-        logprobs_chat_entry(c, logprobs_of, b);
-        realm_buf_puts(b, "],\"refusal\":null}");
-    } else {
-        realm_buf_puts(b, "null");
+/* "logprobs":{...} of entries, or of one event, or null */
+static void write_logprobs(const api_call *c, realm_buf *b, const realm_buf *entries, const realm_event *one) {
+    if (!entries && !one) {
+        realm_buf_puts(b, ",\"logprobs\":null");
+        return;
     }
-    if (finish)
-        realm_buf_printf(b, ",\"finish_reason\":\"%s\"}]", finish);
+    realm_buf_puts(b, ",\"logprobs\":{\"content\":[");
+    if (one)
+        logprobs_chat_entry(c, one, b);
     else
-        realm_buf_puts(b, ",\"finish_reason\":null}]");
-    realm_buf_puts(b, c->gen.include_usage ? ",\"usage\":null}\n\n" : "}\n\n");
+        realm_buf_append(b, entries->data, entries->len);
+    realm_buf_puts(b, "],\"refusal\":null}");
+}
+
+static void chunk_end(api_call *c, const realm_event *logprobs_of, const char *finish) {
+    write_logprobs(c, &c->piece, NULL, logprobs_of);
+    reply_chunk_end(c, finish);
 }
 
 static void open_choice(api_call *c, gen_choice *ch) {
@@ -55,7 +55,7 @@ void chat_event(api_call *c, gen_choice *ch, const realm_event *e) {
         realm_buf_puts(&c->piece, "\"}");
         chunk_end(c, logprobs ? e : NULL, NULL);
     }
-    if (c->piece.len) gen_send(c);
+    if (c->piece.len) reply_send(c);
 }
 
 void chat_end(api_call *c, gen_choice *ch) {
@@ -63,46 +63,13 @@ void chat_end(api_call *c, gen_choice *ch) {
     open_choice(c, ch);
     chunk_begin(c, ch);
     realm_buf_puts(&c->piece, "{}");
-    chunk_end(c, NULL, gen_finish_name(ch->finish));
-    gen_send(c);
+    chunk_end(c, NULL, reply_finish_name(ch->finish));
+    reply_send(c);
 }
 
-void chat_finish(api_call *c) {
-    if (c->gen.stream) {
-        if (!c->gen.include_usage) return;
-        realm_buf_puts(&c->piece, "data: ");
-        realm_buf_append(&c->piece, c->head.data, c->head.len);
-        realm_buf_puts(&c->piece, "\"choices\":[],");
-        gen_write_usage(c, &c->piece);
-        realm_buf_puts(&c->piece, "}\n\n");
-        gen_send(c);
-        return;
-    }
-    realm_buf *b = &c->reply;
-    realm_buf_append(b, c->head.data, c->head.len);
-    realm_buf_puts(b, "\"choices\":[");
-    for (uint32_t i = 0; i < c->n_choices; i++) {
-        const gen_choice *ch = &c->choices[i];
-        realm_status s = realm_buf_status(&ch->text);
-        if (s == REALM_OK) s = realm_buf_status(&ch->logprobs);
-        if (s != REALM_OK) {
-            api_error_status(&c->error, s, NULL);
-            return;
-        }
-        if (i) realm_buf_putc(b, ',');
-        realm_buf_printf(b, "{\"index\":%u,\"message\":{\"role\":\"assistant\",\"content\":\"", ch->index);
-        realm_json_escape(b, ch->text.data ? ch->text.data : "", ch->text.len);
-        realm_buf_puts(b, "\",\"refusal\":null,\"annotations\":[]},\"logprobs\":");
-        if (c->gen.logprobs) {
-            realm_buf_puts(b, "{\"content\":[");
-            realm_buf_append(b, ch->logprobs.data, ch->logprobs.len);
-            realm_buf_puts(b, "],\"refusal\":null}");
-        } else {
-            realm_buf_puts(b, "null");
-        }
-        realm_buf_printf(b, ",\"finish_reason\":\"%s\"}", gen_finish_name(ch->finish));
-    }
-    realm_buf_puts(b, "],");
-    gen_write_usage(c, b);
-    realm_buf_puts(b, ",\"service_tier\":\"default\",\"system_fingerprint\":\"realm-" REALM_VERSION "\"}");
+void chat_write_choice(const api_call *c, const gen_choice *ch, realm_buf *b) {
+    realm_buf_printf(b, "{\"index\":%u,\"message\":{\"role\":\"assistant\",\"content\":\"", ch->index);
+    realm_json_escape(b, ch->text.data ? ch->text.data : "", ch->text.len);
+    realm_buf_puts(b, "\",\"refusal\":null,\"annotations\":[]}");
+    write_logprobs(c, b, c->gen.logprobs ? &ch->logprobs : NULL, NULL);
 }

@@ -1,4 +1,4 @@
-/* The answers of /v1/completions: one object, or chunks of the same shape. */
+/* A choice of /v1/completions, whole and in pieces of the same shape. */
 #include <string.h>
 
 #include "api/internal.h"
@@ -30,21 +30,19 @@ static void forget_logprobs(gen_choice *ch) {
     for (int k = 0; k < 3; k++) realm_buf_reset(&ch->legacy[k]);
 }
 
-static void send_chunk(api_call *c, gen_choice *ch, const char *text, size_t len, const char *finish) {
-    realm_buf *b = &c->piece;
-    realm_buf_puts(b, "data: ");
-    realm_buf_append(b, c->head.data, c->head.len);
-    realm_buf_puts(b, "\"choices\":[{\"text\":\"");
+static void write_choice(const api_call *c, const gen_choice *ch, const char *text, size_t len, realm_buf *b) {
+    realm_buf_puts(b, "{\"text\":\"");
     realm_json_escape(b, text, len);
     realm_buf_printf(b, "\",\"index\":%u,", ch->index);
     write_logprobs(c, ch, b);
+}
+
+static void send_chunk(api_call *c, gen_choice *ch, const char *text, size_t len, const char *finish) {
+    reply_chunk_begin(c);
+    write_choice(c, ch, text, len, &c->piece);
     forget_logprobs(ch);
-    if (finish)
-        realm_buf_printf(b, ",\"finish_reason\":\"%s\"}]", finish);
-    else
-        realm_buf_puts(b, ",\"finish_reason\":null}]");
-    realm_buf_puts(b, c->gen.include_usage ? ",\"usage\":null}\n\n" : "}\n\n");
-    gen_send(c);
+    reply_chunk_end(c, finish);
+    reply_send(c);
 }
 
 static void add_text(api_call *c, gen_choice *ch, const char *text, size_t len) {
@@ -84,40 +82,9 @@ void completion_event(api_call *c, gen_choice *ch, const realm_event *e) {
 }
 
 void completion_end(api_call *c, gen_choice *ch) {
-    if (c->gen.stream) send_chunk(c, ch, "", 0, gen_finish_name(ch->finish));
+    if (c->gen.stream) send_chunk(c, ch, "", 0, reply_finish_name(ch->finish));
 }
 
-void completion_finish(api_call *c) {
-    if (c->gen.stream) {
-        if (!c->gen.include_usage) return;
-        realm_buf_puts(&c->piece, "data: ");
-        realm_buf_append(&c->piece, c->head.data, c->head.len);
-        realm_buf_puts(&c->piece, "\"choices\":[],");
-        gen_write_usage(c, &c->piece);
-        realm_buf_puts(&c->piece, "}\n\n");
-        gen_send(c);
-        return;
-    }
-    realm_buf *b = &c->reply;
-    realm_buf_append(b, c->head.data, c->head.len);
-    realm_buf_puts(b, "\"choices\":[");
-    for (uint32_t i = 0; i < c->n_choices; i++) {
-        const gen_choice *ch = &c->choices[i];
-        realm_status s = realm_buf_status(&ch->text);
-        if (s == REALM_OK) s = realm_buf_status(&ch->logprobs);
-        for (int k = 0; k < 3 && s == REALM_OK; k++) s = realm_buf_status(&ch->legacy[k]);
-        if (s != REALM_OK) {
-            api_error_status(&c->error, s, NULL);
-            return;
-        }
-        if (i) realm_buf_putc(b, ',');
-        realm_buf_puts(b, "{\"text\":\"");
-        realm_json_escape(b, ch->text.data ? ch->text.data : "", ch->text.len);
-        realm_buf_printf(b, "\",\"index\":%u,", ch->index);
-        write_logprobs(c, ch, b);
-        realm_buf_printf(b, ",\"finish_reason\":\"%s\"}", gen_finish_name(ch->finish));
-    }
-    realm_buf_puts(b, "],");
-    gen_write_usage(c, b);
-    realm_buf_puts(b, ",\"system_fingerprint\":\"realm-" REALM_VERSION "\"}");
+void completion_write_choice(const api_call *c, const gen_choice *ch, realm_buf *b) {
+    write_choice(c, ch, ch->text.data ? ch->text.data : "", ch->text.len, b);
 }

@@ -166,64 +166,6 @@ void gen_release(api_call *c) {
 
 /* ---- the answer ---- */
 
-const char *gen_finish_name(realm_finish f) {
-    switch (f) {
-    case REALM_FINISH_LENGTH: return "length";
-    case REALM_FINISH_STOP: return "stop";
-    default: return NULL;
-    }
-}
-
-void gen_write_usage(const api_call *c, realm_buf *out) {
-    realm_json_writer writer, *w = &writer;
-    uint64_t prompt = 0, cached = 0, completion = 0;
-    for (uint32_t i = 0; i < c->n_choices; i++) {
-        prompt += c->choices[i].prompt_tokens;
-        cached += c->choices[i].cached_tokens;
-        completion += c->choices[i].completion_tokens;
-    }
-    realm_json_writer_init(w, out);
-    realm_buf_puts(out, "\"usage\":");
-    realm_json_begin_object(w);
-    realm_json_key(w, "prompt_tokens");
-    realm_json_write_uint(w, prompt);
-    realm_json_key(w, "completion_tokens");
-    realm_json_write_uint(w, completion);
-    realm_json_key(w, "total_tokens");
-    realm_json_write_uint(w, prompt + completion);
-    realm_json_key(w, "prompt_tokens_details");
-    realm_json_begin_object(w);
-    realm_json_key(w, "cached_tokens");
-    realm_json_write_uint(w, cached);
-    realm_json_end_object(w);
-    realm_json_key(w, "completion_tokens_details");
-    realm_json_begin_object(w);
-    realm_json_key(w, "reasoning_tokens");
-    realm_json_write_uint(w, 0);
-    realm_json_end_object(w);
-    realm_json_end_object(w);
-}
-
-static void begin_stream(api_call *c) {
-    if (c->streaming) return;
-    c->streaming = true;
-    api_put_fields(c);
-    realm_exchange_field(c->x, "Cache-Control", "no-cache");
-    realm_exchange_field(c->x, "X-Accel-Buffering", "no");
-    realm_exchange_start(c->x, 200, "text/event-stream; charset=utf-8");
-}
-
-void gen_send(api_call *c) {
-    if (realm_buf_status(&c->piece) != REALM_OK) {
-        realm_exchange_abort(c->x);
-        return;
-    }
-    begin_stream(c);
-    /* one write, so one chunk and one line per event */
-    realm_exchange_write(c->x, c->piece.data, c->piece.len);
-    realm_buf_reset(&c->piece);
-}
-
 static void note_first_token(api_call *c) {
     static const uint32_t bounds_ms[] = {10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10000, 30000};
     if (c->first_token) return;
@@ -250,7 +192,7 @@ static void fail(api_call *c, realm_status s, const realm_error *err) {
     realm_buf_puts(&c->piece, "data: ");
     api_error_write(&c->error, &c->piece);
     realm_buf_puts(&c->piece, "\n\ndata: [DONE]\n\n");
-    gen_send(c);
+    reply_send(c);
     realm_exchange_finish(c->x);
     atomic_fetch_add_explicit(&c->api->answers[c->route][c->error.status / 100 < 6 ? c->error.status / 100 : 0], 1,
                               memory_order_relaxed);
@@ -314,17 +256,12 @@ static bool poll_choice(api_call *c, gen_choice *ch) {
 }
 
 static void finish(api_call *c) {
-    if (c->gen.chat)
-        chat_finish(c);
-    else
-        completion_finish(c);
     if (!c->gen.stream) {
+        reply_whole(c);
         api_answer(c);
         return;
     }
-    realm_buf_puts(&c->piece, "data: [DONE]\n\n");
-    gen_send(c);
-    realm_exchange_finish(c->x);
+    reply_stream_end(c);
     atomic_fetch_add_explicit(&c->api->answers[c->route][2], 1, memory_order_relaxed);
     atomic_fetch_add_explicit(&c->api->seconds_ns[c->route], realm_clock_ns() - c->start_ns, memory_order_relaxed);
     c->phase = CALL_ENDED;

@@ -8,8 +8,9 @@
  *   format.c      those that say what an answer must look like
  *   prompt.c      messages and prompts
  *   generate.c    runs of a call: start, poll, end
- *   chat.c        the answers of /v1/chat/completions
- *   completion.c  the answers of /v1/completions
+ *   reply.c       what the answers of both endpoints have in common
+ *   chat.c        a choice of /v1/chat/completions
+ *   completion.c  a choice of /v1/completions
  *   logprobs.c    log-probabilities in both shapes
  *   text.c        tokenize, detokenize, apply-template
  *   info.c        health, models, usage
@@ -267,20 +268,28 @@ bool gen_read(api_call *c);  /* worker: false with the error filled */
 void gen_start(api_call *c); /* then, where the answer is constrained off the workers: fills error, or leaves runs */
 void gen_wake(api_call *c);  /* I/O thread */
 void gen_release(api_call *c);
-const char *gen_finish_name(realm_finish f);
 
-/* chat.c, completion.c: one event of a choice; its end; the end of all. `e` NULL at the end of the choice. */
+/* chat.c, completion.c: one event of a choice; the end of it when it streams; all of it but how it ended. */
 void chat_event(api_call *c, gen_choice *ch, const realm_event *e);
 void chat_end(api_call *c, gen_choice *ch);
-void chat_finish(api_call *c);
+void chat_write_choice(const api_call *c, const gen_choice *ch, realm_buf *b);
 void completion_begin(api_call *c, gen_choice *ch);
 void completion_event(api_call *c, gen_choice *ch, const realm_event *e);
 void completion_end(api_call *c, gen_choice *ch);
-void completion_finish(api_call *c);
-/* Sends c->piece as one SSE event and empties it. */
-void gen_send(api_call *c);
-/* "usage":{...}, without a comma before. */
-void gen_write_usage(const api_call *c, realm_buf *out);
+void completion_write_choice(const api_call *c, const gen_choice *ch, realm_buf *b);
+
+/* reply.c: into call->reply, or call->error. */
+void reply_whole(api_call *c);
+/* A chunk in call->piece, up to its choice; from behind the choice's fields on (`finish` NULL: it goes on); what has
+ * been gathered there as one write. */
+void reply_chunk_begin(api_call *c);
+void reply_chunk_end(api_call *c, const char *finish);
+void reply_send(api_call *c);
+/* What follows the last choice. */
+void reply_stream_end(api_call *c);
+/* ,"finish_reason":F} */
+void reply_finish_reason(realm_buf *b, const char *finish);
+const char *reply_finish_name(realm_finish f); /* NULL for what is no end of an answer */
 
 /* logprobs.c */
 void logprobs_chat_entry(const api_call *c, const realm_event *e, realm_buf *out);
