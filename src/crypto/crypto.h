@@ -11,6 +11,7 @@
 #define REALM_SHA256_BYTES 32
 #define REALM_SHA256_HEX 65 /* with NUL */
 
+/* REALM_E_NOMEM alone. */
 REALM_WARN_UNUSED realm_status realm_sha256(const void *data, size_t len, uint8_t out[REALM_SHA256_BYTES]);
 /* The same over bytes that come in pieces. One thread at a time; NULL-safe close. finish: once, then close. */
 typedef struct realm_sha256_stream realm_sha256_stream;

@@ -157,6 +157,8 @@ REALM_WARN_UNUSED realm_status realm_engine_publish_prefix(realm_engine *e, cons
  * needs them, and come back with the next use. A context longer than the engine's is never made: REALM_E_CONTEXT.
  */
 
+/* An empty one, charged to `a`, with one reference, the caller's. REALM_E_INVALID: the account is not of this engine;
+ * REALM_E_NOMEM. */
 REALM_WARN_UNUSED realm_status realm_context_open(realm_engine *e, realm_account *a, realm_context **out,
                                                   realm_error *err);
 realm_context *realm_context_retain(realm_context *c); /* returns c */

@@ -125,6 +125,8 @@ typedef struct realm_sandbox_config {
     bool no_signals;    /* bounds checks in code instead of by SIGSEGV: for sanitizers and hosts that own the signal */
 } realm_sandbox_config;
 
+/* Starts the workers. REALM_E_RANGE for a configuration past the bounds above; REALM_E_NOMEM; what the cache's folder
+ * or a thread's start says. */
 REALM_WARN_UNUSED realm_status realm_sandbox_open(realm_sandbox **out, const realm_sandbox_config *config,
                                                   realm_error *err);
 /* Ends what still runs (their on_done is called) and joins the threads. Programs and instances must have been released

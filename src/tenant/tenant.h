@@ -42,11 +42,13 @@ typedef struct realm_runtime_config {
                                dropped until their next request; 0: 256 MiB */
 } realm_runtime_config;
 
+/* Opens store, sandbox and compute pool and starts the threads; models and tenants come later. Fails with what the
+ * first of them says (realm_store_open, realm_sandbox_open ...); *out is then untouched and nothing is left behind. */
 REALM_WARN_UNUSED realm_status realm_runtime_open(realm_runtime **out, const realm_runtime_config *config,
                                                   realm_error *err);
 /* Cancels what runs, waits for it, writes the ledger. Requests and tenants must have been closed before. */
 void realm_runtime_close(realm_runtime *rt);
-realm_store *realm_runtime_store(realm_runtime *rt);
+realm_store *realm_runtime_store(realm_runtime *rt); /* borrowed, as long as the runtime */
 
 /* Checks and compiles a module as a server would, without one: what `realm program check` prints goes to `describe`
  * (NULL: not wanted). `state_dir` (NULL: none) is where the artifact is kept for a server. */
@@ -168,12 +170,17 @@ typedef struct realm_run_params {
     void *user;
 } realm_run_params;
 
+/* Starts the tenant's program on a copy of `p`. It may still have to be compiled: then the run waits for that without a
+ * thread, and its END tells of a failure. The run holds the request; *out is the reader's, for one thread at a time,
+ * and untouched on failure: REALM_E_NOMEM, REALM_E_BUSY (too many instances, or too many runs wait for the program),
+ * and what the program's opening says. */
 REALM_WARN_UNUSED realm_status realm_run_start(realm_request *r, const realm_run_params *p, realm_run **out,
                                                realm_error *err);
 /* As realm_generation_poll: TOKEN events in pipe mode carry ids and logprobs, text that a program emitted comes as
  * TOKEN events with id -1. Counts are sums over all generations of the run. END's status says why a run failed:
  * REALM_E_PROGRAM with the trap's text, or what its generation or template said. */
 size_t realm_run_poll(realm_run *run, realm_event_batch *b);
+/* Ends the program and its generations soon; the END event still comes. Any thread, any number of times. */
 void realm_run_cancel(realm_run *run);
 /* Cancels if still running and waits for no one; on_ready is not called after it returned. NULL-safe. */
 void realm_run_release(realm_run *run);

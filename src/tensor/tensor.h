@@ -48,6 +48,7 @@ typedef struct realm_tensor_usage {
     uint32_t lists;     /* queued or running now */
 } realm_tensor_usage;
 
+/* With one reference, the caller's. REALM_E_NOMEM. */
 REALM_WARN_UNUSED realm_status realm_tensor_budget_open(uint64_t limit_bytes, realm_tensor_budget **out,
                                                         realm_error *err);
 void realm_tensor_budget_close(realm_tensor_budget *b); /* drops the caller's reference; NULL-safe */
