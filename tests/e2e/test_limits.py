@@ -9,7 +9,6 @@ from harness import CAPITAL, Server, guest, raises, realm, wait_until
 
 SHORT = dict(model="smollm2", messages=CAPITAL, temperature=0, max_tokens=16)
 E_LIMIT, E_CROWDED, E_DENIED = -8, -22, -13
-PATIENCE_S = 30
 ROW_BYTES = 4 * 49152  # of logits
 MIB = 1 << 20
 
