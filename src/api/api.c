@@ -442,7 +442,7 @@ static bool take_body(api_call *c) {
     c->body = realm_exchange_take_body(c->x, &c->body_len);
     c->held = c->body ? c->body_len : 0;
     uint64_t before = atomic_fetch_add_explicit(held, c->held, memory_order_relaxed);
-    if (c->body && before + c->held <= API_HELD_MAX) return true;
+    if (c->body && (c->held <= REALM_BODY_SMALL || before + c->held <= API_HELD_MAX)) return true;
     api_error_status(&c->error, REALM_E_BUSY, NULL);
     api_answer_error(c);
     return false;

@@ -278,7 +278,8 @@ static void begin(conn *c) {
 
 static bool keep_body(conn *c, const char *data, size_t len) {
     realm_exchange *x = c->x;
-    if (atomic_load_explicit(&c->t->s->bodies_bytes, memory_order_relaxed) + len > c->t->s->limits.bodies_bytes) {
+    uint64_t all = atomic_load_explicit(&c->t->s->bodies_bytes, memory_order_relaxed);
+    if (x->body.len + len > REALM_BODY_SMALL && all + len > c->t->s->limits.bodies_bytes) {
         refuse(c, 503, "too many request bodies are being read; try again");
         return false;
     }

@@ -62,6 +62,10 @@ bool realm_http_str_is(realm_http_str s, const char *text);
 /* Without regard to the case of ASCII letters. */
 bool realm_http_str_is_nocase(realm_http_str s, const char *text);
 
+/* A body of at most so many bytes is read whatever others there are, so that who uploads much, and slowly, is in the
+ * way of nobody's ordinary requests; `connections` bounds how many there are. */
+#define REALM_BODY_SMALL ((size_t)64 << 10)
+
 /* Every field 0 means its default. */
 typedef struct realm_http_limits {
     uint32_t head_bytes;       /* 32 KiB; past it 431 */
@@ -74,7 +78,7 @@ typedef struct realm_http_limits {
     uint32_t idle_ms;          /* 75 s between requests, and before the first one */
     uint32_t write_ms;         /* 60 s in which a client takes nothing of what is waiting for it */
     uint32_t connections;      /* 10,240 of each listener; past it 503 */
-    uint64_t bodies_bytes;     /* 1 GiB buffered of all bodies together; past it 503 */
+    uint64_t bodies_bytes;     /* 1 GiB buffered of all bodies together; past it 503 for those that are not small */
     uint32_t out_bytes;        /* 64 KiB: what realm_exchange_room starts from */
 } realm_http_limits;
 void realm_http_limits_init(realm_http_limits *l); /* the defaults */

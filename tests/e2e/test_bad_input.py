@@ -1,11 +1,14 @@
 """Requests made to hurt, as literal bytes of JSON: each is refused with the field or the place in the schema, counts
 nothing, and leaves the server as it was; what is not refused keeps to its constraint."""
 import json
+import pathlib
 import re
+import socket
+import tempfile
 import threading
 import time
 
-from harness import CAPITAL
+from harness import CAPITAL, Server, wait_until
 
 CHAT = {"model": "smollm2", "messages": CAPITAL, "temperature": 0, "max_tokens": 16}
 TEXT = {"model": "smollm2", "prompt": "One two three", "temperature": 0, "max_tokens": 8}
@@ -147,3 +150,27 @@ def test_hard_schemas_hold_up_nobody(server):
     assert len(statuses) == 8 and set(statuses) <= {200, 400, 500, 503}, statuses
     assert worst < max(2, (time.monotonic() - begin) / 2), (worst, time.monotonic() - begin)
     assert server.http("/health")[0] == 200
+
+
+def test_large_bodies_hold_up_nobody():
+    """One client fills the room that there is for bodies and goes on slowly; ordinary requests are read all the same."""
+    with tempfile.TemporaryDirectory() as folder:
+        config = pathlib.Path(folder) / "realm.yaml"
+        config.write_text("http: {bodies_bytes: 2097152}\n")
+        with Server(tenants=("alpha", "beta"), args=["--config", str(config)]) as s:
+            def upload():
+                c = socket.create_connection(("127.0.0.1", s.port), timeout=20)
+                c.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+                          b"Authorization: Bearer %s\r\nContent-Length: 1000001\r\n\r\n" % s.key["alpha"].encode())
+                c.sendall(b" " * 1_000_000)
+                return c
+
+            with upload():
+                wait_until(lambda: s.metric("realm_http_buffered_body_bytes") >= 1_000_000, what="most of a body is there")
+                with upload() as more:
+                    assert more.recv(1000).startswith(b"HTTP/1.1 503 ")
+                for tenant in ("beta", "alpha"):
+                    assert "Paris" in s.client(tenant).chat.completions.create(**CHAT).choices[0].message.content
+            wait_until(lambda: s.metric("realm_http_buffered_body_bytes") == 0, what="the room is free again")
+            large = json.dumps({**CHAT, "metadata": {}}) + " " * 500_000
+            assert post(s, "/v1/chat/completions", large)[0] == 200
