@@ -59,7 +59,8 @@ typedef struct realm_json {
 
 /* ---- parsing ----------------------------------------------------------------------------------------------------- */
 
-/* REALM_E_FORMAT with "line L, column C: what" for text that is not strict JSON (duplicate keys included);
+/* An integer beyond 64 bits is a real. REALM_E_FORMAT with "line L, column C: what" for text that is not strict JSON
+ * (duplicate keys included);
  * REALM_E_LIMIT for size, depth or number of values; REALM_E_NOMEM. `text` is not needed afterwards. */
 REALM_WARN_UNUSED realm_status realm_json_parse(realm_json_doc **out, const char *text, size_t len,
                                                 const realm_json_limits *limits, realm_error *err);

@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "base/alloc.h"
+#include "base/buf.h"
 #include "base/str.h"
 #include "data/internal.h"
 
@@ -93,6 +94,57 @@ static realm_status scan(const char *text, size_t len, size_t max_values, unsign
     return REALM_OK;
 }
 
+/* Whether an integer of these digits is beyond 64 bits. */
+static bool is_too_large(const char *digits, size_t n, bool negative) {
+    static const char most[] = "9223372036854775807", least[] = "9223372036854775808";
+    return n > sizeof most - 1 || (n == sizeof most - 1 && memcmp(digits, negative ? least : most, n) > 0);
+}
+
+/* A copy in which integers beyond 64 bits are reals ("e0" behind them): they are then numbers that no field
+ * takes for an integer, and whoever reads the field can say which one it is. NULL without memory, or when there is
+ * none.
+ */
+static char *widen_integers(const char *text, size_t len, size_t *wide_len) {
+    realm_buf b;
+    size_t from = 0;
+    bool in_string = false;
+    realm_buf_init(&b, 2 * len + 16);
+    for (size_t i = 0; i < len; i++) {
+        const char c = text[i];
+        if (c == '"') in_string = !in_string;
+        if (in_string && c == '\\') i++;
+        if (in_string || c < '0' || c > '9') continue;
+        size_t end = i;
+        while (end < len && text[end] >= '0' && text[end] <= '9') end++;
+        const bool integer = end == len || !strchr(".eE", text[end]);
+        const bool fraction = i > 0 && strchr(".eE", text[i - 1]);
+        const bool exponent = i > 1 && strchr("+-", text[i - 1]) && strchr("eE", text[i - 2]);
+        if (integer && !fraction && !exponent && is_too_large(text + i, end - i, i > 0 && text[i - 1] == '-')) {
+            realm_buf_append(&b, text + from, end - from);
+            realm_buf_puts(&b, "e0");
+            from = end;
+        }
+        i = end - 1;
+    }
+    if (from > 0) realm_buf_append(&b, text + from, len - from);
+    *wide_len = b.len;
+    if (from > 0 && realm_buf_status(&b) == REALM_OK) return realm_buf_take(&b, NULL);
+    realm_buf_release(&b);
+    return NULL;
+}
+
+static json_t *load(const char *text, size_t len, json_error_t *je) {
+    const size_t flags = JSON_REJECT_DUPLICATES | JSON_DECODE_ANY | JSON_ALLOW_NUL;
+    json_t *root = json_loadb(len ? text : "", len, flags, je);
+    if (root || memory_ran_out || json_error_code(je) != json_error_numeric_overflow) return root;
+    size_t wide_len = 0;
+    char *wide = widen_integers(text, len, &wide_len);
+    json_error_t unused;
+    if (wide) root = json_loadb(wide, wide_len, flags, &unused);
+    realm_free(wide);
+    return root;
+}
+
 realm_status realm_json_parse(realm_json_doc **out, const char *text, size_t len, const realm_json_limits *limits,
                               realm_error *err) {
     *out = NULL;
@@ -107,7 +159,7 @@ realm_status realm_json_parse(realm_json_doc **out, const char *text, size_t len
     if (!doc) return realm_error_set(err, REALM_E_NOMEM, "out of memory");
     json_error_t je = {.text = ""};
     memory_ran_out = false;
-    doc->root = json_loadb(len ? text : "", len, JSON_REJECT_DUPLICATES | JSON_DECODE_ANY | JSON_ALLOW_NUL, &je);
+    doc->root = load(text, len, &je);
     if (doc->root) {
         *out = doc;
         return REALM_OK;

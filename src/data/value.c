@@ -173,6 +173,9 @@ realm_status realm_json_bool(const realm_json *v, bool *out, realm_error *err) {
 
 realm_status realm_json_int(const realm_json *v, int64_t least, int64_t most, int64_t *out, realm_error *err) {
     const json_t *n = node_of(v);
+    if (json_is_real(n) && fabs(json_real_value(n)) >= 0x1p63) /* 2^63 and more are no 64-bit integers */
+        return realm_json_error(v, REALM_E_RANGE, err, "must be from %lld to %lld, is %g", (long long)least,
+                                (long long)most, json_real_value(n));
     if (!json_is_integer(n)) return wrong_kind(v, "an integer", err);
     int64_t i = json_integer_value(n);
     if (i < least || i > most) {

@@ -425,6 +425,8 @@ static void wrong_fields_are_named(void **state) {
         {"\"service_tier\":\"gold\"", "service_tier"},
         {"\"reasoning_effort\":\"huge\"", "reasoning_effort"},
         {"\"verbosity\":1", "verbosity"},
+        {"\"seed\":9223372036854775808", "seed"},
+        {"\"max_tokens\":100000000000000000000", "max_tokens"},
         {"\"typical_p\":1.5", "typical_p"},
         {"\"typical_p\":\"x\"", "typical_p"},
         {"\"mirostat\":1", "mirostat"},

@@ -51,8 +51,9 @@ static void json_refuses(void **state) {
         {"[Infinity]", REALM_E_FORMAT, "invalid token"},
         {"[-Infinity]", REALM_E_FORMAT, "invalid token"},
         {"[1e999]", REALM_E_FORMAT, "real number overflow"},
-        {"[9223372036854775808]", REALM_E_FORMAT, "too big integer"},
-        {"[-9223372036854775809]", REALM_E_FORMAT, "too big negative integer"},
+        {"[1e999, 9223372036854775808]", REALM_E_FORMAT, "real number overflow"},
+        {"[9223372036854775808, 1e999]", REALM_E_FORMAT, "too big integer"},
+        {"[-9223372036854775809, x]", REALM_E_FORMAT, "too big negative integer"},
         {"[\"\xff\"]", REALM_E_FORMAT, "0xff"},
         {"[\"\xc0\x80\"]", REALM_E_FORMAT, ""},
         {"[\"\\ud800\"]", REALM_E_FORMAT, "invalid Unicode"},
@@ -105,6 +106,36 @@ static void json_is_bounded(void **state) {
     assert_int_equal(realm_json_parse(&d, "[1,2,3,4,5,6,7,8,9,10]", 22, &limits, &err), REALM_E_LIMIT);
     limits = (realm_json_limits){.max_bytes = 4};
     assert_int_equal(realm_json_parse(&d, "[1,2]", 5, &limits, &err), REALM_E_LIMIT);
+}
+
+/* Beyond 64 bits: whoever reads the field says so, strings that look alike are left alone. */
+static void integers_too_large(void **state) {
+    (void)state;
+    realm_json_doc *d =
+        parse("{\"n\":18446744073709551616,\"m\":[-9223372036854775809],\"s\":\"\\\"9223372036854775808\","
+              "\"i\":9223372036854775807,\"f\":0.12345678901234567890123,\"e\":1e0000000000000000000001}");
+    realm_json root = realm_json_root(d), m, v;
+    realm_error err = {0};
+    int64_t i = 42;
+    double r;
+    const char *s;
+    assert_true(realm_json_get(&root, "n", &v));
+    assert_int_equal(realm_json_int(&v, 1, 128, &i, &err), REALM_E_RANGE);
+    assert_string_equal(err.text, "n: must be from 1 to 128, is 1.84467e+19");
+    assert_int_equal(realm_json_real(&v, 0, 1e30, &r, &err), REALM_OK);
+    assert_true(r == 0x1p64);
+    assert_true(realm_json_get(&root, "m", &m) && realm_json_at(&m, 0, &v));
+    assert_int_equal(realm_json_int(&v, INT64_MIN, INT64_MAX, &i, &err), REALM_E_RANGE);
+    assert_int_equal(i, 42);
+    assert_int_equal(realm_json_opt_cstr(&root, "s", &s, &err), REALM_OK);
+    assert_string_equal(s, "\"9223372036854775808");
+    assert_int_equal(realm_json_opt_int(&root, "i", 0, INT64_MAX, &i, &err), REALM_OK);
+    assert_true(i == INT64_MAX);
+    assert_int_equal(realm_json_opt_real(&root, "f", 0, 1, &r, &err), REALM_OK);
+    assert_true(r == 0.12345678901234567890123);
+    assert_int_equal(realm_json_opt_real(&root, "e", 0, 10, &r, &err), REALM_OK);
+    assert_true(r == 10);
+    realm_json_doc_close(d);
 }
 
 static void errors_name_the_way(void **state) {
@@ -375,11 +406,17 @@ static void allocation_failure_is_survived(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(json_refuses),        cmocka_unit_test(json_is_bounded),
-        cmocka_unit_test(errors_name_the_way), cmocka_unit_test(dump_reads_back),
-        cmocka_unit_test(writer_writes),       cmocka_unit_test(floats_survive_text),
-        cmocka_unit_test(yaml_core_schema),    cmocka_unit_test(yaml_errors_name_the_line),
-        cmocka_unit_test(yaml_refuses),        cmocka_unit_test(allocation_failure_is_survived),
+        cmocka_unit_test(json_refuses),
+        cmocka_unit_test(json_is_bounded),
+        cmocka_unit_test(integers_too_large),
+        cmocka_unit_test(errors_name_the_way),
+        cmocka_unit_test(dump_reads_back),
+        cmocka_unit_test(writer_writes),
+        cmocka_unit_test(floats_survive_text),
+        cmocka_unit_test(yaml_core_schema),
+        cmocka_unit_test(yaml_errors_name_the_line),
+        cmocka_unit_test(yaml_refuses),
+        cmocka_unit_test(allocation_failure_is_survived),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
