@@ -89,7 +89,9 @@ static void test_limits_document(void **state) {
 #define X(field, type, def, least, most, text) rows++;
     REALM_TENANT_LIMITS(X)
 #undef X
-    for (const char *at = doc; (at = strstr(at, "\n| `")); at++) rows--;
+    char *table = strstr(doc, "\n| `"), *end = table ? strstr(table, "\n\n") : NULL; /* the page has others behind it */
+    if (end) *end = '\0';
+    for (const char *at = table; at && (at = strstr(at, "\n| `")); at++) rows--;
     assert_int_equal(rows, 0);
     realm_free(doc);
 }
