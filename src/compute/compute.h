@@ -87,7 +87,8 @@ typedef enum realm_op_kind {
     REALM_OP_LINEAR,
     REALM_OP_NORM_ADD,
     REALM_OP_ROPE_KV,
-    REALM_OP_ATTENTION
+    REALM_OP_ATTENTION,
+    REALM_OP_GATHER
 } realm_op_kind;
 
 /* y(M, cols) = scale * W[token] */
@@ -142,6 +143,12 @@ typedef struct realm_op_attention {
     float softcap; /* 0: none; else s = softcap * tanh(s / softcap) before the mask */
 } realm_op_attention;
 
+/* y = the rows of x that the batch wants out: x has BATCH rows, y OUT rows of as many columns. What follows the last
+ * attention of a model is for these alone. */
+typedef struct realm_op_gather {
+    realm_value x, y;
+} realm_op_gather;
+
 #define REALM_LAYER_NONE UINT32_MAX
 
 typedef struct realm_op {
@@ -153,6 +160,7 @@ typedef struct realm_op {
         realm_op_norm_add norm_add;
         realm_op_rope_kv rope_kv;
         realm_op_attention attention;
+        realm_op_gather gather;
     } u;
 } realm_op;
 

@@ -162,7 +162,7 @@ static void keep_hidden(realm_engine *e, realm_generation *g) {
     for (uint32_t i = 0; i < g->n_jobs; i++) {
         realm_sample_job *job = &e->jobs[g->first_job + i];
         size_t at = (size_t)(job->copy_to - g->logits->rows) / e->n_vocab;
-        job->status = realm_model_hidden(e->model, e->plan, job->row, g->logits->hidden + at * d, &job->error);
+        job->status = realm_model_hidden(e->model, e->plan, g->first_job + i, g->logits->hidden + at * d, &job->error);
     }
     if (g->n_jobs > 0) e->jobs[g->first_job].cpu_ns += realm_clock_thread_ns() - before;
 }

@@ -102,7 +102,6 @@ typedef struct realm_sample_job {
     bool logprob;
     uint32_t n_top;
     float *copy_to; /* forward pass: draw nothing, copy the row */
-    uint32_t row;   /* of the batch */
     /* results */
     uint64_t cpu_ns;     /* that it took */
     realm_status status; /* REALM_E_FORMAT: no finite logit to choose; else what a stage failed with */

@@ -576,7 +576,6 @@ static void lay_out(realm_engine *e, realm_generation *g) {
         assert(e->n_jobs < e->max_out);
         e->batch_out[batch->n_out++] = row;
         realm_sample_job *job = &e->jobs[e->n_jobs++];
-        job->row = row;
         job->copy_to = g->n_rows > 0 ? realm_logits_row(g->logits, pos + g->n_rows - s->n_tokens) : NULL;
         job->chain = g->chain;
         job->target = target;

@@ -64,7 +64,7 @@ static bool is_local(const realm_hparams *hp, uint32_t layer) {
     return hp->window > 0 && hp->window_pattern > 1 && (layer + 1) % hp->window_pattern != 0;
 }
 
-static void plan(realm_planner *p, realm_value x) {
+static void plan(realm_planner *p, realm_value x, realm_value wanted) {
     const realm_model *m = p->m;
     const realm_hparams *hp = &m->hp;
     const uint32_t n_q = hp->n_head * hp->head_dim, n_kv = hp->n_kv_head * hp->head_dim;
@@ -74,6 +74,8 @@ static void plan(realm_planner *p, realm_value x) {
     realm_value a = realm_planner_value(p, n_q, REALM_ROWS_BATCH);
     realm_value h = realm_planner_value(p, hp->d_ff, REALM_ROWS_BATCH);
     realm_value t = realm_planner_value(p, hp->d_model, REALM_ROWS_BATCH); /* a block's output before its norm */
+    realm_value h_out = realm_planner_value(p, hp->d_ff, REALM_ROWS_OUT);
+    realm_value t_out = realm_planner_value(p, hp->d_model, REALM_ROWS_OUT);
     for (uint32_t i = 0; i < hp->n_layers; i++) {
         const realm_layer *l = &m->layers[i];
         p->streamed = i + 1;
@@ -107,6 +109,10 @@ static void plan(realm_planner *p, realm_value x) {
                                                                                     .head_dim = hp->head_dim,
                                                                                     .window = local ? hp->window : 0,
                                                                                     .scale = hp->attn_scale};
+        if (i + 1 == hp->n_layers) {
+            realm_planner_op(p, REALM_OP_GATHER)->u.gather = (realm_op_gather){.x = x, .y = wanted};
+            x = wanted, h = h_out, t = t_out;
+        }
         realm_planner_op(p, REALM_OP_LINEAR)->u.linear =
             (realm_op_linear){.x = a, .n_weights = 1, .w = {l->wo}, .y = {t}};
         realm_planner_op(p, REALM_OP_NORM_ADD)->u.norm_add =
@@ -127,4 +133,4 @@ static void plan(realm_planner *p, realm_value x) {
 }
 
 const realm_family realm_family_gemma3 = {
-    .arch = "gemma3", .hparams = hparams, .bind = bind, .ops_per_layer = 8, .n_values = 6, .plan = plan};
+    .arch = "gemma3", .hparams = hparams, .bind = bind, .ops_per_layer = 8, .n_values = 8, .plan = plan};

@@ -134,9 +134,10 @@ struct realm_family {
     const char *arch; /* general.architecture */
     realm_status (*hparams)(realm_hparams *hp, const realm_gguf *g, realm_error *err);
     realm_status (*bind)(realm_binder *b, realm_error *err);
-    uint32_t ops_per_layer, n_values; /* what plan adds at most, without the embedding and output ops */
-    /* Ops from the residual stream x (BATCH, d_model) back to it, for all layers. */
-    void (*plan)(realm_planner *p, realm_value x);
+    uint32_t ops_per_layer, n_values; /* what plan adds at most, without the embedding, gather and output ops */
+    /* Ops from the residual stream x (BATCH, d_model) back to it, for all layers; behind the last attention from x's
+     * wanted rows on, in `wanted` (OUT, d_model), which nothing else needs: one of a whole prompt, as a rule. */
+    void (*plan)(realm_planner *p, realm_value x, realm_value wanted);
 };
 
 extern const realm_family realm_family_llama;

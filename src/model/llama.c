@@ -44,7 +44,7 @@ static realm_status bind(realm_binder *b, realm_error *err) {
     return s == REALM_OK ? realm_bind_layers(b, rows, REALM_ARRAY_LEN(rows), err) : s;
 }
 
-static void plan(realm_planner *p, realm_value x) {
+static void plan(realm_planner *p, realm_value x, realm_value wanted) {
     const realm_model *m = p->m;
     const realm_hparams *hp = &m->hp;
     const uint32_t n_q = hp->n_head * hp->head_dim, n_kv = hp->n_kv_head * hp->head_dim;
@@ -53,6 +53,7 @@ static void plan(realm_planner *p, realm_value x) {
     realm_value v = realm_planner_value(p, n_kv, REALM_ROWS_BATCH);
     realm_value a = realm_planner_value(p, n_q, REALM_ROWS_BATCH);
     realm_value h = realm_planner_value(p, hp->d_ff, REALM_ROWS_BATCH);
+    realm_value h_out = realm_planner_value(p, hp->d_ff, REALM_ROWS_OUT);
     for (uint32_t i = 0; i < hp->n_layers; i++) {
         const realm_layer *l = &m->layers[i];
         p->streamed = i + 1;
@@ -82,6 +83,10 @@ static void plan(realm_planner *p, realm_value x) {
                                                                                     .n_kv_head = hp->n_kv_head,
                                                                                     .head_dim = hp->head_dim,
                                                                                     .scale = hp->attn_scale};
+        if (i + 1 == hp->n_layers) {
+            realm_planner_op(p, REALM_OP_GATHER)->u.gather = (realm_op_gather){.x = x, .y = wanted};
+            x = wanted, h = h_out;
+        }
         realm_planner_op(p, REALM_OP_LINEAR)->u.linear = (realm_op_linear){
             .x = a, .n_weights = 1, .w = {l->wo}, .bias = {l->bo}, .y = {x}, .epilogue = REALM_EPILOGUE_ADD};
         realm_planner_op(p, REALM_OP_LINEAR)->u.linear = (realm_op_linear){.x = x,
@@ -99,4 +104,4 @@ static void plan(realm_planner *p, realm_value x) {
 }
 
 const realm_family realm_family_llama = {
-    .arch = "llama", .hparams = hparams, .bind = bind, .ops_per_layer = 6, .n_values = 5, .plan = plan};
+    .arch = "llama", .hparams = hparams, .bind = bind, .ops_per_layer = 6, .n_values = 6, .plan = plan};

@@ -9,7 +9,7 @@
 #include "base/str.h"
 #include "model/internal.h"
 
-#define X_VALUE 0 /* the first value of every plan: the residual stream */
+#define OUT_VALUE 1 /* of every plan: the residual stream after the last block, of the rows that are wanted out */
 
 static const realm_family *const families[] = {&realm_family_llama, &realm_family_gemma3};
 
@@ -163,7 +163,7 @@ realm_status realm_model_plan_open(const realm_model *m, realm_kv *kv, uint32_t 
     const realm_hparams *hp = &m->hp;
     *out = NULL;
     realm_planner p = {
-        .m = m, .cap_values = m->family->n_values + 2, .cap_ops = m->family->ops_per_layer * hp->n_layers + 2};
+        .m = m, .cap_values = m->family->n_values + 3, .cap_ops = m->family->ops_per_layer * hp->n_layers + 3};
     p.values = realm_calloc(p.cap_values, sizeof *p.values);
     p.ops = realm_calloc(p.cap_ops, sizeof *p.ops);
     realm_status s = REALM_OK;
@@ -171,13 +171,14 @@ realm_status realm_model_plan_open(const realm_model *m, realm_kv *kv, uint32_t 
         s = realm_error_set(err, REALM_E_NOMEM, "no memory for a plan of %u ops", p.cap_ops);
         goto done;
     }
-    realm_value x = realm_planner_value(&p, hp->d_model, REALM_ROWS_BATCH); /* X_VALUE */
+    realm_value x = realm_planner_value(&p, hp->d_model, REALM_ROWS_BATCH);
+    realm_value wanted = realm_planner_value(&p, hp->d_model, REALM_ROWS_OUT); /* OUT_VALUE */
     realm_value logits = realm_planner_value(&p, hp->n_vocab, REALM_ROWS_OUT);
     realm_planner_op(&p, REALM_OP_EMBED)->u.embed = (realm_op_embed){.w = m->embed, .y = x, .scale = hp->embed_scale};
-    m->family->plan(&p, x);
+    m->family->plan(&p, x, wanted);
     p.streamed = 0;
     realm_planner_op(&p, REALM_OP_LINEAR)->u.linear = (realm_op_linear){
-        .x = x, .gain = m->out_norm, .eps = hp->norm_eps, .n_weights = 1, .w = {m->output}, .y = {logits}};
+        .x = wanted, .gain = m->out_norm, .eps = hp->norm_eps, .n_weights = 1, .w = {m->output}, .y = {logits}};
     realm_plan_desc desc = {.values = p.values,
                             .n_values = p.n_values,
                             .ops = p.ops,
@@ -197,7 +198,7 @@ done:
 }
 
 realm_status realm_model_hidden(const realm_model *m, realm_plan *plan, uint32_t row, float *out, realm_error *err) {
-    const float *x = m->backend->v->value(plan, X_VALUE); /* the residual stream after the last block */
+    const float *x = m->backend->v->value(plan, OUT_VALUE);
     if (!x) return realm_error_set(err, REALM_E_UNSUPPORTED, "%s does not hand out hidden states", m->backend->name);
     const realm_direct op = {.kind = REALM_DIRECT_NORM,
                              .m = 1,

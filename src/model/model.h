@@ -82,7 +82,8 @@ REALM_WARN_UNUSED realm_status realm_model_kv_open(const realm_model *m, uint32_
                                                    realm_error *err);
 REALM_WARN_UNUSED realm_status realm_model_plan_open(const realm_model *m, realm_kv *kv, uint32_t max_rows,
                                                      uint32_t max_out, realm_plan **out, realm_error *err);
-/* Row `row` of the last batch that the plan ran, after the final norm: (d_model) into `out`. In the same turn. */
+/* Of the rows that the last batch wanted out, number `row`, after the final norm: (d_model) into `out`. In the same
+ * turn. */
 REALM_WARN_UNUSED realm_status realm_model_hidden(const realm_model *m, realm_plan *plan, uint32_t row, float *out,
                                                   realm_error *err);
 

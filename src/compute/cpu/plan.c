@@ -188,6 +188,16 @@ static realm_status check_attention(checker *c, const realm_op_attention *o) {
     return REALM_OK;
 }
 
+static realm_status check_gather(checker *c, const realm_op_gather *o) {
+    c->op_name = "gather";
+    TRY(check_value(c, "y", o->y, o->y < c->d->n_values ? c->d->values[o->y].cols : 0));
+    TRY(check_read(c, "x", o->x, c->d->values[o->y].cols));
+    TRY(check_batch_rows(c, "x", o->x));
+    if (c->d->values[o->y].rows != REALM_ROWS_OUT) return bad(c, "y must have a row per row that is wanted out");
+    c->written[o->y] = true;
+    return REALM_OK;
+}
+
 /* Streamed weights are there while their layer is needed, and only then. */
 static realm_status check_streamed(checker *c, const realm_op *op) {
     for (uint32_t i = 0; op->kind == REALM_OP_LINEAR && i < op->u.linear.n_weights; i++) {
@@ -204,6 +214,7 @@ static realm_status check_op(checker *c, const realm_op *op) {
     case REALM_OP_NORM_ADD: return check_norm_add(c, &op->u.norm_add);
     case REALM_OP_ROPE_KV: return check_rope_kv(c, &op->u.rope_kv);
     case REALM_OP_ATTENTION: return check_attention(c, &op->u.attention);
+    case REALM_OP_GATHER: return check_gather(c, &op->u.gather);
     }
     c->op_name = "unknown";
     return bad(c, "unknown kind %d", op->kind);
@@ -353,7 +364,8 @@ static realm_status copy_ops(realm_plan *p, const realm_plan_desc *d, size_t *qu
             *scratch = REALM_MAX(*scratch, realm_linear_scratch_bytes(o->w[0]->cols));
             break;
         }
-        case REALM_OP_NORM_ADD: break;
+        case REALM_OP_NORM_ADD:
+        case REALM_OP_GATHER: break;
         case REALM_OP_ROPE_KV:
             *scratch = REALM_MAX(*scratch, po->op.u.rope_kv.head_dim * sizeof(float));
             s = share_rope(p, po);

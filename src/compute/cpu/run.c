@@ -136,6 +136,16 @@ static void run_rope_kv(realm_worker *w, realm_plan *p, const plan_op *po) {
     realm_worker_barrier(w);
 }
 
+static void run_gather(realm_worker *w, realm_plan *p, const realm_op_gather *o) {
+    size_t cols = p->values[o->y].cols;
+    uint32_t begin, end;
+    if (p->batch->n_out == 0) return;
+    cpu_share(w, p->batch->n_out, &begin, &end);
+    for (uint32_t row = begin; row < end; row++)
+        memcpy(p->data[o->y] + row * cols, p->data[o->x] + p->batch->out_rows[row] * cols, cols * sizeof(float));
+    realm_worker_barrier(w);
+}
+
 static void walk(realm_worker *w, void *user) {
     realm_plan *p = user;
     if (p->first_op == 0) fill_ropes(w, p);
@@ -148,6 +158,7 @@ static void walk(realm_worker *w, void *user) {
         case REALM_OP_NORM_ADD: run_norm_add(w, p, &po->op.u.norm_add); break;
         case REALM_OP_ROPE_KV: run_rope_kv(w, p, po); break;
         case REALM_OP_ATTENTION: cpu_attention(w, p, po); break;
+        case REALM_OP_GATHER: run_gather(w, p, &po->op.u.gather); break;
         }
     }
 }

@@ -47,12 +47,12 @@ static const shape shapes[] = {
     {9, 3, 64, 64, {1, 64}, REALM_ROPE_PAIRS, false, true, 0, REALM_ACT_SILU, "Q8_0"},
 };
 
-enum { V_X, V_Q, V_K, V_V, V_A, V_T, V_G, V_LOGITS, N_VALUES };
+enum { V_X, V_Q, V_K, V_V, V_A, V_T, V_G, V_OUT, V_LOGITS, N_VALUES };
 enum { W_EMBED, W_OUT, W_FIRST };
 enum { W_GAIN1, W_Q, W_K, W_V, W_BIAS_V, W_QG, W_KG, W_O, W_GAIN2, W_GATE, W_UP, W_DOWN, W_GAIN3, W_PER_LAYER };
 #define N_WEIGHTS (W_FIRST + LAYERS * W_PER_LAYER + 1)
 #define W_FACTORS (N_WEIGHTS - 1)
-#define OPS_MOST (2 + LAYERS * 8)
+#define OPS_MOST (3 + LAYERS * 8)
 
 typedef struct matrix {
     uint32_t rows, cols;
@@ -179,18 +179,28 @@ static void describe_layer(model *m, uint32_t i, realm_op *op) {
 
 static void describe(model *m) {
     const shape *s = m->s;
-    uint32_t cols[N_VALUES] = {
-        DIM,  s->n_head * s->head_dim, s->n_kv * s->head_dim, s->n_kv * s->head_dim, s->n_head * s->head_dim, DIM, FF,
-        VOCAB};
+    uint32_t cols[N_VALUES] = {DIM,
+                               s->n_head * s->head_dim,
+                               s->n_kv * s->head_dim,
+                               s->n_kv * s->head_dim,
+                               s->n_head * s->head_dim,
+                               DIM,
+                               FF,
+                               DIM,
+                               VOCAB};
     for (uint32_t i = 0; i < N_VALUES; i++)
-        m->values[i] = (realm_value_desc){cols[i], i == V_LOGITS ? REALM_ROWS_OUT : REALM_ROWS_BATCH};
+        m->values[i] = (realm_value_desc){cols[i], i >= V_OUT ? REALM_ROWS_OUT : REALM_ROWS_BATCH};
     uint32_t n = 0;
     m->ops[n++] = (realm_op){.kind = REALM_OP_EMBED, .u.embed = {.w = m->w[W_EMBED].w, .y = V_X, .scale = 1.5f}};
     for (uint32_t i = 0; i < LAYERS; i++, n += 7) describe_layer(m, i, &m->ops[n]);
-    m->ops[n++] = (realm_op){
-        .kind = REALM_OP_LINEAR,
-        .u.linear = {
-            .x = V_X, .gain = m->w[W_OUT].w, .eps = 1e-5f, .n_weights = 1, .w = {m->w[W_EMBED].w}, .y = {V_LOGITS}}};
+    m->ops[n++] = (realm_op){.kind = REALM_OP_GATHER, .u.gather = {.x = V_X, .y = V_OUT}};
+    m->ops[n++] = (realm_op){.kind = REALM_OP_LINEAR,
+                             .u.linear = {.x = s == &shapes[1] ? V_X : V_OUT, /* the op itself gathers, too */
+                                          .gain = m->w[W_OUT].w,
+                                          .eps = 1e-5f,
+                                          .n_weights = 1,
+                                          .w = {m->w[W_EMBED].w},
+                                          .y = {V_LOGITS}}};
     m->desc = (realm_plan_desc){.values = m->values,
                                 .n_values = N_VALUES,
                                 .ops = m->ops,
@@ -475,21 +485,23 @@ static void pages_copy_and_clear(void **state) {
 static void only_wanted_rows_come_out(void **state) {
     (void)state;
     static model m;
-    model_open(&m, &shapes[1], realm_cpu_level_name(realm_cpu_detect()), 2);
-    sequence_init(&seqs[0], 0, 40);
-    run_chunked(&m, &seqs[0], 40);
-    uint32_t out_rows[] = {3, 17, 39};
-    realm_batch_seq bs = {.n_rows = 40, .pages = seqs[0].pages};
-    realm_batch b = {
-        .n_rows = 40, .tokens = seqs[0].tokens, .n_seqs = 1, .seqs = &bs, .n_out = 3, .out_rows = out_rows};
-    assert_int_equal(m.b->v->run(m.b, m.plan, &b, NULL), REALM_OK);
-    for (uint32_t i = 0; i < 3; i++)
-        assert_memory_equal(m.b->v->logits(m.plan, i), seqs[0].logits[out_rows[i]], VOCAB * sizeof(float));
-    assert_ptr_equal(m.b->v->value(m.plan, V_LOGITS), m.b->v->logits(m.plan, 0));
-    assert_null(m.b->v->value(m.plan, N_VALUES));
-    b.n_out = 0; /* the middle of a prompt */
-    assert_int_equal(m.b->v->run(m.b, m.plan, &b, NULL), REALM_OK);
-    model_close(&m);
+    for (uint32_t shape_at = 0; shape_at < 2; shape_at++) {
+        model_open(&m, &shapes[shape_at], realm_cpu_level_name(realm_cpu_detect()), 2);
+        sequence_init(&seqs[0], 0, 40);
+        run_chunked(&m, &seqs[0], 40);
+        uint32_t out_rows[] = {3, 17, 39};
+        realm_batch_seq bs = {.n_rows = 40, .pages = seqs[0].pages};
+        realm_batch b = {
+            .n_rows = 40, .tokens = seqs[0].tokens, .n_seqs = 1, .seqs = &bs, .n_out = 3, .out_rows = out_rows};
+        assert_int_equal(m.b->v->run(m.b, m.plan, &b, NULL), REALM_OK);
+        for (uint32_t i = 0; i < 3; i++)
+            assert_memory_equal(m.b->v->logits(m.plan, i), seqs[0].logits[out_rows[i]], VOCAB * sizeof(float));
+        assert_ptr_equal(m.b->v->value(m.plan, V_LOGITS), m.b->v->logits(m.plan, 0));
+        assert_null(m.b->v->value(m.plan, N_VALUES));
+        b.n_out = 0; /* the middle of a prompt */
+        assert_int_equal(m.b->v->run(m.b, m.plan, &b, NULL), REALM_OK);
+        model_close(&m);
+    }
 }
 
 /* ---- refusals ---------------------------------------------------------------------------------------------------- */
@@ -501,6 +513,7 @@ static bool spoil(model *m, uint32_t what) {
     realm_op_rope_kv *rope = &op[1].u.rope_kv;
     realm_op_attention *att = &op[2].u.attention;
     realm_op_norm_add *add = &op[6].u.norm_add;
+    realm_op_gather *gather = &op[7 * LAYERS].u.gather;
     switch (what) {
     case 0: m->desc.n_ops = 0; return true;
     case 1: m->desc.n_values = 0; return true;
@@ -559,6 +572,12 @@ static bool spoil(model *m, uint32_t what) {
     case 54: rope->k = V_T; return true;
     case 55: rope->freq_scale = NAN; return true;
     case 56: rope->q = V_K; return true;
+    case 57: gather->y = 99; return true;
+    case 58: gather->x = 99; return true;
+    case 59: gather->x = V_G; return true; /* other columns */
+    case 60: gather->x = V_OUT; return true;
+    case 61: gather->y = V_T; return true; /* a row per token */
+    case 62: gather->x = V_LOGITS, gather->y = V_LOGITS; return true;
     default: return false;
     }
 }
@@ -572,7 +591,7 @@ static void malformed_plans_are_refused(void **state) {
         realm_error err = {0};
         describe(&m);
         if (!spoil(&m, what)) {
-            assert_int_equal(what, 57);
+            assert_int_equal(what, 63);
             break;
         }
         realm_status s = m.b->v->plan_open(m.b, &m.desc, &p, &err);
