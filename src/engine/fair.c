@@ -486,6 +486,7 @@ void realm_fair_charge(realm_fair *f, realm_want *wants, uint32_t n, double ns, 
         learn_sampling(s, &work, w->sample_ns * side_by_side);
     }
     if (all.rows == 0) return;
+    ns += sampling_ns - sampled * side_by_side; /* of sampling, what is nobody's own: waking threads, a busy machine */
     const double scale = ns / sum, fixed = realm_cost_fixed(&f->cost) / weights;
     for (uint32_t i = 0; i < f->n_active; i++) {
         realm_share *s = f->active[i];
