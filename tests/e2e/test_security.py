@@ -81,19 +81,30 @@ def test_foreign_hosts():
         s.port = public
 
 
-def test_web_pages_get_no_leave():
-    """No answer tells a browser that another origin may read it, and preflights are not granted."""
+def test_web_pages_have_no_more_than_a_key():
+    """Pages of any origin may ask on the public listener, with a key like anybody: no answer lets a browser add what it
+    keeps for this server, none names an origin, and without the key there is nothing. The admin listener is for no page."""
     with Server() as s:
+        public = s.port
         for origin in ("https://evil.example", "null", "http://localhost:1234"):
-            for path in ("/health", "/v1/models", "/v1/chat/completions"):
-                answer = s.raw(f"OPTIONS {path} HTTP/1.1\r\nHost: localhost\r\nOrigin: {origin}\r\n"
-                               "Access-Control-Request-Method: POST\r\nAccess-Control-Request-Headers: authorization\r\n"
-                               "Connection: close\r\n\r\n".encode())
-                assert b"access-control-allow" not in head(answer), answer
-                assert int(answer.split()[1]) >= 400, answer
-            answer = s.raw(f"GET /v1/models HTTP/1.1\r\nHost: localhost\r\nOrigin: {origin}\r\nAuthorization: Bearer "
-                           f"{s.key['alpha']}\r\nConnection: close\r\n\r\n".encode())
-            assert answer.startswith(b"HTTP/1.1 200") and b"access-control-allow" not in head(answer)
+            for port in (public, s.admin):
+                s.port = port
+                for method, path in (("OPTIONS", "/health"), ("OPTIONS", "/v1/models"), ("OPTIONS", "/v1/chat/completions"),
+                                     ("OPTIONS", "/admin/v1/usage"), ("GET", "/health"), ("GET", "/v1/models"),
+                                     ("GET", "/metrics"), ("GET", "/admin/v1/usage")):
+                    answer = s.raw(f"{method} {path} HTTP/1.1\r\nHost: localhost\r\nOrigin: {origin}\r\n"
+                                   "Access-Control-Request-Method: POST\r\nAccess-Control-Request-Headers: authorization\r\n"
+                                   "Connection: close\r\n\r\n".encode())
+                    fields, status = head(answer), int(answer.split()[1])
+                    assert b"access-control-allow-credentials" not in fields and origin.encode() not in fields, answer
+                    if port == public:
+                        assert fields.count(b"access-control-allow-origin") == fields.count(b"allow-origin: *") <= 1, answer
+                        assert b"smollm2" not in answer and b"alpha" not in answer and b"realm_" not in answer
+                        assert status == 401 or path in ("/health", "/admin/v1/usage") or method == "OPTIONS", answer
+                    else:
+                        assert b"access-control-" not in fields, answer
+                        assert method == "GET" or status >= 400, answer
+            s.port = public
         # what a form can send without asking: a body that claims to be plain text, no key
         body = json.dumps(SHORT).encode()
         answer = s.raw(b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nOrigin: https://evil.example\r\n"
