@@ -8,6 +8,7 @@
  * that it is an error object in the stream. A run that a limit of its tenant refuses while siblings run is put back and
  * tried again when one has ended, so `n` may be larger than the number of generations that a tenant may have in flight.
  */
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -54,7 +55,7 @@ static realm_status start_choice(api_call *c, gen_choice *ch, realm_error *err) 
                            .generation = q->gen,
                            .on_ready = on_ready,
                            .user = c};
-    rp.generation.sampling.seed = seed_of(q->seed, ch->index % q->n);
+    rp.generation.sampling.seed = seed_of(q->seed, ch->index % q->n_runs);
     s = realm_run_start(c->request, &rp, &ch->run, err);
     realm_buf_release(&input);
     if (s != REALM_OK) return s;
@@ -97,14 +98,14 @@ static bool prepare(api_call *c) {
     realm_json_write_cstr(&w, q->model);
     c->model_json = realm_buf_status(&name) == REALM_OK ? realm_buf_take(&name, NULL) : NULL;
     realm_buf_release(&name);
-    c->n_choices = (uint32_t)(q->n * q->n_prompts);
+    c->n_choices = (uint32_t)(q->n_runs * q->n_prompts);
     c->parallel = API_PARALLEL_MAX;
     c->choices = realm_calloc(c->n_choices, sizeof *c->choices);
     if (!c->model_json || !c->choices) return api_error_status(e, REALM_E_NOMEM, NULL);
     for (uint32_t i = 0; i < c->n_choices; i++) {
         gen_choice *ch = &c->choices[i];
         ch->index = i;
-        ch->prompt = &q->prompts[i / q->n];
+        ch->prompt = &q->prompts[i / q->n_runs];
         realm_buf_init(&ch->text, API_REPLY_MAX);
         realm_buf_init(&ch->logprobs, API_REPLY_MAX);
         for (int k = 0; k < 3; k++) realm_buf_init(&ch->legacy[k], API_REPLY_MAX);
@@ -137,7 +138,7 @@ void gen_start(api_call *c) {
     c->has_rate = true;
     if (s == REALM_OK) {
         /* A share is for one prompt: several prompts are computed and counted one by one. */
-        if (q->n_prompts == 1) realm_request_expect_runs(c->request, q->n);
+        if (q->n_prompts == 1) realm_request_expect_runs(c->request, q->n_runs);
         s = start_some(c, &err);
     }
     if (s == REALM_OK) return;
@@ -245,6 +246,10 @@ static bool poll_choice(api_call *c, gen_choice *ch) {
             const realm_event *e = &c->batch.events[i];
             if (e->kind == REALM_EVENT_END) return choice_ended(c, ch, e);
             if (e->kind == REALM_EVENT_TOKEN) note_first_token(c);
+            if (e->kind == REALM_EVENT_TOKEN && e->id >= 0 && isfinite(e->logprob)) {
+                ch->logprob_sum += (double)e->logprob;
+                ch->n_scored++;
+            }
             choice_begin(c, ch);
             if (c->gen.chat)
                 chat_event(c, ch, e);

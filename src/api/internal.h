@@ -125,7 +125,7 @@ typedef struct gen_request {
     const char *model;
     realm_engine *engine;
     bool chat, stream, include_usage, echo, logprobs, parse_special, has_seed;
-    uint32_t n, top_logprobs;
+    uint32_t n, n_runs, top_logprobs; /* of each prompt: answers, and runs of which they are the best */
     uint64_t seed;
     realm_generation_params gen;
     realm_logit_bias *bias;
@@ -172,6 +172,8 @@ typedef struct gen_choice {
     bool any;    /* an event came */
     realm_finish finish;
     uint32_t prompt_tokens, cached_tokens, completion_tokens;
+    double logprob_sum; /* of its tokens, with best_of */
+    uint32_t n_scored;
     realm_buf text;      /* not streamed: the answer so far */
     realm_buf logprobs;  /* not streamed: entries, comma-separated; legacy: tokens */
     realm_buf legacy[3]; /* token_logprobs, top_logprobs, text_offset */

@@ -249,10 +249,15 @@ static bool read_counts(gen_request *q, api_error *e) {
     if (!api_opt_int(&q->root, "n", 1, 128, &n, NULL, e)) return false;
     best = n;
     if (!api_opt_int(&q->root, "best_of", 1, 128, &best, NULL, e)) return false;
-    if (best != n)
-        return api_error_set(e, 400, "unsupported_parameter", "best_of",
-                             "best_of: only the value of n is supported (it is %lld)", (long long)n);
+    if (best < n)
+        return api_error_set(e, 400, "invalid_value", "best_of", "best_of: must be at least n, which is %lld",
+                             (long long)n);
+    if (best > n && q->stream)
+        return api_error_set(e, 400, "invalid_value", "best_of",
+                             "best_of: which answers are the best is known at the end; they cannot be streamed");
     q->n = (uint32_t)n;
+    q->n_runs = (uint32_t)best;
+    q->gen.logprobs |= best > n;
     return true;
 }
 
@@ -277,7 +282,7 @@ static bool read_plain(const gen_request *q, api_error *e) {
 }
 
 void gen_request_init(gen_request *q, bool chat) {
-    *q = (gen_request){.chat = chat, .n = 1};
+    *q = (gen_request){.chat = chat, .n = 1, .n_runs = 1};
     realm_buf_init(&q->messages, REALM_RUN_INPUT_MAX);
 }
 
@@ -317,9 +322,9 @@ bool gen_request_read(gen_request *q, realm_runtime *rt, const char *body, size_
     q->gen.stop = q->stop;
     q->gen.n_stop = q->n_stop;
     if (!(q->chat ? gen_read_messages(q, e) : gen_read_prompts(q, e))) return false;
-    if (q->n * q->n_prompts > API_CHOICES_MAX)
-        return api_error_set(e, 400, "invalid_value", "n",
-                             "n times the number of prompts is %zu, at most %u are accepted", q->n * q->n_prompts,
-                             API_CHOICES_MAX);
+    if (q->n_runs * q->n_prompts > API_CHOICES_MAX)
+        return api_error_set(e, 400, "invalid_value", q->n_runs > q->n ? "best_of" : "n",
+                             "%s times the number of prompts is %zu, at most %u are accepted",
+                             q->n_runs > q->n ? "best_of" : "n", q->n_runs * q->n_prompts, API_CHOICES_MAX);
     return gen_read_format(q, e);
 }

@@ -7,6 +7,7 @@
  *
  * What a choice looks like is said by chat.c and completion.c.
  */
+#include <math.h>
 #include <string.h>
 
 #include "api/internal.h"
@@ -111,12 +112,34 @@ static realm_status gathered(const gen_choice *ch) {
     return s;
 }
 
+static double score(const gen_choice *ch) { return ch->n_scored ? ch->logprob_sum / ch->n_scored : -INFINITY; }
+
+/* With best_of the n of a prompt's runs with the highest log-probability per token stand first, the best at the head.
+ */
+static void best_first(api_call *c) {
+    const uint32_t n = c->gen.n, runs = c->gen.n_runs;
+    if (runs == n) return;
+    for (uint32_t i = 0; i < c->n_choices; i++) {
+        gen_choice *to = &c->choices[i];
+        if (i % runs >= n) continue;
+        gen_choice *best = to;
+        for (uint32_t j = i + 1; j % runs != 0; j++)
+            if (score(&c->choices[j]) > score(best)) best = &c->choices[j];
+        const gen_choice t = *to;
+        *to = *best;
+        *best = t;
+        to->index = i / runs * n + i % runs;
+    }
+}
+
 void reply_whole(api_call *c) {
     realm_buf *b = &c->reply;
+    best_first(c);
     realm_buf_append(b, c->head.data, c->head.len);
     realm_buf_puts(b, "\"choices\":[");
     for (uint32_t i = 0; i < c->n_choices; i++) {
         const gen_choice *ch = &c->choices[i];
+        if (i % c->gen.n_runs >= c->gen.n) continue;
         realm_status s = gathered(ch);
         if (s != REALM_OK) {
             api_error_status(&c->error, s, NULL);

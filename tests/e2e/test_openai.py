@@ -211,6 +211,19 @@ def test_a_prompt_is_scored_without_an_answer(server):
     assert [x for k in pieces for x in k.choices[0].logprobs.tokens] == score.tokens, pieces
 
 
+def test_best_of(server):
+    c = server.client()
+    ask = dict(model="smollm2", prompt=["Once upon a time", "My name is"], temperature=1, seed=8, max_tokens=6)
+    every = c.completions.create(**ask, n=6, logprobs=0)
+    best = c.completions.create(**ask, n=2, best_of=6)
+    for p in range(2):
+        runs = every.choices[6 * p:6 * p + 6]
+        ranked = sorted(runs, key=lambda k: -sum(k.logprobs.token_logprobs) / len(k.logprobs.tokens))
+        assert [k.text for k in best.choices[2 * p:2 * p + 2]] == [k.text for k in ranked[:2]], (best, every)
+    assert [k.index for k in best.choices] == [0, 1, 2, 3] and best.choices[0].logprobs is None, best
+    assert best.usage.completion_tokens == every.usage.completion_tokens > 24, best.usage
+
+
 def test_samplers_of_local_servers(server):
     c = server.client()
     ask = dict(model="smollm2", prompt="a b c a b c a b c a b", max_tokens=24, seed=5)
