@@ -34,6 +34,9 @@ typedef enum model_state { MODEL_READY, MODEL_LOADING, MODEL_UNLOADING } model_s
 typedef struct model_idle { /* the engine's thread, when it has nothing to compute */
     realm_lender *lender;
     realm_backend *backend;
+    realm_mutex mu;
+    bool flushing; /* readers are being woken, here or by a compute thread */
+    realm_cond flushed;
 } model_idle;
 
 struct tenant_model {

@@ -36,8 +36,15 @@
 
 /* ---- opening ----------------------------------------------------------------------------------------------------- */
 
+/* Its engine has ended; a compute thread may still be waking readers. */
 static void idle_close(model_idle *i) {
-    if (i) realm_lender_close(i->lender);
+    if (!i) return;
+    realm_mutex_lock(&i->mu);
+    while (i->flushing) realm_cond_wait(&i->flushed, &i->mu);
+    realm_mutex_unlock(&i->mu);
+    realm_lender_close(i->lender);
+    realm_cond_destroy(&i->flushed);
+    realm_mutex_destroy(&i->mu);
     realm_free(i);
 }
 
@@ -82,7 +89,15 @@ static realm_status open_template(tenant_model *m, const char *override, realm_e
 /* Programs that decide on each token run on the engine's thread while it waits for nothing but them. */
 static void expect_programs(void *user) { realm_lender_begin(((model_idle *)user)->lender); }
 static void recall(void *user) { realm_lender_recall(((model_idle *)user)->lender); }
-static void flush(void *user) { realm_lender_flush(user); }
+
+static void flush_aside(void *user) {
+    model_idle *i = user;
+    realm_lender_flush(i->lender);
+    realm_mutex_lock(&i->mu);
+    i->flushing = false;
+    realm_cond_broadcast(&i->flushed);
+    realm_mutex_unlock(&i->mu);
+}
 
 /* Their readers are woken by a compute thread that waits for the next step, if there is one. */
 static void run_programs(void *user) {
@@ -90,7 +105,15 @@ static void run_programs(void *user) {
     const struct realm_backend_vtable *v = i->backend->v;
     realm_lender_run(i->lender);
     if (!realm_lender_has_deferred(i->lender)) return;
-    if (!v->aside || !v->aside(i->backend, flush, i->lender)) flush(i->lender);
+    realm_mutex_lock(&i->mu);
+    bool mine = !i->flushing; /* else the thread that is at it takes these too, or is about to end and this one does */
+    i->flushing = true;
+    realm_mutex_unlock(&i->mu);
+    if (mine && v->aside && v->aside(i->backend, flush_aside, i)) return;
+    if (mine)
+        flush_aside(i);
+    else
+        realm_lender_flush(i->lender);
 }
 
 static realm_status open_engine(realm_runtime *rt, tenant_model *m, const realm_engine_config *config,
@@ -98,6 +121,8 @@ static realm_status open_engine(realm_runtime *rt, tenant_model *m, const realm_
     realm_engine_config c = *config;
     if (!(m->idle = realm_calloc(1, sizeof *m->idle))) return realm_error_set(err, REALM_E_NOMEM, "out of memory");
     m->idle->backend = rt->backend;
+    realm_mutex_init(&m->idle->mu, REALM_RANK_LEAF);
+    realm_cond_init(&m->idle->flushed);
     realm_status s = realm_lender_open(rt->sandbox, &m->idle->lender, err);
     if (s != REALM_OK) return s;
     c.idle = (realm_engine_idle){m->idle, expect_programs, run_programs, recall};
