@@ -1,7 +1,8 @@
 /* Does the time to a first token tell an account what another one has cached? A thousand trials: a coin decides whether
  * the victim computes the prompt that the attacker asks for next, or another one of the same length; the attacker
  * guesses from its own time. The guess must be as good as the coin. As a control it guesses the same of its own cache,
- * two hundred times, where it must be right: so the clock would have told. */
+ * two hundred times, where it must be right: so the clock would have told. On a machine with much else to do the clock
+ * may not tell for a while: the control has several chances. */
 #include "support/engine_run.h"
 
 #define TRIALS 1000u
@@ -9,6 +10,7 @@
 #define PROMPT 129u /* 128 of it in whole pages */
 #define CHANCE 0.58 /* five standard deviations from a half */
 #define CERTAIN 0.7 /* chance alone would be five of its standard deviations away */
+#define CONTROLS 12u
 #define WINDOW 41u
 
 static const uint8_t victims_secret[REALM_CACHE_SECRET_BYTES] = "the victim's secret",
@@ -83,9 +85,9 @@ static void no_more_than_chance(void **state) {
     engine_run_open(&r, &tiny_llama, NULL);
     assert_int_equal(realm_account_open(r.e, NULL, victims_secret, &victim, NULL), REALM_OK);
     assert_int_equal(realm_account_open(r.e, NULL, attackers_secret, &attacker, NULL), REALM_OK);
-    double own = trial(&r, attacker, attacker, CONTROL_TRIALS, true);
-    if (own < CERTAIN)
-        own = trial(&r, attacker, attacker, CONTROL_TRIALS, true); /* too noisy a moment to say anything by time */
+    double own = 0;
+    for (unsigned i = 0; i < CONTROLS && own < CERTAIN; i++)
+        own = trial(&r, attacker, attacker, CONTROL_TRIALS, true);
     double others = trial(&r, victim, attacker, TRIALS, false);
     print_message("right guesses: own cache %.1f%%, another account's %.1f%%\n", 100 * own, 100 * others);
     assert_true(own >= CERTAIN);
