@@ -95,7 +95,14 @@ static uint64_t slice_cpu(const realm_instance *i) {
     return REALM_MIN(realm_clock_ns() - i->slice_start_ns, 2 * REALM_TICK_NS);
 }
 
-static bool has_brief_record(const realm_instance *i) { return i->brief_slices == REALM_BRIEF_SLICES; }
+static bool has_brief_record(const realm_instance *i) { return i->brief_needed == 0; }
+
+static void note_slice(realm_instance *i, uint64_t t) {
+    if (t < REALM_BRIEF_NS)
+        i->brief_needed -= i->brief_needed > 0;
+    else
+        i->brief_needed = REALM_MAX(i->brief_needed, i->lender ? REALM_BRIEF_AFTER_HOLD : REALM_BRIEF_AFTER_LONG);
+}
 
 bool realm_instance_is_brief(const realm_instance *i) {
     return has_brief_record(i) && !i->background && i->call.phase == REALM_CALL_WAITING &&
@@ -121,7 +128,7 @@ static void slice_begin(realm_instance *i) {
 static void slice_end(realm_instance *i) {
     uint64_t t = slice_cpu(i);
     realm_sched_slice_end(i->sandbox, i);
-    i->brief_slices = t < REALM_BRIEF_NS ? REALM_MIN(i->brief_slices + 1, REALM_BRIEF_SLICES) : 0;
+    note_slice(i, t);
     i->wake_cpu_ns += t;
     i->cpu_ns += t;
     if (i->slice_slow) i->slow_ns += t;
@@ -494,9 +501,9 @@ void realm_instance_run(realm_instance *i, realm_lender *lender) {
                 return;
             }
         }
-        i->lender = NULL; /* in what follows it may get into other hands */
         if (p == WAIT) {
             slice_end(i);
+            i->lender = NULL; /* once it is parked it may be in other hands */
             uint64_t wake_at = i->step == REALM_STEP_ANSWER ? 0 : i->call.wake_at_ns;
             if (wake_at || i->wake_set) realm_timer_set_wake(s, i, wake_at);
             i->wake_set = wake_at != 0;
@@ -517,7 +524,9 @@ void realm_instance_run(realm_instance *i, realm_lender *lender) {
             }
         } else {
             slice_end(i);
-            if (lender) i->brief_slices = 0; /* what it does now and then is not brief: spares it the move next time */
+            i->lender = NULL;
+            if (lender && i->call.phase == REALM_CALL_TODO)
+                i->brief_needed = REALM_MAX(i->brief_needed, REALM_BRIEF_AFTER_MOVE);
         }
         atomic_store(&i->state, REALM_INST_QUEUED);
         realm_sched_push(s, i);
@@ -547,6 +556,7 @@ realm_status realm_instance_start(realm_program *p, const realm_instance_params 
         ip->prompt = NULL;
         ip->prompt_len = 0;
     }
+    i->brief_needed = REALM_BRIEF_AFTER_LONG;
     atomic_init(&i->refs, 2); /* the caller's and the sandbox's until on_done has returned */
     atomic_init(&i->state, REALM_INST_QUEUED);
     realm_mutex_lock(&s->ready_mu);

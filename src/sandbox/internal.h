@@ -41,7 +41,11 @@
  * takes a processor from somebody each time. */
 #define REALM_SLOW_TICK_NS (4 * REALM_NS_PER_MS)
 #define REALM_BRIEF_NS REALM_TICK_NS /* longest slice that counts as brief */
-#define REALM_BRIEF_SLICES 8u        /* so many one after the other make an instance brief */
+/* So many brief slices must follow one that was not, until an instance counts as brief: one that a worker ran, one that
+ * had to move from a lender to a worker for a call, one that held a lender up. */
+#define REALM_BRIEF_AFTER_LONG 2u
+#define REALM_BRIEF_AFTER_MOVE 8u
+#define REALM_BRIEF_AFTER_HOLD 32u
 
 /* What must be the same where a module is compiled and where it runs. */
 typedef struct realm_tuning {
@@ -126,7 +130,7 @@ struct realm_instance {
     /* owned by the worker or lender that runs it */
     realm_inst_step step;
     realm_lender *lender;  /* NULL: a worker */
-    uint32_t brief_slices; /* one after the other until now, at most REALM_BRIEF_SLICES */
+    uint32_t brief_needed; /* brief slices until it counts as brief */
     bool long_slice;       /* counted in n_long */
     int32_t value;         /* of its entry point, at its end */
     wasmtime_store_t *store;
