@@ -134,7 +134,9 @@ static void sample_part(void *user, uint32_t worker) {
     uint64_t before = realm_clock_thread_ns();
     for (uint32_t i = worker; i < w->e->n_jobs; i += w->n_workers) {
         realm_sample_job *job = &w->e->jobs[i];
-        if (job->copy_to)
+        if (job->lent)
+            job->status = REALM_OK;
+        else if (job->copy_to)
             copy_row(job, w->e->n_vocab);
         else
             realm_sampler_run(&w->e->samplers[worker], job);
@@ -144,8 +146,35 @@ static void sample_part(void *user, uint32_t worker) {
     }
 }
 
+/* Whether nothing will be left to compute after this step: all that runs are forward passes, which it ends. */
+static bool ends_all(const realm_engine *e) {
+    if (e->n_running != e->batch.n_seqs) return false;
+    for (uint32_t i = 0; i < e->batch.n_seqs; i++) {
+        const realm_generation *g = e->batch_gens[i];
+        if (g->n_rows == 0 || g->s->n_past + g->step_rows < g->s->n_tokens) return false;
+    }
+    for (uint32_t i = 0; i < e->n_ring; i++)
+        if (e->ring[i]->n_queued > 0) return false;
+    return true;
+}
+
+/* The thread will be lent to programs: those that wanted one row look at it where it is. */
+static void lend_rows(realm_engine *e) {
+    if (!e->config.idle.run || !ends_all(e)) return;
+    for (uint32_t i = 0; i < e->batch.n_seqs; i++) {
+        const realm_generation *g = e->batch_gens[i];
+        if (g->n_rows != 1 || g->n_jobs != 1) continue;
+        realm_logits_lend(g->logits, e->backend->v->logits(e->plan, g->first_job));
+        e->jobs[g->first_job].lent = true;
+    }
+}
+
 static void sample(realm_engine *e) {
-    for (uint32_t i = 0; i < e->n_jobs; i++) e->jobs[i].logits = e->backend->v->logits(e->plan, i);
+    for (uint32_t i = 0; i < e->n_jobs; i++) {
+        e->jobs[i].logits = e->backend->v->logits(e->plan, i);
+        e->jobs[i].lent = false;
+    }
+    lend_rows(e);
     sample_work work = {e, REALM_MIN(e->n_jobs, e->n_samplers)};
     if (work.n_workers <= 1 || (uint64_t)e->n_jobs * e->n_vocab < PARALLEL_MIN_LOGITS) {
         work.n_workers = 1;
@@ -211,6 +240,7 @@ static void charge_time(realm_engine *e, uint64_t began, uint64_t computed) {
 static void run_step(realm_engine *e) {
     realm_error err = {0};
     uint64_t start = realm_clock_ns();
+    realm_logits_keep(e);
     realm_backend_turn_begin(e->backend);
     const uint64_t own = realm_clock_ns();
     realm_status s = e->backend->v->run(e->backend, e->plan, &e->batch, &err);
@@ -377,6 +407,7 @@ static void *engine_main(void *arg) {
         if (e->batch.n_rows > 0) run_step(e);
         publish(e);
     }
+    realm_logits_keep(e);
     realm_mutex_lock(&e->mu);
     await_calls(e);
     realm_mutex_unlock(&e->mu);

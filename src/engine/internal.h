@@ -116,13 +116,18 @@ typedef struct realm_spare_sampler {
 
 struct realm_logits {
     realm_engine *e;
-    realm_logits *next;                  /* engine->spare_mu: spare ones */
+    realm_logits *next;                  /* engine->spare_mu: spare ones, or those with a lent row */
+    _Atomic(float *) lent;               /* the plan's row in place of `rows`; cleared under spare_mu */
     uint32_t cap_rows, n_rows, n_hidden; /* n_hidden: rows of hidden states, 0 or n_rows */
     float *rows;                         /* (cap_rows, n_vocab) */
     float *hidden;                       /* (n_hidden, d_model) or NULL */
 };
 /* Rows to be filled in. */
 REALM_WARN_UNUSED realm_logits *realm_logits_new(realm_engine *e, uint32_t n_rows, bool hidden);
+/* Engine's thread. One row, as it is in the plan, instead of a copy; realm_logits_keep makes the copies of those that
+ * are still there, before the plan runs again. */
+void realm_logits_lend(realm_logits *l, float *row);
+void realm_logits_keep(realm_engine *e);
 void realm_logits_free_spare(realm_engine *e);
 
 /* ---- generations: generation.c, events.c, text.c, rewind.c ------------------------------------------------------ */
@@ -328,7 +333,7 @@ struct realm_engine {
     uint32_t n_samplers;
 
     realm_mutex spare_mu; /* LEAF */
-    realm_logits *spare_logits;
+    realm_logits *spare_logits, *lent_logits;
     uint32_t n_spare_logits;
     realm_spare_sampler *spare_samplers; /* for programs' draws */
 };

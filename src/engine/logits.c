@@ -1,8 +1,10 @@
 /* engine/logits.c - rows of logits that belong to a program: kept from a forward pass, or its own.
  *
  * A lockstep program has a row of the whole vocabulary made for every token, so the last few buffers that were given
- * back are kept for the next forward pass instead of being mapped and cleared by the kernel each time. Draws need a
- * sampler's workspace; a few of those are kept too, one is used by one draw at a time.
+ * back are kept for the next forward pass instead of being mapped and cleared by the kernel each time. And where the
+ * program will run on the engine's thread before the next step, it is lent the plan's own row: mostly it has drawn its
+ * token and closed the pass by then, and nothing was copied. Whoever else looks at such a row makes its copy first.
+ * Draws need a sampler's workspace; a few of those are kept too, one is used by one draw at a time.
  */
 #include <math.h>
 #include <stdlib.h>
@@ -32,6 +34,7 @@ realm_logits *realm_logits_new(realm_engine *e, uint32_t n_rows, bool hidden) {
         l->rows = realm_malloc((size_t)n_rows * e->n_vocab * sizeof *l->rows); /* at most 64 of 2^24 */
     }
     l->next = NULL;
+    atomic_init(&l->lent, NULL);
     l->n_rows = n_rows;
     l->n_hidden = hidden ? n_rows : 0;
     if (hidden) l->hidden = realm_malloc(n_rows * d * sizeof *l->hidden);
@@ -43,8 +46,55 @@ realm_logits *realm_logits_new(realm_engine *e, uint32_t n_rows, bool hidden) {
     return l;
 }
 
+/* ---- lent rows --------------------------------------------------------------------------------------------------- */
+
+void realm_logits_lend(realm_logits *l, float *row) {
+    realm_engine *e = l->e;
+    realm_mutex_lock(&e->spare_mu);
+    atomic_store_explicit(&l->lent, row, memory_order_release);
+    l->next = e->lent_logits;
+    e->lent_logits = l;
+    realm_mutex_unlock(&e->spare_mu);
+}
+
+/* Under spare_mu. */
+static void unlend(realm_logits *l) {
+    realm_logits **link = &l->e->lent_logits;
+    while (*link != l) link = &(*link)->next;
+    *link = l->next;
+    l->next = NULL;
+    atomic_store_explicit(&l->lent, NULL, memory_order_release);
+}
+
+static void keep(realm_logits *l) {
+    memcpy(l->rows, atomic_load_explicit(&l->lent, memory_order_relaxed), l->e->n_vocab * sizeof *l->rows);
+    unlend(l);
+}
+
+void realm_logits_keep(realm_engine *e) {
+    realm_mutex_lock(&e->spare_mu);
+    while (e->lent_logits) keep(e->lent_logits);
+    realm_mutex_unlock(&e->spare_mu);
+}
+
+static void forget_lent(realm_logits *l) {
+    realm_mutex_lock(&l->e->spare_mu);
+    if (atomic_load_explicit(&l->lent, memory_order_relaxed)) unlend(l);
+    realm_mutex_unlock(&l->e->spare_mu);
+}
+
+/* The plan's row for the engine's thread, which does not overwrite it meanwhile; a copy for any other. */
+static float *lent_row(realm_logits *l, float *lent) {
+    if (pthread_equal(pthread_self(), l->e->thread)) return lent;
+    realm_mutex_lock(&l->e->spare_mu);
+    if (atomic_load_explicit(&l->lent, memory_order_relaxed)) keep(l);
+    realm_mutex_unlock(&l->e->spare_mu);
+    return l->rows;
+}
+
 void realm_logits_release(realm_logits *l) {
     if (!l) return;
+    if (atomic_load_explicit(&l->lent, memory_order_acquire)) forget_lent(l);
     realm_free(l->hidden);
     l->hidden = NULL;
     if (l->cap_rows == 1) {
@@ -93,7 +143,11 @@ realm_status realm_logits_open(realm_engine *e, const float *rows, size_t n_rows
 
 size_t realm_logits_rows(const realm_logits *l) { return l->n_rows; }
 
-float *realm_logits_row(realm_logits *l, size_t row) { return row < l->n_rows ? l->rows + row * l->e->n_vocab : NULL; }
+float *realm_logits_row(realm_logits *l, size_t row) {
+    if (row >= l->n_rows) return NULL;
+    float *lent = atomic_load_explicit(&l->lent, memory_order_acquire);
+    return lent ? lent_row(l, lent) : l->rows + row * l->e->n_vocab;
+}
 
 const float *realm_logits_hidden(const realm_logits *l, size_t row, size_t *d_model) {
     const size_t d = realm_model_hparams(l->e->model)->d_model;

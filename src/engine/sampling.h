@@ -102,6 +102,7 @@ typedef struct realm_sample_job {
     bool logprob;
     uint32_t n_top;
     float *copy_to; /* forward pass: draw nothing, copy the row */
+    bool lent;      /* the row itself was lent instead: nothing to do */
     /* results */
     uint64_t cpu_ns;     /* that it took */
     realm_status status; /* REALM_E_FORMAT: no finite logit to choose; else what a stage failed with */

@@ -121,9 +121,7 @@ static realm_status weight_load(realm_backend *b, realm_weight *w, realm_slot *s
 
 /* ---- results and host work --------------------------------------------------------------------------------------- */
 
-static const float *logits(realm_plan *p, uint32_t i) {
-    return p->data[p->logits] + (size_t)i * p->values[p->logits].cols;
-}
+static float *logits(realm_plan *p, uint32_t i) { return p->data[p->logits] + (size_t)i * p->values[p->logits].cols; }
 
 static const float *value(realm_plan *p, realm_value v) { return v < p->n_values ? p->data[v] : NULL; }
 

@@ -36,7 +36,7 @@
 #define CACHE_LINE 64
 #define SPIN_NS (40 * REALM_NS_PER_US)
 /* For the next job: longer than sampling takes and a program that decides on the next token itself. */
-#define JOB_SPIN_NS (120 * REALM_NS_PER_US)
+#define JOB_SPIN_NS (250 * REALM_NS_PER_US)
 #define SPINS_PER_CLOCK 64u /* looks at the word between two looks at the clock */
 #define THREADS_MAX 1024u
 #define SCRATCH_ALIGN 4096u

@@ -11,7 +11,11 @@ typedef struct idle {
     bool recalled;
     realm_engine *e; /* for again() */
     realm_account *a;
-    int again; /* forward passes that run submits itself, one per run */
+    int again;                      /* generations that run submits itself, one per run */
+    void (*during)(struct idle *i); /* called by run, on the engine's thread */
+    realm_logits *rows;             /* what `during` took, and saw */
+    const float *at;
+    float seen[TINY_VOCAB];
     consumer c;
 } idle;
 
@@ -46,7 +50,10 @@ static void run(void *user) {
     pthread_cond_broadcast(&i->changed);
     while (i->keep && !i->recalled) pthread_cond_wait(&i->changed, &i->mu);
     pthread_mutex_unlock(&i->mu);
-    if (i->again > 0 || i->c.g) again(i);
+    if (i->during)
+        i->during(i);
+    else if (i->again > 0 || i->c.g)
+        again(i);
     pthread_mutex_lock(&i->mu);
     i->inside = false;
     pthread_cond_broadcast(&i->changed);
@@ -175,8 +182,77 @@ static void test_submits_from_there(void **state) {
     engine_run_close(&r);
 }
 
+static void forward(engine_run *r, consumer *c, realm_token first) {
+    realm_token tokens[] = {first, 7, 8};
+    realm_generation_params p = greedy(r->a, tokens, 3, 0);
+    p.forward = true;
+    p.n_rows = 1;
+    assert_int_equal(consumer_submit(c, r->e, &p, NULL), REALM_OK);
+}
+
+/* The row of a forward pass by an engine that has nobody to lend its thread to. */
+static void plain_row(realm_token first, float *out) {
+    engine_run r;
+    consumer c;
+    engine_run_open(&r, &tiny_llama, NULL);
+    forward(&r, &c, first);
+    consumer_wait(&c);
+    realm_logits *l = realm_generation_take_logits(c.g);
+    memcpy(out, realm_logits_row(l, 0), TINY_VOCAB * sizeof *out);
+    realm_logits_release(l);
+    consumer_close(&c);
+    engine_run_close(&r);
+}
+
+static void look_at_row(idle *i) {
+    if (i->rows || !i->c.g || !consumer_poll(&i->c)) return;
+    i->rows = realm_generation_take_logits(i->c.g);
+    i->at = realm_logits_row(i->rows, 0);
+    memcpy(i->seen, i->at, sizeof i->seen);
+}
+
+/* A row that is lent is right, and stays so when the next step overwrites what was lent. */
+static void test_lent_rows(void **state) {
+    static float want[2][TINY_VOCAB];
+    engine_run r;
+    idle i;
+    consumer second;
+    (void)state;
+    plain_row(1, want[0]);
+    plain_row(2, want[1]);
+    for (int on_engine = 0; on_engine < 2; on_engine++) {
+        open_idle(&r, &i);
+        i.keep = true;
+        if (on_engine) i.during = look_at_row;
+        forward(&r, &i.c, 1);
+        await_inside(&i, true);
+        if (on_engine) {
+            forward(&r, &second, 2); /* recalls the thread, which looks at the row first */
+            consumer_wait(&second);
+        } else {
+            assert_true(consumer_poll(&i.c));
+            look_at_row(&i);
+            assert_memory_equal(i.seen, want[0], sizeof i.seen);
+            forward(&r, &second, 2);
+            consumer_wait(&second);
+        }
+        assert_memory_equal(i.seen, want[0], sizeof i.seen);
+        realm_logits *l = realm_generation_take_logits(second.g);
+        assert_memory_equal(realm_logits_row(l, 0), want[1], sizeof i.seen);
+        assert_memory_equal(realm_logits_row(i.rows, 0), want[0], sizeof i.seen);
+        assert_int_equal(realm_logits_row(i.rows, 0) != i.at, on_engine); /* where it was lent, it is not any more */
+        realm_logits_release(l);
+        realm_logits_release(i.rows);
+        consumer_close(&second);
+        consumer_close(&i.c);
+        realm_engine_end_idle(r.e);
+        engine_run_close(&r);
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_lent_rows),
         cmocka_unit_test(test_only_when_idle),
         cmocka_unit_test(test_not_while_others_wait),
         cmocka_unit_test(test_comes_back),
