@@ -7,7 +7,7 @@
 #include "bench.h"
 
 #define TOKENS 24u
-#define ROUNDS 24u
+#define ROUNDS 60u
 #define MANY 16u
 #define MANY_TOKENS 32u
 #define MANY_ROUNDS 10u
