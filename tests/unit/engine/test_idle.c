@@ -92,6 +92,13 @@ static void await_inside(idle *i, bool inside) {
     pthread_mutex_unlock(&i->mu);
 }
 
+/* run has begun: what there was to tell has been told. */
+static void await_run(idle *i) {
+    pthread_mutex_lock(&i->mu);
+    while (i->runs == 0) pthread_cond_wait(&i->changed, &i->mu);
+    pthread_mutex_unlock(&i->mu);
+}
+
 static void generate(engine_run *r, uint32_t n) {
     realm_token prompt[] = {4, 5, 6};
     realm_generation_params p = greedy(r->a, prompt, 3, n);
@@ -225,7 +232,7 @@ static void test_lent_rows(void **state) {
         i.keep = true;
         if (on_engine) i.during = look_at_row;
         forward(&r, &i.c, 1);
-        await_inside(&i, true);
+        await_run(&i);
         if (on_engine) {
             forward(&r, &second, 2); /* recalls the thread, which looks at the row first */
             consumer_wait(&second);
