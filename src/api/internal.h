@@ -31,6 +31,7 @@
 #include <stdatomic.h>
 
 #include "api/api.h"
+#include "base/rota.h"
 #include "base/thread.h"
 #include "data/data.h"
 
@@ -39,7 +40,7 @@
 #define API_PARALLEL_MAX 32u /* of them at a time */
 #define API_TOKENS_MAX ((size_t)16 << 20)
 #define API_HELD_MAX ((uint64_t)1 << 30) /* bytes of bodies being worked on; past it 503 */
-#define API_WORKERS_MAX 16u
+#define API_WORKERS_MAX REALM_ROTA_PLACES_MAX
 #define API_LENT_MAX 64u /* calls whose schemas are being compiled; past it 503 */
 #define API_ID_MAX 48u
 #define API_JSON "application/json"
@@ -183,6 +184,7 @@ typedef struct gen_choice {
 typedef enum call_phase { CALL_NEW, CALL_WORKING, CALL_REPLY, CALL_RUNNING, CALL_ENDED } call_phase;
 
 typedef struct api_call {
+    realm_rota_item turn; /* first: queue.c */
     realm_api *api;
     realm_mutex mu;
     realm_exchange *x; /* NULL once closed */
@@ -194,9 +196,7 @@ typedef struct api_call {
     realm_tenant *tenant;
     bool by_admin; /* with an admin key */
     char *body;
-    size_t body_len, held;                             /* held: counted in the api's held_bytes */
-    struct api_call *next_turn, *behind, *last_behind; /* queue.c */
-    uint32_t n_behind;
+    size_t body_len, held; /* held: counted in the api's held_bytes */
 
     api_error error; /* status 0: `reply` is the answer */
     realm_buf reply;
@@ -224,10 +224,8 @@ typedef struct call_queue {
     realm_mutex mu;
     realm_cond moved;
     bool shut;
-    api_call *first, *last; /* one of each tenant; calls without one are together */
-    uint32_t n, cap;
-    const realm_tenant *working[API_WORKERS_MAX]; /* (n_working) whose calls the workers have */
-    uint32_t n_working, most;                     /* of one tenant at a time */
+    uint32_t cap; /* that wait */
+    realm_rota turns;
 } call_queue;
 
 void call_queue_init(call_queue *q, uint32_t n_workers, uint32_t cap);

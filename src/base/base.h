@@ -10,6 +10,7 @@
  *   log.h      one line per event on the sink
  *   thread.h   ranked mutexes, conditions
  *   clock.h    monotonic and wall time
+ *   rota.h     whose turn it is, where many want a few places
  *   utf8.h     validation and cutting at character boundaries
  *   str.h      escaping bytes for messages
  */

@@ -1,8 +1,8 @@
-/* grammar/turns.h - who may compile now: a few places, shared between owners.
+/* grammar/turns.h - who may compile now: a few places for which threads wait, shared between owners (base/rota.h).
  *
- *      take --> [waits: whose owner has fewest places, then who came first] --a place--> compiles --> give
- *                     |
- *                     +-- REALM_E_BUSY: too many of this owner wait, or it waited too long
+ *      take --> [waits] --a place--> compiles --> give
+ *                  |
+ *                  +-- REALM_E_BUSY: too many of this owner wait, or it waited too long
  *
  * One owner has at most half of the places, so a compilation that runs into its limit of time, and holds its place
  * beyond, is in nobody else's way. Any thread.
@@ -10,25 +10,17 @@
 #ifndef REALM_GRAMMAR_TURNS_H
 #define REALM_GRAMMAR_TURNS_H
 
+#include "base/rota.h"
 #include "base/thread.h"
 
 #define GRAMMAR_PLACES 4u
 #define GRAMMAR_PLACES_OF_OWNER 2u
 #define GRAMMAR_WAITING_OF_OWNER 8u
 
-typedef struct grammar_waiter grammar_waiter;
-struct grammar_waiter { /* on the stack of the thread that waits */
-    grammar_waiter *next;
-    uint64_t owner;
-    bool granted;
-};
-
 typedef struct grammar_turns {
     realm_mutex mu; /* leaf */
     realm_cond moved;
-    uint64_t owners[GRAMMAR_PLACES]; /* (n) of those that compile */
-    uint32_t n;
-    grammar_waiter *first; /* in the order they came */
+    realm_rota turns;
 } grammar_turns;
 
 void grammar_turns_init(grammar_turns *t);

@@ -12,6 +12,7 @@
 #include <stdatomic.h>
 
 #include "base/arena.h"
+#include "base/rota.h"
 #include "base/thread.h"
 #include "data/data.h"
 #include "sandbox/sandbox.h"
@@ -66,16 +67,15 @@ struct tenant_model {
     realm_grammar_vocab *vocab; /* vocab_mu; for grammars, made when the first is compiled */
 };
 
-/* ---- jobs.c: what blocks, off the sandbox's workers
- * --------------------------------------------------------------------
- */
+/* ---- jobs.c: what blocks, off the sandbox's workers -------------------------------------------------------------- */
 
 #define JOBS_PER_TENANT 32u /* of each kind, queued or running */
 
 typedef struct tenant_jobs tenant_jobs;
 typedef struct tenant_job tenant_job;
-struct tenant_job { /* the first member of what a job is about */
-    tenant_job *next;
+struct tenant_job {                /* the first member of what a job is about */
+    realm_rota_item turn;          /* first */
+    tenant_job *next;              /* of those to be freed */
     void (*work)(tenant_job *job); /* on a thread of the pool */
     void (*free)(tenant_job *job); /* any thread, once; but see free_blocks */
     realm_tenant *tenant;          /* held */
@@ -87,12 +87,6 @@ struct tenant_job { /* the first member of what a job is about */
     tenant_jobs *pool; /* once submitted */
     realm_error error; /* of the work; code REALM_OK when it went well */
 };
-
-typedef struct job_lane { /* a tenant's jobs of one kind; under the pool's lock */
-    tenant_job *first, *last;
-    realm_tenant *next;  /* whose turn is next */
-    uint32_t n, running; /* that wait, that run */
-} job_lane;
 
 REALM_WARN_UNUSED realm_status jobs_open(tenant_jobs **out, realm_error *err);
 /* Finishes what is queued and joins the threads; from then on submitting is REALM_E_CLOSED. NULL-safe. */
@@ -117,7 +111,6 @@ struct realm_tenant {
     atomic_uint refs; /* acquired under runtime.mu, so 0 under runtime.mu stays 0 */
     bool gone;        /* runtime.mu: deleted from the store */
     bool forgotten;   /* runtime.mu: and its models and files are gone too */
-    job_lane jobs[2]; /* quick and heavy ones */
 
     realm_tensor_budget *tensors;
     tenant_model *stored;       /* runtime.mu: those loaded, or about to be */

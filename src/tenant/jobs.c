@@ -9,10 +9,10 @@
  * the instance to wake.
  *
  * Two kinds: quick ones (a transaction) and heavy ones (loading a model, compiling), which may occupy only a part of
- * the threads, so that the quick ones of others never wait behind minutes of work. No tenant holds up another: of each
- * kind the tenants that have something waiting take turns, one job each, a tenant runs one heavy job at a time, and it
- * may have so many of each kind under way. Past that, and past the length of the queue, the answer is REALM_E_BUSY; one
- * waiting job of each tenant is always taken.
+ * the threads, so that the quick ones of others never wait behind minutes of work; nor do the heavy ones wait until
+ * there are no quick ones. No tenant holds up another: of each kind the tenants that have something waiting take turns
+ * (base/rota.h), a tenant runs one heavy job at a time, and it may have so many of each kind under way. Past that, and
+ * past the length of the queue, the answer is REALM_E_BUSY; one waiting job of each tenant is always taken.
  *
  * A job whose `free` touches files as well is freed by a thread of the pool, whoever lets go of it last.
  */
@@ -24,76 +24,28 @@
 #define JOBS_HEAVY_OF_TENANT 1u /* run at a time */
 #define JOBS_QUEUED_MAX 1024u
 
-typedef struct job_ring { /* tenants with jobs of one kind that wait, whose turn is next first */
-    realm_tenant *first, *last;
-    uint32_t n; /* jobs */
-} job_ring;
-
 struct tenant_jobs {
     realm_mutex mu;
     realm_cond work;
-    job_ring rings[2]; /* quick, heavy */
-    uint32_t heavy_running;
+    realm_rota turns[2]; /* of tenants: for quick jobs, for heavy ones */
     tenant_job *garbage; /* to be freed here */
     bool stop;
     pthread_t threads[JOBS_THREADS];
     uint32_t n_threads;
 };
 
-/* ---- turns; `mu` is held throughout ------------------------------------------------------------------------------ */
-
-static void ring_append(job_ring *r, realm_tenant *t, bool heavy) {
-    t->jobs[heavy].next = NULL;
-    *(r->first ? &r->last->jobs[heavy].next : &r->first) = t;
-    r->last = t;
-}
-
-static void ring_remove(job_ring *r, realm_tenant *before, realm_tenant *t, bool heavy) {
-    *(before ? &before->jobs[heavy].next : &r->first) = t->jobs[heavy].next;
-    if (r->last == t) r->last = before;
-}
-
-static void push(tenant_jobs *p, tenant_job *job) {
-    job_ring *r = &p->rings[job->heavy];
-    job_lane *l = &job->tenant->jobs[job->heavy];
-    job->next = NULL;
-    if (l->n++ == 0) ring_append(r, job->tenant, job->heavy);
-    *(l->first ? &l->last->next : &l->first) = job;
-    l->last = job;
-    r->n++;
-}
-
-/* The first job of the tenant whose turn it is; a tenant that may run no more keeps its turn. */
-static tenant_job *pop(tenant_jobs *p, bool heavy) {
-    job_ring *r = &p->rings[heavy];
-    realm_tenant *before = NULL, *t = r->first;
-    while (t && heavy && t->jobs[heavy].running >= JOBS_HEAVY_OF_TENANT) {
-        before = t;
-        t = t->jobs[heavy].next;
-    }
-    if (!t) return NULL;
-    job_lane *l = &t->jobs[heavy];
-    tenant_job *job = l->first;
-    l->first = job->next;
-    ring_remove(r, before, t, heavy);
-    if (--l->n > 0) ring_append(r, t, heavy);
-    l->running++;
-    r->n--;
-    return job;
-}
-
-/* The next job that may run now. */
+/* The next job that may run now; `mu` is held. A heavy one first: they have a part of the threads at most, and however
+ * many quick ones come it is theirs. */
 static tenant_job *take(tenant_jobs *p) {
-    tenant_job *job = pop(p, false);
-    if (!job && p->heavy_running < JOBS_HEAVY_THREADS && (job = pop(p, true))) p->heavy_running++;
-    return job;
+    realm_rota_item *x = realm_rota_take(&p->turns[true]);
+    return (tenant_job *)(x ? x : realm_rota_take(&p->turns[false]));
 }
+
+static uint64_t owner_of(const tenant_job *job) { return (uintptr_t)job->tenant; }
 
 static void ended(tenant_jobs *p, const tenant_job *job) {
-    job->tenant->jobs[job->heavy].running--;
-    if (!job->heavy) return;
-    p->heavy_running--;
-    if (p->rings[true].n > 0 || p->stop) realm_cond_broadcast(&p->work);
+    realm_rota_done(&p->turns[job->heavy], owner_of(job));
+    if (job->heavy && (p->turns[true].n_waiting > 0 || p->stop)) realm_cond_broadcast(&p->work);
 }
 
 /* ---- threads ----------------------------------------------------------------------------------------------------- */
@@ -125,7 +77,7 @@ static void *pool_thread(void *arg) {
             continue;
         }
         tenant_job *job = take(p);
-        if (!job && p->stop && p->rings[true].n == 0) break;
+        if (!job && p->stop && p->turns[true].n_waiting == 0) break;
         if (!job) {
             realm_cond_wait(&p->work, &p->mu);
             continue;
@@ -148,6 +100,8 @@ static void *pool_thread(void *arg) {
 realm_status jobs_open(tenant_jobs **out, realm_error *err) {
     tenant_jobs *p = realm_calloc(1, sizeof *p);
     if (!p) return realm_error_set(err, REALM_E_NOMEM, "runtime: out of memory");
+    realm_rota_init(&p->turns[false], JOBS_THREADS, JOBS_THREADS);
+    realm_rota_init(&p->turns[true], JOBS_HEAVY_THREADS, JOBS_HEAVY_OF_TENANT);
     realm_mutex_init(&p->mu, REALM_RANK_QUEUE);
     realm_cond_init(&p->work);
     for (; p->n_threads < JOBS_THREADS; p->n_threads++) {
@@ -191,21 +145,22 @@ void job_init(tenant_job *job, realm_tenant *t, realm_instance *instance, bool h
 
 realm_status jobs_submit(tenant_jobs *p, tenant_job *job, realm_error *err) {
     static const char *const KIND[] = {"store", "loading, storing and compiling"};
-    const job_lane *own = &job->tenant->jobs[job->heavy];
+    const uint64_t owner = owner_of(job);
+    realm_rota *t = &p->turns[job->heavy];
     realm_status s = REALM_OK;
     realm_mutex_lock(&p->mu);
+    const uint32_t waiting = realm_rota_waiting(t, owner);
     if (p->stop)
         s = realm_error_set(err, REALM_E_CLOSED, "the server is closing");
-    else if (own->n + own->running >= JOBS_PER_TENANT)
+    else if (waiting + realm_rota_placed(t, owner) >= JOBS_PER_TENANT)
         s = realm_error_set(err, REALM_E_BUSY, "%u calls of this tenant are waiting for %s already", JOBS_PER_TENANT,
                             KIND[job->heavy]);
-    else if (p->rings[job->heavy].n >= JOBS_QUEUED_MAX && own->n > 0)
-        s = realm_error_set(err, REALM_E_BUSY, "%u calls are waiting for %s already", p->rings[job->heavy].n,
-                            KIND[job->heavy]);
+    else if (t->n_waiting >= JOBS_QUEUED_MAX && waiting > 0)
+        s = realm_error_set(err, REALM_E_BUSY, "%u calls are waiting for %s already", t->n_waiting, KIND[job->heavy]);
     if (s == REALM_OK) {
         atomic_fetch_add_explicit(&job->refs, 1, memory_order_relaxed);
         job->pool = p;
-        push(p, job);
+        realm_rota_push(t, &job->turn, owner);
         realm_cond_signal(&p->work);
     }
     realm_mutex_unlock(&p->mu);
@@ -214,7 +169,7 @@ realm_status jobs_submit(tenant_jobs *p, tenant_job *job, realm_error *err) {
 
 void jobs_queued(tenant_jobs *p, uint32_t n[2]) {
     realm_mutex_lock(&p->mu);
-    for (int heavy = 0; heavy < 2; heavy++) n[heavy] = p->rings[heavy].n;
+    for (int heavy = 0; heavy < 2; heavy++) n[heavy] = p->turns[heavy].n_waiting;
     realm_mutex_unlock(&p->mu);
 }
 

@@ -32,9 +32,8 @@ static void *take(void *user) {
 }
 
 static uint32_t waiting(grammar_turns *t) {
-    uint32_t n = 0;
     realm_mutex_lock(&t->mu);
-    for (const grammar_waiter *w = t->first; w; w = w->next) n++;
+    const uint32_t n = t->turns.n_waiting;
     realm_mutex_unlock(&t->mu);
     return n;
 }
