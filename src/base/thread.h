@@ -20,6 +20,7 @@ typedef enum realm_lock_rank {
     REALM_RANK_SANDBOX = 50, /* handles behind one instance's host calls */
     REALM_RANK_ENGINE = 60,  /* one generation's event ring */
     REALM_RANK_CONTEXT = 65, /* one context of the engine */
+    REALM_RANK_LEDGER = 68,  /* what waits to be written to the store's ledger */
     REALM_RANK_STORE = 70,   /* the store's connection */
     REALM_RANK_NOTIFY = 75,  /* held while a consumer's on_ready runs */
     REALM_RANK_QUEUE = 80,   /* what waits for threads of a pool */

@@ -59,7 +59,7 @@ realm_status data_open(realm_store *store, const char *dir, realm_error *err) {
     realm_status s = db_open(d, path, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE, err);
     /* FULL: what a program was told is stored outlives a loss of power too. */
     if (s == REALM_OK) s = db_exec(d, "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL", err);
-    if (s == REALM_OK && (s = db_transaction(d, err)) == REALM_OK) s = db_finish(d, db_exec(d, schema, err), err);
+    if (s == REALM_OK) s = db_exec(d, schema, err); /* what is there is only looked at */
     store->data_reader = d;
     if (s == REALM_OK && dir && (s = db_open(&store->data_read, path, SQLITE_OPEN_READWRITE, err)) == REALM_OK)
         store->data_reader = &store->data_read;

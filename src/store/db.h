@@ -1,8 +1,9 @@
 /* store/db.h - inside the folder: the SQLite connection and the few calls that everything here is made of.
  *
  * Statements are prepared once per connection and kept in a small table by their text; values are always bound. One
- * writer connection behind a mutex, and one reader so that a key look-up never waits for a ledger commit. A private
- * in-memory store has the writer alone.
+ * connection writes tenants and keys and waits for other processes that do, each behind a mutex; one writes the ledger,
+ * which waits for nobody (late.c); one reads, so that a key look-up never waits for a commit. A private in-memory store
+ * has a single one.
  *
  * What tenants themselves put in (values, models) is in a file of its own, data.db: SQLite has one writer per file, so
  * a tenant that writes without pause, each time waiting for the disk, never holds up the ledger.
@@ -14,6 +15,7 @@
 #define REALM_STORE_DB_H
 
 #include <sqlite3.h>
+#include <stdatomic.h>
 #include <sys/types.h>
 
 #include "base/thread.h"
@@ -21,14 +23,15 @@
 
 #define DB_STATEMENTS_MAX 48u
 #define DB_SECRET_BYTES 32u
+#define LATE_ID_LEN 32u         /* hex digits */
 #define DB_IN_MEMORY ":memory:" /* the path of a private store */
 
 typedef struct db {
     sqlite3 *h;
     realm_mutex mu;
     char *path;   /* NULL: in memory */
-    dev_t device; /* of the file that the first transaction found there; mu */
-    ino_t inode;  /* 0: none has */
+    dev_t device; /* of the file that was opened */
+    ino_t inode;
     struct {
         const char *sql; /* the literal's address is its identity */
         sqlite3_stmt *st;
@@ -36,12 +39,30 @@ typedef struct db {
     unsigned n_cached;
 } db;
 
+typedef struct late_row { /* what a tenant used in a minute */
+    int64_t tenant_id, minute_s;
+    realm_usage usage;
+} late_row;
+
+typedef struct late_counts { /* late.c: what waits for the ledger */
+    realm_mutex mu;
+    late_row *rows;
+    size_t n; /* 0: nothing waits, and there is no file */
+    realm_usage engine;
+    char id[LATE_ID_LEN + 1];
+    int fd; /* the file, locked */
+    uint64_t since_ns;
+    bool told;
+} late_counts;
+
 struct realm_store {
-    db write, read;           /* realm.db */
-    db data_write, data_read; /* data.db */
-    db *reader, *data_reader; /* the two readers, or the writers for a store in memory */
+    char *dir;                         /* NULL: in memory */
+    db write, read, count;             /* realm.db; `count` for the ledger */
+    db data_write, data_read;          /* data.db */
+    db *reader, *ledger, *data_reader; /* those, or the writers for a store in memory */
+    late_counts late;                  /* late.mu, also held while the ledger is written */
     uint8_t secret[DB_SECRET_BYTES];
-    uint64_t local_changes; /* guarded by write.mu */
+    atomic_uint_fast64_t local_changes; /* of tenants and keys, on `write` */
 };
 
 /* Locks the connection and readies a statement; unlock with db_end, which also resets it. */
@@ -53,12 +74,28 @@ REALM_WARN_UNUSED realm_status db_prepare(db *d, const char *sql, sqlite3_stmt *
 REALM_WARN_UNUSED realm_status db_run(db *d, sqlite3_stmt *st, realm_error *err);
 /* One step: *row says whether there is one. */
 REALM_WARN_UNUSED realm_status db_step(db *d, sqlite3_stmt *st, bool *row, realm_error *err);
-REALM_WARN_UNUSED realm_status db_open(db *d, const char *path, int flags, realm_error *err);
+REALM_WARN_UNUSED realm_status db_open(db *d, const char *path, int flags,
+                                       realm_error *err); /* waits for other writers for seconds */
 void db_close(db *d);
 REALM_WARN_UNUSED realm_status db_exec(db *d, const char *sql, realm_error *err);
 /* Lock, BEGIN IMMEDIATE; then COMMIT (or ROLLBACK when s is a failure) and unlock, returning the first failure. */
 REALM_WARN_UNUSED realm_status db_transaction(db *d, realm_error *err);
 realm_status db_finish(db *d, realm_status s, realm_error *err);
+
+/* ledger.c: inside a transaction; `engine` may be NULL. */
+REALM_WARN_UNUSED realm_status ledger_add(db *d, const late_row *rows, size_t n, const realm_usage *engine,
+                                          realm_error *err);
+
+/* late.c; late.mu is held, but for the last two */
+/* Adds to what waits, in memory and in its file; on failure nothing has changed. */
+REALM_WARN_UNUSED realm_status late_keep(realm_store *store, const realm_usage_entry *entries, size_t n,
+                                         int64_t minute_s, const realm_usage *engine, realm_error *err);
+/* Inside a transaction: adds all that waits to the ledger. After its COMMIT late_done must follow. */
+REALM_WARN_UNUSED realm_status late_add(realm_store *store, db *d, realm_error *err);
+void late_done(realm_store *store);
+void late_release(realm_store *store); /* the file stays, for whoever opens the store next */
+/* When the store is opened: takes what processes that have ended left. REALM_E_BUSY: a writer holds it up. */
+REALM_WARN_UNUSED realm_status late_collect(realm_store *store, realm_error *err);
 
 /* data.c: opens data.db and drops what belongs to tenants that are gone. */
 REALM_WARN_UNUSED realm_status data_open(realm_store *store, const char *dir, realm_error *err);

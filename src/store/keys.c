@@ -74,7 +74,7 @@ static realm_status insert_key(realm_store *store, const char *tenant, bool admi
         s = db_run(d, st, err);
         if (s == REALM_E_EXISTS) realm_error_set(err, s, "this key belongs to another tenant");
     }
-    if (s == REALM_OK) store->local_changes++;
+    if (s == REALM_OK) atomic_fetch_add(&store->local_changes, 1);
     s = db_finish(d, s, err);
     if (s == REALM_OK && out) *out = row;
     return s;
@@ -163,7 +163,7 @@ realm_status realm_store_key_revoke(realm_store *store, const char *id_or_key, r
     }
     if (s == REALM_OK && sqlite3_changes(d->h) == 0)
         s = realm_error_set(err, REALM_E_NOT_FOUND, "no such key, or it is revoked already");
-    if (s == REALM_OK) store->local_changes++;
+    if (s == REALM_OK) atomic_fetch_add(&store->local_changes, 1);
     return db_finish(d, s, err);
 }
 

@@ -1,7 +1,8 @@
 /* store/ledger.c - what each tenant used, by the minute, and the engine's own counters.
  *
  * Deltas of all tenants and of the engine go in with one transaction, each counter of theirs taken at one moment, so at
- * any time, after kill -9 too, the tenants' sum equals the engine's counters.
+ * any time, after kill -9 too, the tenants' sum equals the engine's counters. Where somebody else is writing the file,
+ * the deltas wait beside it (late.c), likewise all or none.
  */
 #include <string.h>
 
@@ -30,13 +31,9 @@ static void bind_columns(sqlite3_stmt *st, int at, const realm_usage *u){
 #undef BIND
 }
 
-realm_status realm_store_usage_add(realm_store *store, const realm_usage_entry *entries, size_t n,
-                                   const realm_usage *engine, realm_error *err) {
-    db *d = &store->write;
+realm_status ledger_add(db *d, const late_row *rows, size_t n, const realm_usage *engine, realm_error *err) {
     sqlite3_stmt *st;
-    int64_t minute_s = realm_clock_wall_s() / 60 * 60;
-    realm_status s = db_transaction(d, err);
-    if (s != REALM_OK) return s;
+    realm_status s = REALM_OK;
     for (size_t i = 0; i < n && s == REALM_OK; i++) {
         s = db_prepare(d,
                        "INSERT INTO ledger(tenant_id, minute_s, requests, prompt, cached, completion, aborted,"
@@ -46,9 +43,9 @@ realm_status realm_store_usage_add(realm_store *store, const realm_usage_entry *
                        " program_cpu_ns = program_cpu_ns + ?8, tensor_ns = tensor_ns + ?9",
                        &st, err);
         if (s != REALM_OK) break;
-        sqlite3_bind_int64(st, 1, entries[i].tenant_id);
-        sqlite3_bind_int64(st, 2, minute_s);
-        bind_columns(st, 3, &entries[i].delta);
+        sqlite3_bind_int64(st, 1, rows[i].tenant_id);
+        sqlite3_bind_int64(st, 2, rows[i].minute_s);
+        bind_columns(st, 3, &rows[i].usage);
         s = db_run(d, st, err);
     }
     if (s == REALM_OK && engine)
@@ -65,7 +62,43 @@ realm_status realm_store_usage_add(realm_store *store, const realm_usage_entry *
         sqlite3_bind_int64(st, 5, (int64_t)engine->tensor_ns);
         s = db_run(d, st, err);
     }
-    return db_finish(d, s, err);
+    return s;
+}
+
+/* What waits goes in with what is new. */
+static realm_status write_now(realm_store *store, const realm_usage_entry *entries, size_t n, int64_t minute_s,
+                              const realm_usage *engine, realm_error *err) {
+    db *d = store->ledger;
+    realm_status s = db_transaction(d, err);
+    if (s != REALM_OK) return s;
+    s = late_add(store, d, err);
+    for (size_t i = 0; i < n && s == REALM_OK; i++) {
+        const late_row row = {entries[i].tenant_id, minute_s, entries[i].delta};
+        s = ledger_add(d, &row, 1, NULL, err);
+    }
+    if (s == REALM_OK) s = ledger_add(d, NULL, 0, engine, err);
+    if ((s = db_finish(d, s, err)) == REALM_OK) late_done(store);
+    return s;
+}
+
+realm_status realm_store_usage_add(realm_store *store, const realm_usage_entry *entries, size_t n,
+                                   const realm_usage *engine, realm_error *err) {
+    const int64_t minute_s = realm_clock_wall_s() / 60 * 60;
+    realm_mutex_lock(&store->late.mu);
+    realm_status s = write_now(store, entries, n, minute_s, engine, err);
+    if (s == REALM_E_BUSY && store->dir) {
+        realm_error_clear(err);
+        s = late_keep(store, entries, n, minute_s, engine, err);
+    }
+    realm_mutex_unlock(&store->late.mu);
+    return s;
+}
+
+bool realm_store_usage_waits(realm_store *store) {
+    realm_mutex_lock(&store->late.mu);
+    bool waits = store->late.n > 0;
+    realm_mutex_unlock(&store->late.mu);
+    return waits;
 }
 
 realm_status realm_store_usage_each(realm_store *store, const char *tenant, int64_t since_s,

@@ -14,10 +14,11 @@
 #include "crypto/crypto.h"
 #include "store/db.h"
 
-#define SCHEMA_VERSION 3
+#define SCHEMA_VERSION 4
 #define TEXT_OF(number) #number
 #define TEXT(number) TEXT_OF(number)
 #define BUSY_TIMEOUT_MS 5000
+#define LEDGER_TIMEOUT_MS 5 /* what a change of the command line takes */
 
 static const char schema[] =
     "CREATE TABLE IF NOT EXISTS tenant("
@@ -43,6 +44,7 @@ static const char schema[] =
     " id INTEGER PRIMARY KEY CHECK(id = 1), prompt INTEGER NOT NULL, cached INTEGER NOT NULL,"
     " completion INTEGER NOT NULL, program_cpu_ns INTEGER NOT NULL DEFAULT 0,"
     " tensor_ns INTEGER NOT NULL DEFAULT 0);"
+    "CREATE TABLE IF NOT EXISTS late_taken(id TEXT PRIMARY KEY) WITHOUT ROWID;" /* since 4 */
     "INSERT OR IGNORE INTO engine_counter(id, prompt, cached, completion) VALUES(1, 0, 0, 0);";
 
 /* What tables of earlier versions lack; tables that are missing altogether come with the schema. */
@@ -125,10 +127,6 @@ static realm_status check_in_place(db *d, realm_error *err) {
     struct stat at;
     if (!d->path) return REALM_OK;
     if (stat(d->path, &at) != 0) return realm_error_set(err, REALM_E_IO, "store: %s: %s", d->path, strerror(errno));
-    if (d->inode == 0) {
-        d->device = at.st_dev;
-        d->inode = at.st_ino;
-    }
     if (at.st_dev == d->device && at.st_ino == d->inode) return REALM_OK;
     return realm_error_set(err, REALM_E_IO, "store: %s is another file than the one that was opened", d->path);
 }
@@ -165,6 +163,13 @@ realm_status db_open(db *d, const char *path, int flags, realm_error *err) {
     if (rc != SQLITE_OK) return failed(d, rc, err);
     if (strcmp(path, DB_IN_MEMORY) != 0 && !(d->path = realm_strdup(path)))
         return realm_error_set(err, REALM_E_NOMEM, "store: out of memory");
+    struct stat at;
+    if (d->path && stat(d->path, &at) != 0)
+        return realm_error_set(err, REALM_E_IO, "store: %s: %s", path, strerror(errno));
+    if (d->path) {
+        d->device = at.st_dev;
+        d->inode = at.st_ino;
+    }
     sqlite3_busy_timeout(d->h, BUSY_TIMEOUT_MS);
     return REALM_OK;
 }
@@ -177,16 +182,22 @@ void db_close(db *d) {
     realm_mutex_destroy(&d->mu);
 }
 
-/* Brings the file to this version, inside a transaction, so that of two processes one finds it done. A file of this
- * version is only read. */
-static realm_status make_schema(db *d, realm_error *err) {
+/* 0: a new file; the caller holds the lock. */
+static realm_status schema_version(db *d, int *version, realm_error *err) {
     sqlite3_stmt *st;
     bool row;
     realm_status s = db_prepare(d, "PRAGMA user_version", &st, err);
     if (s != REALM_OK) return s;
     s = db_step(d, st, &row, err);
-    int version = s == REALM_OK && row ? sqlite3_column_int(st, 0) : 0; /* 0: a new file */
+    *version = s == REALM_OK && row ? sqlite3_column_int(st, 0) : 0;
     sqlite3_reset(st);
+    return s;
+}
+
+/* Brings the file to this version, inside a transaction, so that of two processes one finds it done. */
+static realm_status make_schema(db *d, realm_error *err) {
+    int version;
+    realm_status s = schema_version(d, &version, err);
     if (s != REALM_OK || version == SCHEMA_VERSION) return s;
     if (version > SCHEMA_VERSION)
         return realm_error_set(err, REALM_E_UNSUPPORTED,
@@ -243,11 +254,27 @@ done:
     return s;
 }
 
+/* A file of this version is only read: whoever wants to know something need not wait for a writer. */
+static realm_status ready_schema(db *d, realm_error *err) {
+    int version;
+    realm_mutex_lock(&d->mu);
+    realm_status s = schema_version(d, &version, err);
+    realm_mutex_unlock(&d->mu);
+    if (s != REALM_OK || version == SCHEMA_VERSION) return s;
+    if ((s = db_transaction(d, err)) != REALM_OK) return s;
+    return db_finish(d, make_schema(d, err), err);
+}
+
 realm_status realm_store_open(realm_store **out, const char *dir, realm_error *err) {
     realm_store *store = realm_calloc(1, sizeof *store);
     char *path = NULL;
     realm_status s;
     if (!store) return realm_error_set(err, REALM_E_NOMEM, "store: out of memory");
+    realm_mutex_init(&store->late.mu, REALM_RANK_LEDGER);
+    if (dir && !(store->dir = realm_strdup(dir))) {
+        s = realm_error_set(err, REALM_E_NOMEM, "store: out of memory");
+        goto fail;
+    }
     if (dir && (s = realm_dir_make(dir, err)) != REALM_OK) goto fail;
     path = dir ? realm_path_join(dir, "realm.db") : realm_strdup(DB_IN_MEMORY);
     if (!path) {
@@ -257,12 +284,16 @@ realm_status realm_store_open(realm_store **out, const char *dir, realm_error *e
     const int flags = SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE;
     if ((s = db_open(&store->write, path, flags, err)) != REALM_OK) goto fail;
     if ((s = db_exec(&store->write, "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL", err)) != REALM_OK) goto fail;
-    if ((s = db_transaction(&store->write, err)) != REALM_OK) goto fail;
-    if ((s = db_finish(&store->write, make_schema(&store->write, err), err)) != REALM_OK) goto fail;
-    store->reader = &store->write;
+    if ((s = ready_schema(&store->write, err)) != REALM_OK) goto fail;
+    store->reader = store->ledger = &store->write;
     if (dir) {
         if ((s = db_open(&store->read, path, SQLITE_OPEN_READWRITE, err)) != REALM_OK) goto fail;
+        if ((s = db_open(&store->count, path, SQLITE_OPEN_READWRITE, err)) != REALM_OK) goto fail;
+        if ((s = db_exec(&store->count, "PRAGMA synchronous=NORMAL", err)) != REALM_OK) goto fail;
+        sqlite3_busy_timeout(store->count.h, LEDGER_TIMEOUT_MS);
         store->reader = &store->read;
+        store->ledger = &store->count;
+        if ((s = late_collect(store, err)) != REALM_OK) goto fail;
     }
     if ((s = load_secret(store, dir, err)) != REALM_OK) goto fail;
     if ((s = data_open(store, dir, err)) != REALM_OK) goto fail;
@@ -279,8 +310,12 @@ fail:
 void realm_store_close(realm_store *store) {
     if (!store) return;
     data_close(store);
+    late_release(store);
+    db_close(&store->count);
     db_close(&store->read);
     db_close(&store->write);
+    realm_mutex_destroy(&store->late.mu);
+    realm_free(store->dir);
     realm_secret_wipe(store->secret, sizeof store->secret);
     realm_free(store);
 }
@@ -288,11 +323,11 @@ void realm_store_close(realm_store *store) {
 realm_status realm_store_version(realm_store *store, uint64_t *version, realm_error *err) {
     sqlite3_stmt *st;
     bool row;
-    uint64_t local, foreign = 0;
-    db *d = &store->write;
+    uint64_t foreign = 0;
+    db *d = store->ledger; /* to it `write` is foreign; its own commits say nothing of tenants and keys */
     realm_status s = db_begin(d, "PRAGMA data_version", &st, err);
     if (s != REALM_OK) return s;
-    local = store->local_changes;
+    const uint64_t local = atomic_load(&store->local_changes);
     s = db_step(d, st, &row, err);
     if (s == REALM_OK && row) foreign = (uint64_t)sqlite3_column_int64(st, 0);
     db_end(d, st);

@@ -63,7 +63,9 @@ bool realm_strings_unset_env(realm_strings *l, const char *name, size_t len);
 
 typedef struct realm_store realm_store;
 
-/* `dir` is made if absent (mode 0700). NULL: a private store in memory. */
+/* `dir` is made if absent (mode 0700). NULL: a private store in memory. Takes in counts that a process left when it
+ * ended while the store was busy; REALM_E_BUSY when it still is, for seconds. A store that needs nothing done is opened
+ * whoever writes to it. */
 REALM_WARN_UNUSED realm_status realm_store_open(realm_store **out, const char *dir, realm_error *err);
 void realm_store_close(realm_store *s); /* NULL-safe */
 /* Changes whenever another connection or this one changed tenants or keys: poll it to drop caches. */
@@ -179,7 +181,8 @@ REALM_WARN_UNUSED realm_status realm_store_model_used(realm_store *s, int64_t te
 /* ---- ledger ---- */
 /* X(field): what is counted of a tenant, under the name that it has wherever it is shown.
  *   program_cpu_ns   CPU time of its programs and of their host calls, whatever they ended with
- *   tensor_ns        time for which tensor calls of its programs held the device */
+ *   tensor_ns        time for which tensor calls of its programs held the device
+ * New ones come last: files of the store have these in order (late.c). */
 #define REALM_USAGE_FIELDS(X) \
     X(requests)               \
     X(prompt_tokens)          \
@@ -201,9 +204,14 @@ typedef struct realm_usage_entry {
 } realm_usage_entry;
 
 /* One transaction: adds each delta to its tenant's row of the current minute, and what was counted in all, by the
- * engines, the sandbox and the tensor service, to the engine's counters (which have no requests). All or nothing. */
+ * engines, the sandbox and the tensor service, to the engine's counters (which have no requests; NULL: nothing). All or
+ * nothing. It does not wait for other processes that write: while one holds the store, the deltas are kept in a file
+ * beside it, in which they outlive this process, and go in with the next call that finds it free, or when the store is
+ * next opened; until then nobody sees them. REALM_OK says they are in either. */
 REALM_WARN_UNUSED realm_status realm_store_usage_add(realm_store *s, const realm_usage_entry *entries, size_t n,
                                                      const realm_usage *engine, realm_error *err);
+/* Whether some are in that file: with no entries the call above tries to take them in. */
+bool realm_store_usage_waits(realm_store *s);
 /* Sums per tenant since `since_s` (0: all), of one tenant or all (NULL), in order of name. */
 REALM_WARN_UNUSED realm_status realm_store_usage_each(realm_store *s, const char *tenant, int64_t since_s,
                                                       bool (*fn)(void *user, const char *name, const realm_usage *u),

@@ -264,7 +264,7 @@ realm_status realm_store_tenant_create(realm_store *store, const char *name, con
     }
     if (s == REALM_OK && program && program_len > 0)
         s = write_program(d, row.id, program, program_len, row.program_sha256, err);
-    if (s == REALM_OK) store->local_changes++;
+    if (s == REALM_OK) atomic_fetch_add(&store->local_changes, 1);
     s = db_finish(d, s, err);
     if (s == REALM_OK && out) *out = row;
     return s;
@@ -303,7 +303,7 @@ realm_status realm_store_tenant_set(realm_store *store, const char *name, const 
     if (s == REALM_OK && limits) s = write_limits(d, row.id, limits, err);
     if (s == REALM_OK && program) s = write_program(d, row.id, program, program_len, row.program_sha256, err);
     if (s == REALM_OK && program) s = drop_unused_programs(d, err);
-    if (s == REALM_OK) store->local_changes++;
+    if (s == REALM_OK) atomic_fetch_add(&store->local_changes, 1);
     return db_finish(d, s, err);
 }
 
@@ -316,7 +316,7 @@ realm_status realm_store_tenant_set_strings(realm_store *store, const char *name
     s = find_locked(d, name, &row, err);
     if (s == REALM_OK && args) s = write_strings(d, row.id, STRINGS_ARGS, args, err);
     if (s == REALM_OK && env) s = write_strings(d, row.id, STRINGS_ENV, env, err);
-    if (s == REALM_OK) store->local_changes++;
+    if (s == REALM_OK) atomic_fetch_add(&store->local_changes, 1);
     return db_finish(d, s, err);
 }
 
@@ -336,7 +336,7 @@ realm_status realm_store_tenant_delete(realm_store *store, const char *name, rea
         s = db_run(d, st, err);
     }
     if (s == REALM_OK) s = drop_unused_programs(d, err);
-    if (s == REALM_OK) store->local_changes++;
+    if (s == REALM_OK) atomic_fetch_add(&store->local_changes, 1);
     s = db_finish(d, s, err);
     /* Should this fail or the process end here, the next opening of the store does it. */
     return s == REALM_OK ? data_forget(store, row.id, err) : s;

@@ -3,9 +3,9 @@
  * The engines count every token as it is computed, per account and in total; the tensor service likewise what its lists
  * take of the device. The CPU time of a program is known when it has ended, and is charged then, whatever it ended
  * with. A flush takes a snapshot of each of them at one moment (an engine's step boundary), subtracts what is in the
- * store already and adds the rest in one transaction; when that fails (disk full, store locked) nothing is marked as
- * written and the next flush carries it. Runs that ended wait here, so that all that end within one flush share its
- * transaction.
+ * store already and adds the rest in one transaction, which waits for nobody: beside a store that somebody else is
+ * writing, the counts are kept in a file. When that fails (disk full) nothing is marked as written and the next flush
+ * carries it. Runs that ended wait here, so that all that end within one flush share its transaction.
  */
 #include <stdio.h>
 #include <string.h>
@@ -185,7 +185,8 @@ static realm_status flush(realm_runtime *rt, realm_error *err) {
         static const realm_usage zero;
         if (memcmp(&e.delta, &zero, sizeof zero) != 0) p.entries[n_entries++] = e;
     }
-    if (n_entries) s = realm_store_usage_add(rt->store, p.entries, n_entries, &engine, err);
+    if (n_entries || realm_store_usage_waits(rt->store))
+        s = realm_store_usage_add(rt->store, p.entries, n_entries, n_entries ? &engine : NULL, err);
     if (n_entries && s == REALM_OK) atomic_fetch_add_explicit(&rt->ledger_writes, 1, memory_order_relaxed);
     if (s == REALM_OK && n_entries) {
         for (size_t m = 0; m < n_models; m++) rt->models[m]->flushed = p.totals[m];
