@@ -32,13 +32,7 @@ typedef struct tenant_model tenant_model;
 typedef struct saved_context saved_context; /* saved.c */
 typedef enum model_state { MODEL_READY, MODEL_LOADING, MODEL_UNLOADING } model_state;
 
-typedef struct model_idle { /* the engine's thread, when it has nothing to compute */
-    realm_lender *lender;
-    realm_backend *backend;
-    realm_mutex mu;
-    bool flushing; /* readers are being woken, here or by a compute thread */
-    realm_cond flushed;
-} model_idle;
+typedef struct model_idle model_idle; /* idle.c */
 
 struct tenant_model {
     char id[REALM_MODEL_ID_MAX + 1];
@@ -249,9 +243,17 @@ REALM_WARN_UNUSED realm_status model_load(realm_runtime *rt, const char *id, con
                                           const realm_model_config *config, realm_model_progress progress, void *user,
                                           tenant_model **out, realm_error *err);
 void model_free(tenant_model *m); /* NULL-safe */
-/* Its engine's thread runs no program any more: before the sandbox goes. */
+/* Its engine's thread runs no program any more, and none is heard of through it: before the sandbox goes. */
 void model_end_lending(tenant_model *m);
-/* The rest is about models that tenants stored, and blocks: for threads of the pool. */
+
+/* idle.c */
+/* `calls` is what the engine is opened with; closed after the engine. */
+REALM_WARN_UNUSED realm_status idle_open(realm_runtime *rt, model_idle **out, realm_engine_idle *calls,
+                                         realm_error *err);
+void idle_settle(model_idle *i); /* waits until readers that are being woken have been */
+void idle_close(model_idle *i);  /* NULL-safe */
+
+/* stored.c: models that tenants stored. All of it blocks, but where said, and is for threads of the pool. */
 /* Finds the tenant's model by id, loads it if need be and holds it. REALM_E_NOT_FOUND, REALM_E_BUSY (all that may be
  * loaded are in use), or why it cannot be loaded. */
 REALM_WARN_UNUSED realm_status model_hold(realm_tenant *t, uint32_t id, tenant_model **out, realm_error *err);
@@ -259,8 +261,12 @@ void model_hold_again(realm_tenant *t, tenant_model *m); /* one that is held; an
 void model_let_go(realm_tenant *t, tenant_model *m);     /* any thread, does not block */
 /* Unloads models of the tenant that nobody holds: all, or those that were removed. */
 void models_unload_idle(realm_tenant *t, bool removed_only);
+
+/* files.c: their files; blocks likewise */
 /* The path of a stored file; NULL when memory is out. */
 char *model_path(const realm_tenant *t, const char *sha256);
+/* Takes the path off the front of a text: where a file lies is not for its tenant to know. */
+void without_path(realm_error *err, const char *path);
 /* Moves a written and synced file into place and lists it under `id`, or under one derived from its hash when that is
  * 0. The file at `path` is gone afterwards, also on failure. */
 REALM_WARN_UNUSED realm_status model_store(realm_tenant *t, const char *path, uint32_t id, uint64_t quota_bytes,
