@@ -155,6 +155,17 @@ static void ratios(sim *s, uint32_t steps, uint32_t n_accounts, double *ratio) {
     }
 }
 
+/* Learns for some steps; then no account waits longer than `most` of its fair time. */
+static void expect_fair(sim *s, const char *what, size_t which, uint32_t n_accounts, int learn, uint32_t steps,
+                        double most) {
+    double ratio[ACCOUNTS_MAX];
+    for (int i = 0; i < learn; i++) (void)step(s);
+    ratios(s, steps, n_accounts, ratio);
+    for (uint32_t a = 0; a < n_accounts; a++)
+        if (!(ratio[a] <= most))
+            fail_msg("%s %zu: account %u of %u waits %.2f of its fair time", what, which, a, n_accounts, ratio[a]);
+}
+
 static void decoding(void **state) {
     (void)state;
     static const struct {
@@ -175,16 +186,12 @@ static void decoding(void **state) {
     };
     for (size_t k = 0; k < REALM_ARRAY_LEN(cases); k++) {
         static sim s;
-        double ratio[ACCOUNTS_MAX];
         sim_open(&s);
         for (uint32_t a = 0; a < cases[k].n; a++) {
             s.shares[a].weight = cases[k].weight[a];
             for (uint32_t g = 0; g < cases[k].gens[a]; g++) (void)add(&s, a, cases[k].ctx[a], 1);
         }
-        for (int i = 0; i < 100; i++) (void)step(&s); /* learns */
-        ratios(&s, 1500, cases[k].n, ratio);
-        for (uint32_t a = 0; a < cases[k].n; a++)
-            if (!(ratio[a] <= 1.2)) fail_msg("case %zu: account %u waits %.2f of its fair time", k, a, ratio[a]);
+        expect_fair(&s, "case", k, cases[k].n, 100, 1500, 1.2);
         sim_close(&s);
     }
 }
@@ -194,7 +201,6 @@ static void anything(void **state) {
     (void)state;
     for (int round = 0; round < 60; round++) {
         static sim s;
-        double ratio[ACCOUNTS_MAX];
         sim_open(&s);
         row_price = round % 3 == 0 ? 0.1 : round % 3 == 1 ? 1 : 2;
         uint32_t n = 2 + (uint32_t)(uniform() * 6);
@@ -203,11 +209,7 @@ static void anything(void **state) {
             uint32_t gens = 1 + (uint32_t)(uniform() * uniform() * uniform() * 50);
             for (uint32_t g = 0; g < gens; g++) (void)add(&s, a, 20 + (uint32_t)(uniform() * 500), 1);
         }
-        for (int i = 0; i < 100; i++) (void)step(&s);
-        ratios(&s, 800, n, ratio);
-        for (uint32_t a = 0; a < n; a++)
-            if (!(ratio[a] <= 1.2))
-                fail_msg("round %d: account %u of %u waits %.2f of its fair time", round, a, n, ratio[a]);
+        expect_fair(&s, "round", (size_t)round, n, 100, 800, 1.2);
         sim_close(&s);
     }
     row_price = 1;
@@ -233,23 +235,18 @@ static void slow_sampling(void **state) {
     };
     for (size_t k = 0; k < REALM_ARRAY_LEN(cases); k++) {
         static sim s;
-        double ratio[ACCOUNTS_MAX];
         sim_open(&s);
         for (uint32_t a = 0; a < cases[k].n; a++) {
             s.shares[a].weight = cases[k].weight[a];
             s.sample_ns[a] = cases[k].sample_ms[a] * 1e6;
             for (uint32_t g = 0; g < cases[k].gens[a]; g++) (void)add(&s, a, 200, 1);
         }
-        for (int i = 0; i < 200; i++) (void)step(&s);
-        ratios(&s, 1500, cases[k].n, ratio);
-        for (uint32_t a = 0; a < cases[k].n; a++)
-            if (!(ratio[a] <= 1.2)) fail_msg("case %zu: account %u waits %.2f of its fair time", k, a, ratio[a]);
+        expect_fair(&s, "case", k, cases[k].n, 200, 1500, 1.2);
         sim_close(&s);
     }
     /* Anybody. The turns of several slow ones may come together, so the bound is looser. */
     for (int round = 0; round < 60; round++) {
         static sim s;
-        double ratio[ACCOUNTS_MAX];
         sim_open(&s);
         uint32_t n = 2 + (uint32_t)(uniform() * 4);
         for (uint32_t a = 0; a < n; a++) {
@@ -258,11 +255,7 @@ static void slow_sampling(void **state) {
             uint32_t gens = 1 + (uint32_t)(uniform() * uniform() * uniform() * 20);
             for (uint32_t g = 0; g < gens; g++) (void)add(&s, a, 20 + (uint32_t)(uniform() * 500), 1);
         }
-        for (int i = 0; i < 200; i++) (void)step(&s);
-        ratios(&s, 1500, n, ratio);
-        for (uint32_t a = 0; a < n; a++)
-            if (!(ratio[a] <= 1.4))
-                fail_msg("round %d: account %u of %u waits %.2f of its fair time", round, a, n, ratio[a]);
+        expect_fair(&s, "round", (size_t)round, n, 200, 1500, 1.4);
         sim_close(&s);
     }
 }

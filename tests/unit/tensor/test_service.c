@@ -25,6 +25,23 @@ static void close_two(two *x) {
     tensor_run_close(&x->r);
 }
 
+typedef struct on_model { /* a run beside a small model of 8-bit weights */
+    tiny_model *tiny;
+    model_run m;
+    tensor_run r;
+} on_model;
+
+static void open_on_model(on_model *x) {
+    tiny_spec spec = tiny_llama;
+    realm_error err = {0};
+    realm_gguf *g;
+    spec.type = REALM_TYPE_Q8_0;
+    x->tiny = tiny_make(&spec);
+    assert_int_equal(realm_gguf_open_memory(&g, x->tiny->file, x->tiny->file_len, &err), REALM_OK);
+    model_run_open(&x->m, g, 2, 8, 1);
+    tensor_run_open(&x->r, x->m.b, 0, NULL);
+}
+
 static void handles(void **state) {
     (void)state;
     tensor_run r;
@@ -88,22 +105,16 @@ static void count_release(void *user) {
 
 static void weights(void **state) {
     (void)state;
-    tiny_spec spec = tiny_llama;
-    spec.type = REALM_TYPE_Q8_0;
-    tiny_model *tiny = tiny_make(&spec);
     realm_error err = {0};
-    realm_gguf *g;
-    assert_int_equal(realm_gguf_open_memory(&g, tiny->file, tiny->file_len, &err), REALM_OK);
-    model_run m;
-    model_run_open(&m, g, 2, 8, 1);
-    tensor_run r;
-    tensor_run_open(&r, m.b, 0, NULL);
-    realm_tensor *t, *x = tensor_make(&r, 2, 64), *y = tensor_make(&r, 2, 96), *e = tensor_make(&r, 2, 64);
-    realm_tensor *norm = tensor_weight(m.m, "blk.0.attn_norm.weight"), *embed = tensor_weight(m.m, "token_embd.weight");
-    assert_int_equal(realm_tensor_of_weight(m.m, "blk.9.ffn_up", 12, count_release, &n_released, &t, &err),
+    on_model on;
+    open_on_model(&on);
+    realm_tensor *t, *x = tensor_make(&on.r, 2, 64), *y = tensor_make(&on.r, 2, 96), *e = tensor_make(&on.r, 2, 64);
+    realm_tensor *norm = tensor_weight(on.m.m, "blk.0.attn_norm.weight"),
+                 *embed = tensor_weight(on.m.m, "token_embd.weight");
+    assert_int_equal(realm_tensor_of_weight(on.m.m, "blk.9.ffn_up", 12, count_release, &n_released, &t, &err),
                      REALM_E_NOT_FOUND);
     assert_non_null(strstr(err.text, "blk.9.ffn_up"));
-    assert_int_equal(realm_tensor_of_weight(m.m, "blk.2.ffn_up.weight", 19, count_release, &n_released, &t, &err),
+    assert_int_equal(realm_tensor_of_weight(on.m.m, "blk.2.ffn_up.weight", 19, count_release, &n_released, &t, &err),
                      REALM_OK);
     realm_tensor_info info;
     realm_tensor_get_info(t, &info);
@@ -115,7 +126,7 @@ static void weights(void **state) {
     assert_true(info.is_weight);
     float v[3 * 64];
     assert_int_equal(realm_tensor_read(t, 64, 2 * 64, v, &err), REALM_OK);
-    assert_memory_equal(v, tiny_find(tiny, "blk.2.ffn_up.weight") + 64, 2 * 64 * sizeof *v);
+    assert_memory_equal(v, tiny_find(on.tiny, "blk.2.ffn_up.weight") + 64, 2 * 64 * sizeof *v);
     assert_int_equal(realm_tensor_read(t, 1, 64, v, &err), REALM_E_RANGE);
     assert_int_equal(realm_tensor_read(t, 95 * 64, 128, v, &err), REALM_E_RANGE);
     assert_int_equal(realm_tensor_write(t, 0, 64, v, &err), REALM_E_INVALID);
@@ -130,46 +141,46 @@ static void weights(void **state) {
         {{.kind = REALM_TENSOR_RMS_NORM, .out = x, .a = x, .b = t}, "b has 96 rows, not one"},
     };
     for (size_t i = 0; i < REALM_ARRAY_LEN(bad); i++) {
-        if (tensor_try(&r, &bad[i].op, 1, &err) != REALM_E_INVALID || !strstr(err.text, bad[i].text)) {
+        if (tensor_try(&on.r, &bad[i].op, 1, &err) != REALM_E_INVALID || !strstr(err.text, bad[i].text)) {
             print_error("\"%s\" is not \"%s\"\n", err.text, bad[i].text);
             fail();
         }
     }
     /* The embedding of a model with an output of its own is for look-up alone. */
-    realm_tensor *logits = tensor_make(&r, 2, TINY_VOCAB);
+    realm_tensor *logits = tensor_make(&on.r, 2, TINY_VOCAB);
     assert_int_equal(
-        tensor_try(&r, &(realm_tensor_op){.kind = REALM_TENSOR_MATMUL, .out = logits, .a = x, .b = embed}, 1, &err),
+        tensor_try(&on.r, &(realm_tensor_op){.kind = REALM_TENSOR_MATMUL, .out = logits, .a = x, .b = embed}, 1, &err),
         REALM_E_UNSUPPORTED);
     int32_t ids[2] = {3, TINY_VOCAB};
     realm_tensor_op rows = {.kind = REALM_TENSOR_GET_ROWS, .out = e, .a = embed, .u.get_rows = {.ids = ids, .n = 2}};
-    assert_int_equal(tensor_try(&r, &rows, 1, &err), REALM_E_RANGE);
+    assert_int_equal(tensor_try(&on.r, &rows, 1, &err), REALM_E_RANGE);
     assert_non_null(strstr(err.text, "id 1 is 320; a has 320 rows"));
     ids[1] = -1;
-    assert_int_equal(tensor_try(&r, &rows, 1, &err), REALM_E_RANGE);
+    assert_int_equal(tensor_try(&on.r, &rows, 1, &err), REALM_E_RANGE);
     ids[1] = TINY_VOCAB - 1;
-    tensor_do(&r, &rows, 1);
+    tensor_do(&on.r, &rows, 1);
     tensor_get(e, 0, 128, v);
-    assert_memory_equal(v + 64, tiny_find(tiny, "token_embd.weight") + (TINY_VOCAB - 1) * 64, 64 * sizeof *v);
+    assert_memory_equal(v + 64, tiny_find(on.tiny, "token_embd.weight") + (TINY_VOCAB - 1) * 64, 64 * sizeof *v);
 
     /* The model's holder hears of the last reference, also of one that a list had. */
     waiter w;
     realm_tensor_job *j;
     realm_tensor_op op = {.kind = REALM_TENSOR_MATMUL, .out = y, .a = x, .b = t};
     waiter_init(&w);
-    realm_backend_turn_begin(m.b);
-    assert_int_equal(realm_tensor_submit(r.s, r.budget, &op, 1, waiter_done, &w, &j, &err), REALM_OK);
+    realm_backend_turn_begin(on.m.b);
+    assert_int_equal(realm_tensor_submit(on.r.s, on.r.budget, &op, 1, waiter_done, &w, &j, &err), REALM_OK);
     assert_int_equal(n_released, 0);
     realm_tensor_release(t);
     assert_int_equal(n_released, 0);
-    realm_backend_turn_end(m.b);
+    realm_backend_turn_end(on.m.b);
     assert_int_equal(waiter_wait(&w, &err), REALM_OK);
     realm_tensor_job_release(j);
     realm_tensor *const all[] = {x, y, e, norm, embed, logits};
     for (size_t i = 0; i < REALM_ARRAY_LEN(all); i++) realm_tensor_release(all[i]);
-    tensor_run_close(&r); /* joins */
+    tensor_run_close(&on.r); /* joins */
     assert_int_equal(n_released, 1);
-    model_run_close(&m);
-    tiny_free(tiny);
+    model_run_close(&on.m);
+    tiny_free(on.tiny);
 }
 
 static void refused(void **state) {
@@ -619,24 +630,17 @@ static float random_float(void) {
 /* Lists made at random are refused with an op's number or run; the sanitizers see to the rest. */
 static void random_lists(void **state) {
     (void)state;
-    tiny_spec spec = tiny_llama;
-    spec.type = REALM_TYPE_Q8_0;
-    tiny_model *tiny = tiny_make(&spec);
     realm_error err = {0};
-    realm_gguf *g;
-    assert_int_equal(realm_gguf_open_memory(&g, tiny->file, tiny->file_len, &err), REALM_OK);
-    model_run m;
-    model_run_open(&m, g, 2, 8, 1);
-    tensor_run r;
-    tensor_run_open(&r, m.b, 0, NULL);
+    on_model on;
+    open_on_model(&on);
     static const uint64_t shapes[][2] = {{1, 64}, {4, 64}, {8, 64}, {8, 32}, {4, 32}, {1, 32},
                                          {4, 1},  {4, 4},  {64, 4}, {32, 8}, {4, 96}, {4, 8}};
     static const char *const names[] = {"blk.0.attn_q.weight", "blk.1.ffn_norm.weight", "token_embd.weight",
                                         "blk.2.ffn_gate.weight", "blk.0.attn_k.weight"};
     realm_tensor *t[REALM_ARRAY_LEN(shapes) + REALM_ARRAY_LEN(names)];
     size_t n = 0;
-    for (size_t i = 0; i < REALM_ARRAY_LEN(shapes); i++) t[n++] = tensor_make(&r, shapes[i][0], shapes[i][1]);
-    for (size_t i = 0; i < REALM_ARRAY_LEN(names); i++) t[n++] = tensor_weight(m.m, names[i]);
+    for (size_t i = 0; i < REALM_ARRAY_LEN(shapes); i++) t[n++] = tensor_make(&on.r, shapes[i][0], shapes[i][1]);
+    for (size_t i = 0; i < REALM_ARRAY_LEN(names); i++) t[n++] = tensor_weight(on.m.m, names[i]);
     uint32_t ran = 0;
     for (uint32_t round = 0; round < 30000; round++) {
         int32_t ids[4];
@@ -689,16 +693,16 @@ static void random_lists(void **state) {
             break;
         default: op.u.scale = random_float(); break;
         }
-        realm_status s = tensor_try(&r, &op, 1, &err);
+        realm_status s = tensor_try(&on.r, &op, 1, &err);
         ran += s == REALM_OK;
         if (s != REALM_OK && strncmp(err.text, "op 0", 4) != 0) model_run_fail("no op is named", &err);
     }
     print_message("%u of 30000 lists ran\n", ran);
     assert_true(ran > 300);
     for (size_t i = 0; i < n; i++) realm_tensor_release(t[i]);
-    tensor_run_close(&r);
-    model_run_close(&m);
-    tiny_free(tiny);
+    tensor_run_close(&on.r);
+    model_run_close(&on.m);
+    tiny_free(on.tiny);
 }
 
 int main(void) {
