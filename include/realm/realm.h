@@ -96,7 +96,7 @@ realm_status realm_tenant_limit(realm *r, const char *name, const char *limit, u
 typedef struct realm_tenant_usage { /* set `size` to sizeof; later versions append fields */
     size_t size;
     uint64_t requests, aborted_requests, prompt_tokens, cached_tokens, completion_tokens;
-    uint64_t program_cpu_ns; /* CPU time of its programs that have ended, and of their calls */
+    uint64_t program_cpu_ns; /* CPU time of its programs and of compiling them */
     uint64_t tensor_ns;      /* for how long tensor calls of its programs held the device */
 } realm_tenant_usage;
 /* What a tenant has used, jobs that have ended included to the last token. Fills in as much of *out as `size` says,

@@ -42,7 +42,7 @@ static const metric runtime_metrics[] = {
     {"realm_ledger_failures_total", "counter", "Attempts to write the ledger that failed, and are made again.",
      OF(ledger_failures), COUNT, NULL},
 
-    {"realm_program_cpu_seconds_total", "counter", "CPU time of programs that have ended.", OF(program_cpu_ns), SECONDS,
+    {"realm_program_cpu_seconds_total", "counter", "CPU time of programs and of compiling them.", OF(program_cpu_ns), SECONDS,
      NULL},
     {"realm_program_failures_total", "counter", "Runs that ended by a trap, a limit or a failure.",
      OF(program_failures), COUNT, NULL},

@@ -125,6 +125,14 @@ static void slice_begin(realm_instance *i) {
     realm_sched_slice_begin(i->sandbox, i, has_brief_record(i));
 }
 
+/* It has used `total` so far: tells what nobody was told yet, if that is worth a call. */
+static void tell_cpu(realm_instance *i, uint64_t total, uint64_t least) {
+    uint64_t ns = total - i->told_ns;
+    if (ns < least) return;
+    i->told_ns = total;
+    if (i->params.on_cpu) i->params.on_cpu(i->params.user, ns);
+}
+
 static void slice_end(realm_instance *i) {
     uint64_t t = slice_cpu(i);
     realm_sched_slice_end(i->sandbox, i);
@@ -134,6 +142,7 @@ static void slice_end(realm_instance *i) {
     if (i->slice_slow) i->slow_ns += t;
     i->credit_ns -= (int64_t)t;
     if (i->credit_ns < -(int64_t)REALM_DEBT_NS) i->credit_ns = -(int64_t)REALM_DEBT_NS;
+    tell_cpu(i, i->cpu_ns, REALM_TELL_NS);
 }
 
 /* On the program's fiber, when the epoch has advanced. */
@@ -159,15 +168,16 @@ static wasmtime_error_t *on_epoch(wasmtime_context_t *context, void *data, uint6
         i->slice_cpu_ns = realm_clock_thread_ns();
         realm_sched_slice_long(i->sandbox, i);
     }
-    uint64_t used = i->wake_cpu_ns + slice_cpu(i);
-    if (used > cpu_limit_ns(i)) {
+    uint64_t slice = slice_cpu(i);
+    tell_cpu(i, i->cpu_ns + slice, REALM_TELL_NS);
+    if (i->wake_cpu_ns + slice > cpu_limit_ns(i)) {
         realm_error_set(&i->fail, REALM_E_LIMIT,
                         "the program used more than cpu_ms_per_wake (%llu ms) of CPU time between two waits",
                         (unsigned long long)i->params.cpu_ms_per_wake);
         return wasmtime_error_new(i->fail.text);
     }
     const realm_ready *q = i->background ? &i->sandbox->background : &i->sandbox->ready;
-    bool sink = !i->background && (int64_t)slice_cpu(i) > i->credit_ns;
+    bool sink = !i->background && (int64_t)slice > i->credit_ns;
     if (sink || atomic_load_explicit(&q->n, memory_order_relaxed) > 0) *kind = WASMTIME_UPDATE_DEADLINE_YIELD;
     if (sink) i->background = true; /* where it is queued next */
     return NULL;
@@ -202,6 +212,7 @@ static void instance_end(realm_instance *i) {
     realm_program_release(i->program); /* now, not with the last reference, which may outlive the sandbox */
     i->program = NULL;
     slice_end(i);
+    tell_cpu(i, i->cpu_ns, 1);
     result.cpu_ns = i->cpu_ns;
     result.slow_ns = i->slow_ns;
     atomic_store(&i->state, REALM_INST_ENDED);

@@ -35,6 +35,7 @@
 #define REALM_SOFT_NS (3 * REALM_NS_PER_MS)
 #define REALM_DEBT_NS (6 * REALM_NS_PER_MS) /* at most, so that a burst is forgotten in time */
 #define REALM_EARN_DIV 3
+#define REALM_TELL_NS REALM_NS_PER_MS /* CPU time that comes together before on_cpu is told */
 #define REALM_CALL_STATE_BYTES 64
 #define REALM_DEFERRED_MAX 64u /* calls that wait for a lender's flush */
 /* Between two epochs while only instances run whose slices are brief (realm_instance_is_brief): the clock's thread
@@ -157,6 +158,7 @@ struct realm_instance {
     uint64_t slice_head_ns;  /* what is charged for the time before that */
     uint64_t wake_cpu_ns;    /* CPU time of earlier slices since the last wait */
     uint64_t cpu_ns;         /* all */
+    uint64_t told_ns;        /* of that and the slice that runs, on_cpu was told */
     uint64_t slow_ns;        /* in slices that began in the background */
     bool slice_slow;
     uint64_t start_ns;
@@ -274,6 +276,7 @@ realm_status realm_linker_define(realm_sandbox *s, realm_error *err);
 void realm_call_run(realm_call *c);
 
 /* compile.c */
+/* And sets what limits->compile_cpu_ns points at. */
 realm_status realm_compile(realm_sandbox *s, const void *wasm, size_t len, const realm_program_limits *limits,
                            char **artifact, size_t *artifact_len, realm_error *err);
 

@@ -108,6 +108,7 @@ realm_status realm_program_open(realm_sandbox *s, const void *wasm, size_t len, 
     char key[REALM_SHA256_HEX];
     *out = NULL;
     if (!limits) limits = &NONE;
+    if (limits->compile_cpu_ns) *limits->compile_cpu_ns = 0;
     realm_program *p = realm_calloc(1, sizeof *p);
     if (!p) return realm_error_set(err, REALM_E_NOMEM, "no memory for a program");
     atomic_init(&p->refs, 1);

@@ -162,6 +162,8 @@ typedef struct realm_program_limits {
     uint32_t compile_wall_ms;      /* 0: 60,000 */
     uint64_t compile_memory_bytes; /* address space of the child; 0: 2 GiB */
     bool trusted;                  /* part of Realm itself: compiled in this process when the cache has it not */
+    uint64_t *compile_cpu_ns;      /* set to what the child took of processors, also where compiling failed; 0: there
+                                      was none, as it was open or in the cache. NULL: nobody asks */
 } realm_program_limits;
 
 /* Checks a module, compiles it in a child process or takes the artifact from the cache, and prepares its instances. A
@@ -229,6 +231,10 @@ typedef struct realm_instance_params {
     /* And its answer, on a worker: takes the whole text and returns REALM_OK, or REALM_E_AGAIN to be called again with
      * the same text after a wake-up, or another failure, which ends the instance. NULL: the answer is dropped. */
     realm_status (*on_answer)(void *user, const char *text, size_t len, realm_error *err);
+    /* CPU time while it is used: each time that a millisecond more of it has come together, and the rest before
+     * on_done. What it was told adds up to the result's cpu_ns. On the thread that runs the program, which holds no
+     * lock; must be brief. NULL: nobody is told. */
+    void (*on_cpu)(void *user, uint64_t ns);
     /* Once, on a worker, when the instance has ended and its memory is gone; `result` is valid during the call. */
     void (*on_done)(void *user, realm_instance *instance, const realm_instance_result *result);
 } realm_instance_params;

@@ -135,7 +135,7 @@ struct realm_tenant {
     realm_usage used; /* mu: in the ledger since the server started */
 
     atomic_uint_fast64_t requests, aborted; /* since start */
-    uint64_t cpu_ns;                        /* runtime.cpu_mu: of programs that have ended, since start */
+    uint64_t cpu_ns;                        /* runtime.cpu_mu: of its programs, since start */
     /* What is in the ledger already; flush_mu. */
     tenant_spent spent_flushed;
     realm_token_counts flushed[RUNTIME_MODELS_MAX];
@@ -310,7 +310,7 @@ realm_status tenant_admit(realm_tenant *t, realm_rate *rate, realm_error *err);
 void tenant_spend(realm_tenant *t, const realm_usage *u); /* is in the ledger */
 
 /* ledger.c */
-/* CPU time of a program that has ended. */
+/* CPU time of a program, or of compiling it. */
 void ledger_charge_cpu(realm_tenant *t, uint64_t ns);
 /* Nothing that it used is missing from the ledger, and nothing is under way for it; flush_mu is held. */
 bool ledger_has_all(realm_tenant *t);

@@ -1,8 +1,8 @@
 /* tenant/ledger.c - from the engines' counters to the store.
  *
  * The engines count every token as it is computed, per account and in total; the tensor service likewise what its lists
- * take of the device. The CPU time of a program is known when it has ended, and is charged then, whatever it ended
- * with. A flush takes a snapshot of each of them at one moment (an engine's step boundary), subtracts what is in the
+ * take of the device, and the sandbox what programs take of processors, in portions of a millisecond, and at their end
+ * the rest. A flush takes a snapshot of each of them at one moment (an engine's step boundary), subtracts what is in the
  * store already and adds the rest in one transaction, which waits for nobody: beside a store that somebody else is
  * writing, the counts are kept in a file. When that fails (disk full) nothing is marked as written and the next flush
  * carries it. Runs that ended wait here, so that all that end within one flush share its transaction.

@@ -157,10 +157,14 @@ static void run_ended(realm_run *run, realm_status status, int32_t value, const 
 
 /* A worker: the instance has ended and its memory is gone. */
 static void run_instance_done(void *user, realm_instance *instance, const realm_instance_result *result) {
-    const realm_run *run = user;
     (void)instance;
-    ledger_charge_cpu(run->request->tenant, result->cpu_ns); /* whatever it ended with; before its END is durable */
     run_ended(user, result->status, result->value, result->text);
+}
+
+/* Whoever runs the program: while it uses the time, the last of it before run_instance_done. */
+static void run_used_cpu(void *user, uint64_t ns) {
+    const realm_run *run = user;
+    ledger_charge_cpu(run->request->tenant, ns);
 }
 
 void run_durable(realm_run *run) {
@@ -220,6 +224,7 @@ static realm_status launch(realm_run *run, realm_error *err) {
                                 .wall_ms = run->limits.wall_ms,
                                 .model_id = MODEL_ID_SERVER | (int32_t)run->request->model_index,
                                 .on_answer = on_answer,
+                                .on_cpu = run_used_cpu,
                                 .on_done = run_instance_done};
     realm_host *host;
     realm_status s = realm_host_open(&host, run, err);

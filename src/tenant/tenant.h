@@ -200,7 +200,7 @@ typedef struct realm_runtime_stats { /* since start, or now */
     uint64_t programs_compiled, programs_from_cache;
     uint64_t program_bytes;    /* of compiled code in memory */
     uint64_t program_failures; /* runs that ended by a trap or a failure */
-    uint64_t program_cpu_ns;   /* of programs that have ended */
+    uint64_t program_cpu_ns;   /* of programs and of compiling them */
     /* the device: turns of engines and of tensor calls */
     realm_turn_stats turns;
     uint32_t tensor_lists; /* queued or running */

@@ -313,10 +313,12 @@ static realm_status open_program(realm_tenant *t, realm_program **out, realm_err
     realm_error local = {0};
     void *wasm = NULL;
     size_t len = 0;
-    realm_program_limits pl = {.memory_bytes = memory_bytes};
+    uint64_t cpu_ns = 0;
+    realm_program_limits pl = {.memory_bytes = memory_bytes, .compile_cpu_ns = &cpu_ns};
     realm_status s = realm_store_program_get(t->rt->store, sha, &wasm, &len, &local);
     if (s == REALM_OK) s = realm_program_open(t->rt->sandbox, wasm, len, &pl, &p, &local);
     realm_free(wasm);
+    ledger_charge_cpu(t, cpu_ns); /* of a module that is refused too */
     if (s != REALM_OK) {
         realm_error_prefix(&local, "program of tenant %s", t->name);
         realm_log_error("tenant", "%s", local.text);
@@ -404,9 +406,16 @@ realm_status tenant_program(realm_tenant *t, realm_run *run, realm_program **out
 realm_status realm_tenant_open_program(realm_tenant *t, const void *wasm, size_t len, realm_program **out,
                                        realm_error *err) {
     realm_mutex_lock(&t->mu);
-    realm_program_limits pl = {.memory_bytes = t->limits.memory_bytes};
+    uint64_t cpu_ns = 0;
+    realm_program_limits pl = {.memory_bytes = t->limits.memory_bytes, .compile_cpu_ns = &cpu_ns};
     realm_mutex_unlock(&t->mu);
-    return realm_program_open(t->rt->sandbox, wasm, len, &pl, out, err);
+    realm_status s = realm_program_open(t->rt->sandbox, wasm, len, &pl, out, err);
+    if (cpu_ns > 0) { /* not during a flush, which may have begun before there was this tenant */
+        realm_mutex_lock(&t->rt->flush_mu);
+        ledger_charge_cpu(t, cpu_ns);
+        realm_mutex_unlock(&t->rt->flush_mu);
+    }
+    return s;
 }
 
 void realm_tenant_close_program(realm_program *p) { realm_program_release(p); }

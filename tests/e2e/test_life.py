@@ -1,4 +1,5 @@
 """A server's life: who leaves, limits, keys, signals, crashes. Each test has its own process."""
+import contextlib
 import pathlib
 import shutil
 import signal
@@ -124,14 +125,35 @@ def test_cpu_time_of_answers_that_ended_survives_kill_9():
         for _ in range(3):
             c.chat.completions.create(**SHORT)
             told = round(s.metric("realm_program_cpu_seconds_total") * 1e9)  # since this process started
-            stream = c.chat.completions.create(**LONG, stream=True)
-            next(stream)  # the one program that is running when the process dies
             s.stop(signal.SIGKILL)
             after = s.usage()[0]["program_cpu_ns"]
-            assert told > 0 and abs(after - before - told) <= 1, "what had ended is there, what was running is not"
+            assert told > 0 and abs(after - before - told) <= 1
             before = after
             s.start()
             c = s.client()
+
+
+def test_cpu_time_is_charged_while_a_program_runs():
+    with tempfile.TemporaryDirectory() as dir:
+        wat, wasm = pathlib.Path(dir) / "spin.wat", pathlib.Path(dir) / "spin.wasm"
+        wat.write_text('(module (memory (export "memory") 1) (func (export "realm_main") (result i32)'
+                       " (loop $l (br $l)) (i32.const 0)))")
+        subprocess.run(["wat2wasm", str(wat), "-o", str(wasm)], check=True)
+        with Server(tenants=("evil",), programs={"evil": wasm}, limits={"evil": {"cpu_ms_per_wake": 600000}}) as s:
+            def spin():
+                with contextlib.suppress(openai.OpenAIError):
+                    s.client("evil").chat.completions.create(**SHORT)
+
+            thread = threading.Thread(target=spin)
+            thread.start()
+            for seconds in (0.05, 0.2):
+                wait_until(lambda: s.usage()[0]["program_cpu_ns"] >= seconds * 1e9,
+                           seconds=60, what="the ledger follows a program")
+                assert s.metric("realm_program_cpu_seconds_total") >= seconds and thread.is_alive()
+            told = s.usage()[0]["program_cpu_ns"]
+            s.stop(signal.SIGKILL)
+            thread.join()
+            assert s.usage()[0]["program_cpu_ns"] >= told, "it never ended, and is charged what it used"
 
 
 def test_a_program_that_never_ends_harms_only_its_tenant():

@@ -57,6 +57,7 @@ typedef struct run {
     atomic_int order;                /* what order() gives next, and takes; 0: it waits */
     atomic_int lent[3], not_lent[3]; /* how often order, heavy and moves were done on a lender's thread, on a worker */
     atomic_int deferred, flushed;    /* by order 1 */
+    atomic_ullong told_ns;           /* what on_cpu was told, in all */
 } run;
 
 /* ---- imports ---- */
@@ -300,6 +301,8 @@ static void on_done(void *user, realm_instance *instance, const realm_instance_r
     realm_mutex_unlock(&r->mu);
 }
 
+static void on_cpu(void *user, uint64_t ns) { atomic_fetch_add(&((run *)user)->told_ns, ns); }
+
 static realm_status on_answer(void *user, const char *text, size_t len, realm_error *err) {
     run *r = user;
     (void)err;
@@ -323,6 +326,7 @@ static void run_start(run *r, realm_program *p, realm_instance_params params) {
     params.user = r;
     params.on_done = on_done;
     params.on_answer = on_answer;
+    params.on_cpu = on_cpu;
     if (realm_instance_start(p, &params, &r->instance, &err)) fail_msg("%s", err.text);
 }
 
@@ -339,6 +343,8 @@ static void run_wait(run *r) {
     while (!r->done)
         if (!realm_cond_wait_until(&r->cond, &r->mu, until)) fail_msg("the instance does not end");
     realm_mutex_unlock(&r->mu);
+    /* However it ended, all that it used was told, and nothing twice. */
+    assert_int_equal(atomic_load(&r->told_ns), r->result.cpu_ns);
     realm_instance_release(r->instance);
     r->instance = NULL;
 }

@@ -141,8 +141,10 @@ static void test_too_many_functions(void **state) {
 static void test_compiler_limits(void **state) {
     (void)state;
     bytes m = many_functions(40000, 100);
-    realm_program_limits cpu = {.compile_cpu_s = 1};
+    uint64_t used_ns = 0;
+    realm_program_limits cpu = {.compile_cpu_s = 1, .compile_cpu_ns = &used_ns};
     refuse(box, m.p, m.n, &cpu, REALM_E_LIMIT, "more than 1 s of CPU time");
+    assert_true(used_ns > 500 * REALM_NS_PER_MS && used_ns < 10 * REALM_NS_PER_S); /* for nothing, but it was used */
     realm_program_limits memory = {.compile_memory_bytes = 96u << 20};
     if (!SANITIZED) refuse(box, m.p, m.n, &memory, REALM_E_LIMIT, "memory");
     realm_program_limits wall = {.compile_wall_ms = 100};
@@ -203,13 +205,17 @@ static void test_bad_compilers(void **state) {
     realm_free(wasm);
 }
 
+static uint64_t compile_cpu_ns; /* of the last open_info */
+
 static realm_program_info open_info(realm_sandbox *s, const char *name) {
+    realm_program_limits limits = {.compile_cpu_ns = &compile_cpu_ns};
     realm_error err = {0};
     realm_program *p = NULL;
     realm_program_info info;
     size_t n = 0;
     char *wasm = read_wasm(name, &n);
-    if (realm_program_open(s, wasm, n, NULL, &p, &err)) fail_msg("%s: %s", name, err.text);
+    compile_cpu_ns = UINT64_MAX;
+    if (realm_program_open(s, wasm, n, &limits, &p, &err)) fail_msg("%s: %s", name, err.text);
     realm_program_get_info(p, &info);
     realm_program_release(p); /* the only one: whoever comes next loads it anew */
     realm_free(wasm);
@@ -253,7 +259,9 @@ static void test_cache(void **state) {
     realm_sandbox *s = open_sandbox(1, 4, cache);
     faults_remember();
     assert_false(open_info(s, "answer").from_cache);
+    assert_true(compile_cpu_ns > 0);
     assert_true(open_info(s, "answer").from_cache);
+    assert_int_equal(compile_cpu_ns, 0);
     run_and_close(s, "answer");
     s = open_sandbox(1, 4, cache); /* another process of this server would do the same */
     assert_true(open_info(s, "answer").from_cache);
@@ -431,7 +439,8 @@ static void test_out_of_memory(void **state) {
     assert_true(failures > 10);
     run_init(&r);
     faults_restore();
-    realm_instance_params params = {.user = &r, .on_done = on_done, .prompt = "x", .prompt_len = 1, .model_id = 9};
+    realm_instance_params params = {
+        .user = &r, .on_cpu = on_cpu, .on_done = on_done, .prompt = "x", .prompt_len = 1, .model_id = 9};
     for (int64_t k = 0; realm_alloc_inject_failure(k, false), realm_instance_start(p, &params, &inst, &err); k++) {
         assert_null(inst);
         assert_int_equal(err.code, REALM_E_NOMEM);

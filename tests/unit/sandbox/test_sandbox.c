@@ -73,6 +73,43 @@ static void test_cpu_limit(void **state) {
     }
 }
 
+static uint64_t await_told(run *r, uint64_t ns) {
+    uint64_t until = realm_clock_ns() + PATIENCE_NS, told;
+    while ((told = atomic_load(&r->told_ns)) < ns) {
+        if (realm_clock_ns() > until) fail_msg("told of %llu ns", (unsigned long long)told);
+        usleep(200);
+    }
+    return told;
+}
+
+/* CPU time is told while it is used: of a program that never waits, and of one that uses a little each time. */
+static void test_cpu_is_told(void **state) {
+    (void)state;
+    run r;
+    realm_instance_params p = {.cpu_ms_per_wake = 600000};
+    realm_program *spin = open_program(box, "spin"), *waits = open_program(box, "wait_forever");
+    run_start(&r, spin, p);
+    uint64_t some = await_told(&r, 1);
+    await_told(&r, some + 5 * REALM_NS_PER_MS);
+    assert_false(run_ended(&r));
+    realm_instance_cancel(r.instance);
+    run_wait(&r);
+    run_start(&r, waits, DEFAULTS);
+    await_waits(&r, 1);
+    for (uint64_t until = realm_clock_ns() + PATIENCE_NS; atomic_load(&r.told_ns) == 0;) {
+        int before = atomic_load(&r.waits);
+        atomic_fetch_add(&r.events, 1000);
+        realm_instance_wake(r.instance);
+        await_waits(&r, before + 1000);
+        if (realm_clock_ns() > until) fail_msg("nothing was told");
+    }
+    assert_true(atomic_load(&r.told_ns) >= REALM_NS_PER_MS); /* not with every wake-up */
+    realm_instance_cancel(r.instance);
+    run_wait(&r);
+    realm_program_release(waits);
+    realm_program_release(spin);
+}
+
 static void test_wall_limit(void **state) {
     (void)state;
     realm_instance_params p = {.wall_ms = 40};
@@ -279,8 +316,13 @@ static void test_answer_waits_for_its_reader(void **state) {
     (void)state;
     run r;
     realm_program *p = open_program(box, "gen");
-    realm_instance_params params = {
-        .prompt = "later", .prompt_len = 5, .model_id = 9, .user = &r, .on_done = on_done, .on_answer = on_answer};
+    realm_instance_params params = {.prompt = "later",
+                                    .prompt_len = 5,
+                                    .model_id = 9,
+                                    .user = &r,
+                                    .on_cpu = on_cpu,
+                                    .on_done = on_done,
+                                    .on_answer = on_answer};
     realm_error err = {0};
     run_init(&r);
     r.answer_refusals = 3;
@@ -304,7 +346,7 @@ static void test_bounded(void **state) {
     realm_program *p = open_program(s, "wait_polite");
     for (int i = 0; i < 3; i++) run_start(&r[i], p, DEFAULTS);
     run_init(&extra);
-    realm_instance_params params = {.user = &extra, .on_done = on_done};
+    realm_instance_params params = {.user = &extra, .on_cpu = on_cpu, .on_done = on_done};
     assert_int_equal(realm_instance_start(p, &params, &extra.instance, &err), REALM_E_BUSY);
     assert_null(extra.instance);
     for (int i = 0; i < 3; i++) {
@@ -469,6 +511,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(test_pointers),
         cmocka_unit_test(test_traps),
         cmocka_unit_test(test_memory_limit),
+        cmocka_unit_test(test_cpu_is_told),
         cmocka_unit_test(test_cpu_limit),
         cmocka_unit_test(test_wall_limit),
         cmocka_unit_test(test_spinners_hold_nobody_up),
