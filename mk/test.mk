@@ -65,6 +65,8 @@ test: check
 
 # A counter in front of the function that compares secrets.
 $(BUILD)/unit/store/test_key_compare: private TEST_LDFLAGS = -Wl,--wrap=realm_secret_equal
+# A gate in front of the removal of files.
+$(BUILD)/unit/tenant/test_models: private TEST_LDFLAGS = -Wl,--wrap=unlink
 
 # Tests that run guest programs.
 $(BUILD)/unit/tenant/%: private TEST_CFLAGS += -DTEST_GUESTS='"$(BUILD)/guest"'

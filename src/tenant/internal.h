@@ -1,6 +1,6 @@
 /* tenant/internal.h - the objects of this folder and who guards what.
  *
- *      runtime --owns--> models (each with its engine), tenants, sandbox, store, one maintenance thread
+ *      runtime --owns--> models (each with its engine), tenants, sandbox, store, ledger and sweeper threads
  *      request --holds--> tenant;   run --holds--> request;   an instance that still runs --holds--> run
  *
  * So whoever is released first, the rest stays until the last user is gone. Lock order is that of base/thread.h:
@@ -159,9 +159,10 @@ struct realm_runtime {
     realm_run *waiting; /* runs whose END waits for the ledger */
     uint64_t reload_wanted, reload_done;
     bool stop;
-    realm_cond work, reloaded, model_loaded;
-    pthread_t maintenance;
-    bool maintenance_started;
+    bool sweep_leftovers, sweep_folders; /* there is something for the sweeper */
+    realm_cond work, reloaded, model_loaded, sweep;
+    pthread_t maintenance, sweeper;
+    bool maintenance_started, sweeper_started;
 
     realm_mutex flush_mu; /* one flush at a time; before runtime.mu in the order */
     uint64_t complain_ns; /* flush_mu: when a failed flush is logged again */
@@ -290,7 +291,7 @@ REALM_WARN_UNUSED realm_status template_apply(const tenant_model *m, const char 
 realm_status template_open_for(const realm_tokenizer *tok, const char *source, size_t len, realm_template **out,
                                realm_error *err);
 
-/* tenants.c; the maintenance thread's part */
+/* tenants.c; what the ledger's thread does between flushes */
 realm_account_limits tenant_account_limits(const realm_limits *l);
 /* The tenant's account with a server model's engine; may wait for a flush of the ledger when it is new. */
 /* With a prefix cache under a secret of the tenant's own. `al` NULL: the engine's defaults. */
@@ -303,7 +304,9 @@ REALM_WARN_UNUSED realm_status tenant_program(realm_tenant *t, realm_run *run, r
 /* trim.c: drops programs that were not used for longest and that nobody runs, while there is more compiled code than is
  * to be kept. */
 void tenants_trim_programs(realm_runtime *rt);
-void tenants_refresh(realm_runtime *rt); /* after the store's version changed */
+void tenants_refresh(realm_runtime *rt); /* looks whether the store has changed */
+/* Removes what deleted tenants leave, which may take long. */
+void *sweeper_thread(void *arg);
 void tenants_close(realm_runtime *rt);
 /* Takes one request from the buckets; REALM_E_RATE and REALM_E_QUOTA name the limit. */
 realm_status tenant_admit(realm_tenant *t, realm_rate *rate, realm_error *err);

@@ -23,6 +23,7 @@ realm_status realm_runtime_open(realm_runtime **out, const realm_runtime_config 
     realm_cond_init(&rt->work);
     realm_cond_init(&rt->reloaded);
     realm_cond_init(&rt->model_loaded);
+    realm_cond_init(&rt->sweep);
     if (config->state_dir && !(rt->models_dir = realm_path_join(config->state_dir, MODELS_DIR))) {
         s = realm_error_set(err, REALM_E_NOMEM, "runtime: out of memory");
         goto fail;
@@ -56,6 +57,8 @@ realm_status realm_runtime_open(realm_runtime **out, const realm_runtime_config 
     if ((s = realm_store_version(rt->store, &rt->store_version, err)) != REALM_OK) goto fail;
     if ((s = realm_thread_start(&rt->maintenance, "realm-ledger", ledger_thread, rt, err)) != REALM_OK) goto fail;
     rt->maintenance_started = true;
+    if ((s = realm_thread_start(&rt->sweeper, "realm-sweeper", sweeper_thread, rt, err)) != REALM_OK) goto fail;
+    rt->sweeper_started = true;
     realm_free(cache);
     *out = rt;
     return REALM_OK;
@@ -73,8 +76,10 @@ void realm_runtime_close(realm_runtime *rt) {
         realm_mutex_lock(&rt->mu);
         rt->stop = true;
         realm_cond_broadcast(&rt->work);
+        realm_cond_broadcast(&rt->sweep);
         realm_mutex_unlock(&rt->mu);
         pthread_join(rt->maintenance, NULL);
+        if (rt->sweeper_started) pthread_join(rt->sweeper, NULL);
     }
     jobs_stop(rt->jobs); /* they hold instances and tenants */
     size_t n = atomic_load_explicit(&rt->n_models, memory_order_acquire);
@@ -97,6 +102,7 @@ void realm_runtime_close(realm_runtime *rt) {
     realm_cond_destroy(&rt->work);
     realm_cond_destroy(&rt->reloaded);
     realm_cond_destroy(&rt->model_loaded);
+    realm_cond_destroy(&rt->sweep);
     realm_free(rt->models_dir);
     realm_mutex_destroy(&rt->cpu_mu);
     realm_mutex_destroy(&rt->flush_mu);

@@ -1,8 +1,9 @@
 /* tenant/tenants.c - tenants as the running server sees them: found by key, admitted by their limits.
  *
- * A tenant's row is read from the store when it is first needed and again when the store has changed (the maintenance
+ * A tenant's row is read from the store when it is first needed and again when the store has changed (the ledger's
  * thread looks four times a second); a key is looked up in the store for every request, so a revoked one is refused at
- * once. A tenant deleted from the store stays here until its last request is gone and the ledger has its counts.
+ * once. A tenant deleted from the store stays here until its last request is gone and the ledger has its counts. Its
+ * models and files are removed by a thread that nobody waits for, however many they are.
  */
 #include <math.h>
 #include <stddef.h>
@@ -179,6 +180,14 @@ static bool has_leftovers(const realm_tenant *t) {
     return false;
 }
 
+static bool any_leftovers(realm_runtime *rt) {
+    realm_mutex_lock(&rt->mu);
+    const realm_tenant *t = rt->tenants;
+    while (t && !has_leftovers(t)) t = t->next;
+    realm_mutex_unlock(&rt->mu);
+    return t != NULL;
+}
+
 static void clear_leftovers(realm_runtime *rt) {
     for (;;) {
         realm_mutex_lock(&rt->mu);
@@ -196,6 +205,25 @@ static void clear_leftovers(realm_runtime *rt) {
             models_unload_idle(t, true);
         realm_tenant_release(t);
     }
+}
+
+void *sweeper_thread(void *arg) {
+    realm_runtime *rt = arg;
+    realm_mutex_lock(&rt->mu);
+    while (!rt->stop) {
+        const bool leftovers = rt->sweep_leftovers, folders = rt->sweep_folders;
+        if (!leftovers && !folders) {
+            realm_cond_wait(&rt->sweep, &rt->mu);
+            continue;
+        }
+        rt->sweep_leftovers = rt->sweep_folders = false;
+        realm_mutex_unlock(&rt->mu);
+        clear_leftovers(rt);
+        if (folders) models_sweep_deleted(rt);
+        realm_mutex_lock(&rt->mu);
+    }
+    realm_mutex_unlock(&rt->mu);
+    return NULL;
 }
 
 /* Lets go of those that are gone, unused and fully in the ledger. */
@@ -230,12 +258,19 @@ static void free_gone(realm_runtime *rt) {
 
 void tenants_refresh(realm_runtime *rt) {
     uint64_t version;
-    if (realm_store_version(rt->store, &version, NULL) == REALM_OK && version != rt->store_version) {
+    const bool changed = realm_store_version(rt->store, &version, NULL) == REALM_OK && version != rt->store_version;
+    if (changed) {
         rt->store_version = version;
         reread(rt);
-        models_sweep_deleted(rt);
     }
-    clear_leftovers(rt);
+    const bool leftovers = any_leftovers(rt);
+    if (changed || leftovers) {
+        realm_mutex_lock(&rt->mu);
+        rt->sweep_folders |= changed;
+        rt->sweep_leftovers |= leftovers;
+        realm_cond_signal(&rt->sweep);
+        realm_mutex_unlock(&rt->mu);
+    }
     free_gone(rt);
 }
 

@@ -186,7 +186,7 @@ static void test_saved_contexts(void **state) {
     assert_int_equal(realm_store_tenant_delete(realm_runtime_store(rt), "saves", NULL), REALM_OK);
     realm_engine_stats stats;
     uint64_t until = realm_clock_ns() + PATIENCE_NS;
-    do { /* the maintenance thread lets go of it once its last run has */
+    do { /* the ledger's thread lets go of it once its last run has */
         realm_runtime_reload(rt);
         realm_engine_get_stats(realm_runtime_engine(rt, "tiny"), &stats);
     } while (stats.contexts > 0 && realm_clock_ns() < until);

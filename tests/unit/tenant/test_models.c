@@ -272,7 +272,7 @@ static void the_last_step_is_counted(void **state) {
     realm_account_close(a);
     realm_backend_turn_end(rt->backend);
     (void)pthread_join(u.thread, NULL);
-    realm_runtime_reload(rt); /* the maintenance thread has been round */
+    realm_runtime_reload(rt); /* the ledger's thread has been round */
     assert_int_equal(usage_of("leaves").prompt_tokens, N);
     ledger_agrees();
     realm_tenant_release(t);
@@ -317,6 +317,98 @@ static void in_pieces(void **state) {
     realm_tenant_release(t);
 }
 
+/* ---- removing ---- */
+
+static struct {
+    realm_mutex mu;
+    realm_cond cond;
+    bool closed, reached, waited_out;
+} gate;
+
+int __real_unlink(const char *path);
+int __wrap_unlink(const char *path);
+int __wrap_unlink(const char *path) {
+    const uint64_t until = realm_clock_ns() + PATIENCE_NS;
+    realm_mutex_lock(&gate.mu);
+    while (gate.closed && strstr(path, "/tenants/")) {
+        gate.reached = true;
+        realm_cond_broadcast(&gate.cond);
+        if (!realm_cond_wait_until(&gate.cond, &gate.mu, until)) {
+            gate.closed = false;
+            gate.waited_out = true;
+        }
+    }
+    realm_mutex_unlock(&gate.mu);
+    return __real_unlink(path);
+}
+
+static void close_gate(void) {
+    realm_mutex_lock(&gate.mu);
+    gate.closed = true;
+    gate.reached = false;
+    realm_mutex_unlock(&gate.mu);
+}
+
+/* Waits until somebody stands at it. */
+static void reach_gate(void) {
+    realm_mutex_lock(&gate.mu);
+    while (!gate.reached) realm_cond_wait(&gate.cond, &gate.mu);
+    realm_mutex_unlock(&gate.mu);
+}
+
+static void open_gate(void) {
+    realm_mutex_lock(&gate.mu);
+    gate.closed = false;
+    realm_cond_broadcast(&gate.cond);
+    realm_mutex_unlock(&gate.mu);
+}
+
+static void await_removal(const char *path) {
+    const uint64_t until = realm_clock_ns() + PATIENCE_NS;
+    while (access(path, F_OK) == 0) {
+        if (realm_clock_ns() > until) fail_msg("%s stays", path);
+        usleep(1000);
+    }
+}
+
+/* However long it takes to remove what a tenant leaves, of one that was loaded and of one that was not, others' answers
+ * end, changes of the store are seen, and the next to be removed is. */
+static void removing_holds_up_nobody(void **state) {
+    (void)state;
+    client c;
+    char path[2][64], file[256];
+    realm_tenant_row row;
+    realm_store *store = realm_runtime_store(rt);
+    tiny_model *m = image_of(61);
+    realm_tenant *t = limited("loaded", NULL, NULL), *other = tenant_with("other", NULL, NULL);
+    put(t, 1, m);
+    realm_tenant_release(t);
+    assert_int_equal(realm_store_tenant_create(store, "unknown", NULL, NULL, 0, NULL, NULL), REALM_OK);
+    static const char *const names[] = {"loaded", "unknown"};
+    for (int i = 0; i < 2; i++) {
+        assert_int_equal(realm_store_tenant_find(store, names[i], &row, NULL), REALM_OK);
+        snprintf(path[i], sizeof path[i], "%s/tenants/%lld", dir, (long long)row.id);
+        snprintf(file, sizeof file, "%s/upload-x", path[i]);
+        (void)mkdir(path[i], 0700);
+        assert_int_equal(realm_file_replace(file, "x", 1, 0600, NULL), REALM_OK);
+    }
+    for (int i = 0; i < 2; i++) {
+        close_gate();
+        assert_int_equal(realm_store_tenant_delete(store, names[i], NULL), REALM_OK);
+        reach_gate();
+        complete(&c, other, text_request());
+        expect_ok(&c);
+        end(&c);
+        realm_runtime_reload(rt);
+        assert_false(gate.waited_out);
+        open_gate();
+        await_removal(path[i]);
+    }
+    ledger_agrees();
+    realm_tenant_release(other);
+    tiny_free(m);
+}
+
 /* The runtime ends and begins anew: ids and files are there; what no row names is swept up. */
 static void kept_and_swept(void **state) {
     (void)state;
@@ -344,12 +436,10 @@ static void kept_and_swept(void **state) {
     assert_int_equal(realm_store_tenant_find(realm_runtime_store(rt), "counted", &row, NULL), REALM_OK);
     snprintf(stray, sizeof stray, "%s/tenants/%lld", dir, (long long)row.id);
     assert_int_equal(realm_store_tenant_delete(realm_runtime_store(rt), "counted", NULL), REALM_OK);
-    realm_runtime_reload(rt);
-    assert_int_not_equal(access(stray, F_OK), 0);
+    await_removal(stray);
     assert_int_equal(files_of("keeper"), 1);
     assert_int_equal(realm_store_tenant_delete(realm_runtime_store(rt), "keeper", NULL), REALM_OK);
-    realm_runtime_reload(rt);
-    assert_int_not_equal(access(path, F_OK), 0);
+    await_removal(path);
     ledger_agrees();
     tiny_free(m);
 }
@@ -374,6 +464,8 @@ static int open_all(void) {
 
 int main(int argc, char **argv) {
     if (is_compiler(argc, argv)) return compile(argv);
+    realm_mutex_init(&gate.mu, REALM_RANK_LEAF);
+    realm_cond_init(&gate.cond);
     if (open_all()) return 1;
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_call),
@@ -383,6 +475,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(loaded_once),
         cmocka_unit_test(the_last_step_is_counted),
         cmocka_unit_test(in_pieces),
+        cmocka_unit_test(removing_holds_up_nobody),
         cmocka_unit_test(kept_and_swept),
     };
     int failed = close_runtime(cmocka_run_group_tests_name("models", tests, NULL, NULL));

@@ -44,7 +44,7 @@ static void test_bounded(void **state) {
     assert_true(one > 1000 && TENANTS * one > 2 * program_bytes);
     uint64_t until = realm_clock_ns() + PATIENCE_NS;
     while (code_bytes() > program_bytes) {
-        realm_runtime_reload(rt); /* makes the maintenance thread go round */
+        realm_runtime_reload(rt); /* makes the ledger's thread go round */
         if (realm_clock_ns() > until) fail_msg("%llu bytes of compiled code stay", (unsigned long long)code_bytes());
     }
     /* those that were dropped are back at the next request, and what is used last is kept */
