@@ -4,7 +4,7 @@
 
 // A program built for a later major version is refused; minor versions only add.
 export const ABI_MAJOR: i32 = 1;
-export const ABI_MINOR: i32 = 1;
+export const ABI_MINOR: i32 = 2;
 
 // Flags of encode and prompt_text.
 
@@ -934,10 +934,17 @@ export declare function sampler_new(stages: usize, n: usize, seed: u64): i32;
 @external("realm", "sampler_fork")
 export declare function sampler_fork(sampler: i32): i32;
 
-// Takes note of tokens that were not drawn with it: the history that penalties, DRY and the grammar look at.
+// Takes note of tokens that were put into the answer without being drawn: the history that penalties, DRY and the
+// grammar look at. The next draw is that of the token after them.
 // @ts-ignore: decorator
 @external("realm", "sampler_accept")
 export declare function sampler_accept(sampler: i32, tokens: usize, n: usize): i32;
+
+// Takes note of the tokens of a prompt: what the repeat penalty and DRY look at as well. Whoever samples with
+// logits_sample calls it first to get what a generation draws, which does it by itself.
+// @ts-ignore: decorator
+@external("realm", "sampler_prompt")
+export declare function sampler_prompt(sampler: i32, tokens: usize, n: usize): i32;
 
 // ---- Grammars ----
 

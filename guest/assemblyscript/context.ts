@@ -155,6 +155,11 @@ export class Sampler {
     check(abi.sampler_accept(this.handle, changetype<usize>(tokens), tokens.length));
   }
 
+  // Takes note of the tokens of a prompt.
+  prompt(tokens: StaticArray<i32>): void {
+    check(abi.sampler_prompt(this.handle, changetype<usize>(tokens), tokens.length));
+  }
+
   close(): void {
     check(abi.close(this.handle));
   }

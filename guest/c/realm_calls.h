@@ -225,8 +225,13 @@ int32_t realm_sampler_new(const realm_sampler_stage *stages, size_t n, uint64_t 
 /* A copy with the same history. */
 int32_t realm_sampler_fork(int32_t sampler) REALM_IMPORT(sampler_fork);
 
-/* Takes note of tokens that were not drawn with it: the history that penalties, DRY and the grammar look at. */
+/* Takes note of tokens that were put into the answer without being drawn: the history that penalties, DRY and the
+ * grammar look at. The next draw is that of the token after them. */
 int32_t realm_sampler_accept(int32_t sampler, const int32_t *tokens, size_t n) REALM_IMPORT(sampler_accept);
+
+/* Takes note of the tokens of a prompt: what the repeat penalty and DRY look at as well. Whoever samples with
+ * logits_sample calls it first to get what a generation draws, which does it by itself. */
+int32_t realm_sampler_prompt(int32_t sampler, const int32_t *tokens, size_t n) REALM_IMPORT(sampler_prompt);
 
 /* ---- Grammars ---- */
 

@@ -192,6 +192,12 @@ func (s *Sampler) Accept(tokens ...int32) error {
 	return err
 }
 
+// Prompt takes note of the tokens of a prompt.
+func (s *Sampler) Prompt(tokens ...int32) error {
+	_, err := check(abi.SamplerPrompt(s.handle, unsafe.SliceData(tokens), uint32(len(tokens))))
+	return err
+}
+
 // Close gives the handle back.
 func (s *Sampler) Close() error {
 	_, err := check(abi.Close(s.handle))

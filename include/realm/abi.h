@@ -12,7 +12,7 @@
 
 /* A program built for a later major version is refused; minor versions only add. */
 #define REALM_ABI_MAJOR 1
-#define REALM_ABI_MINOR 1
+#define REALM_ABI_MINOR 2
 
 /* Flags of encode and prompt_text. */
 #define REALM_TEXT_ADD_SPECIAL 1u   /* begin and end tokens as the model asks */

@@ -11,7 +11,7 @@ import (
 
 // A program built for a later major version is refused; minor versions only add.
 const ABIMajor = 1
-const ABIMinor = 1
+const ABIMinor = 2
 
 // Flags of encode and prompt_text.
 
@@ -1006,10 +1006,17 @@ func SamplerNew(stages *SamplerStage, n uint32, seed uint64) int32
 //go:wasmimport realm sampler_fork
 func SamplerFork(sampler int32) int32
 
-// Takes note of tokens that were not drawn with it: the history that penalties, DRY and the grammar look at.
+// Takes note of tokens that were put into the answer without being drawn: the history that penalties, DRY and the
+// grammar look at. The next draw is that of the token after them.
 //
 //go:wasmimport realm sampler_accept
 func SamplerAccept(sampler int32, tokens *int32, n uint32) int32
+
+// Takes note of the tokens of a prompt: what the repeat penalty and DRY look at as well. Whoever samples with
+// logits_sample calls it first to get what a generation draws, which does it by itself.
+//
+//go:wasmimport realm sampler_prompt
+func SamplerPrompt(sampler int32, tokens *int32, n uint32) int32
 
 // ---- Grammars ----
 

@@ -5,7 +5,7 @@
 
 // A program built for a later major version is refused; minor versions only add.
 pub const ABI_MAJOR: i32 = 1;
-pub const ABI_MINOR: i32 = 1;
+pub const ABI_MINOR: i32 = 2;
 
 // Flags of encode and prompt_text.
 
@@ -710,8 +710,13 @@ extern "C" {
     /// A copy with the same history.
     pub fn sampler_fork(sampler: i32) -> i32;
 
-    /// Takes note of tokens that were not drawn with it: the history that penalties, DRY and the grammar look at.
+    /// Takes note of tokens that were put into the answer without being drawn: the history that penalties, DRY and the
+    /// grammar look at. The next draw is that of the token after them.
     pub fn sampler_accept(sampler: i32, tokens: *const i32, n: usize) -> i32;
+
+    /// Takes note of the tokens of a prompt: what the repeat penalty and DRY look at as well. Whoever samples with
+    /// logits_sample calls it first to get what a generation draws, which does it by itself.
+    pub fn sampler_prompt(sampler: i32, tokens: *const i32, n: usize) -> i32;
     // ---- Grammars ----
 
     /// Compiles a JSON Schema, a regular expression or a Lark grammar for the model in use, within limits of size,

@@ -139,6 +139,11 @@ impl Sampler {
     pub fn accept(&self, tokens: &[i32]) -> Result<()> {
         check(unsafe { abi::sampler_accept(self.0 .0, tokens.as_ptr(), tokens.len()) }).map(drop)
     }
+
+    /// Takes note of the tokens of a prompt.
+    pub fn prompt(&self, tokens: &[i32]) -> Result<()> {
+        check(unsafe { abi::sampler_prompt(self.0 .0, tokens.as_ptr(), tokens.len()) }).map(drop)
+    }
 }
 
 /// A JSON Schema, a regular expression or a Lark grammar, and how far a text has come in it.

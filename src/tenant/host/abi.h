@@ -181,7 +181,11 @@
     X(SAMPLERS, sampler_fork, "i", REALM_IMPORT_OFF_FIBER, (int32_t sampler), \
       "A copy with the same history.") \
     X(SAMPLERS, sampler_accept, "ipp", BRIEF_OFF_FIBER, (int32_t sampler, const int32_t *tokens, size_t n), \
-      "Takes note of tokens that were not drawn with it: the history that penalties, DRY and the grammar look at.")
+      "Takes note of tokens that were put into the answer without being drawn: the history that penalties, DRY and the " \
+      "grammar look at. The next draw is that of the token after them.") \
+    X(SAMPLERS, sampler_prompt, "ipp", BRIEF_OFF_FIBER, (int32_t sampler, const int32_t *tokens, size_t n), \
+      "Takes note of the tokens of a prompt: what the repeat penalty and DRY look at as well. Whoever samples with " \
+      "logits_sample calls it first to get what a generation draws, which does it by itself.")
 
 #define REALM_ABI_GRAMMARS(X) \
     X(GRAMMARS, grammar_compile, "ipp", REALM_IMPORT_OFF_FIBER, \

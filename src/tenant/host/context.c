@@ -129,7 +129,7 @@ realm_call_result host_context_get_tokens(realm_call *call, const uint64_t *args
     host_context *c = host_need(h, args[0], HOST_CONTEXT, "context_get_tokens", result);
     if (!c) return REALM_CALL_DONE;
     uint64_t max = REALM_MIN(args[3], (uint64_t)host_context_length(c->model));
-    unsigned char *to = host_range(call, args[2], max * sizeof *ids, "context_get_tokens", result);
+    unsigned char *to = host_room(call, args[2], args[3], sizeof *ids, "context_get_tokens", result);
     if (!to) return REALM_CALL_DONE;
     size_t done = 0, n = TOKENS_AT_ONCE;
     while (n == TOKENS_AT_ONCE && done < max) {

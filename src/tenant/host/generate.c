@@ -437,8 +437,8 @@ realm_call_result host_wait(realm_call *call, const uint64_t *args, int32_t *res
                .max = (size_t)REALM_MIN(args[2], HOST_EVENTS_MAX),
                .text_max = (size_t)REALM_MIN(args[4], UINT32_MAX)};
     if (a.max == 0) return host_fail(h, result, REALM_E_RANGE, "wait: there must be room for one event");
-    if (!(a.events = host_range(call, args[1], a.max * sizeof(realm_guest_event), "wait", result)) ||
-        !(a.text = host_range(call, args[3], a.text_max, "wait", result)))
+    if (!(a.events = host_room(call, args[1], args[2], sizeof(realm_guest_event), "wait", result)) ||
+        !(a.text = host_range(call, args[3], args[4], "wait", result)))
         return REALM_CALL_DONE;
     host_generation *g = NULL;
     if (args[0] != 0) {

@@ -162,16 +162,22 @@ void *host_range(realm_call *call, uint64_t ptr, uint64_t len, const char *what,
     return p;
 }
 
+void *host_room(realm_call *call, uint64_t out, uint64_t max, size_t unit, const char *what, int32_t *result) {
+    uint64_t bytes;
+    if (realm_mul_u64(max, unit, &bytes)) return host_range(call, out, bytes, what, result);
+    host_fail(host_of(call), result, REALM_E_RANGE, "%s: %llu elements of %zu bytes are more than any memory", what,
+              (unsigned long long)max, unit);
+    return NULL;
+}
+
 realm_call_result host_give(realm_call *call, uint64_t out, uint64_t max, const void *data, size_t len, size_t unit,
                             int32_t *result) {
     realm_host *h = host_of(call);
     uint64_t n = len / unit;
     if (n > INT32_MAX) return host_fail(h, result, REALM_E_LIMIT, "the result is too large: %zu bytes", len);
-    if (n <= max && len > 0) {
-        void *to = host_range(call, out, len, "output", result);
-        if (!to) return REALM_CALL_DONE;
-        memcpy(to, data, len);
-    }
+    void *to = max ? host_room(call, out, max, unit, "output", result) : NULL;
+    if (max && !to) return REALM_CALL_DONE;
+    if (n <= max && len > 0) memcpy(to, data, len);
     *result = (int32_t)n;
     return REALM_CALL_DONE;
 }
@@ -378,7 +384,7 @@ realm_call_result host_limits_get(realm_call *call, const uint64_t *args, int32_
                               .wall_ms = l->wall_ms,
                               .vocabulary = (uint32_t)realm_tokenizer_vocab_size(host_tokenizer(h->model))};
     uint64_t n = REALM_MIN(args[1], sizeof out); /* a program that knows fewer fields gets those */
-    void *to = host_range(call, args[0], n, "limits_get", result);
+    void *to = host_range(call, args[0], args[1], "limits_get", result);
     if (!to) return REALM_CALL_DONE;
     memcpy(to, &out, (size_t)n);
     *result = (int32_t)sizeof out;
@@ -389,7 +395,7 @@ realm_call_result host_last_error(realm_call *call, const uint64_t *args, int32_
     realm_host *h = host_of(call);
     size_t len = strlen(h->error.text), n = (size_t)REALM_MIN(args[1], (uint64_t)len);
     n = realm_utf8_complete_prefix(h->error.text, n);
-    void *to = realm_call_memory(call, args[0], n);
+    void *to = realm_call_memory(call, args[0], args[1]);
     *result = to ? (int32_t)len : REALM_E_RANGE; /* keeps the text it could not write */
     if (to && n) memcpy(to, h->error.text, n);
     return REALM_CALL_DONE;

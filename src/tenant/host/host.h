@@ -174,11 +174,14 @@ realm_host *host_of(realm_call *call);
 realm_call_result host_fail(realm_host *h, int32_t *result, realm_status code, const char *fmt, ...) REALM_PRINTF(4, 5);
 /* The same with h->error filled already. */
 realm_call_result host_failed(realm_host *h, int32_t *result);
-/* Copies bytes out: *result is what is needed; nothing is written when that is more than `max`. */
+/* Copies bytes out: *result is what is needed, in units; nothing is written when that is more than `max` of them. All
+ * of a buffer must be memory, however little of it is used: a program that claims more has lost track of something. */
 realm_call_result host_give(realm_call *call, uint64_t out, uint64_t max, const void *data, size_t len, size_t unit,
                             int32_t *result);
 /* The program's bytes, or NULL with *result set. */
 void *host_range(realm_call *call, uint64_t ptr, uint64_t len, const char *what, int32_t *result);
+/* The same for `max` elements of `unit` bytes. */
+void *host_room(realm_call *call, uint64_t out, uint64_t max, size_t unit, const char *what, int32_t *result);
 /* For calls that block: submits `job` (taken over, also on failure) and suspends. */
 realm_call_result host_job_start(realm_call *call, tenant_job *job, int32_t *result);
 /* When the call runs again: the finished job, valid until host_job_end or the next job; or NULL with *state what to

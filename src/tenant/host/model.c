@@ -423,7 +423,7 @@ static bool tensor_fits(realm_call *call, const uint64_t *args, const file_job *
         host_fail(h, result, REALM_E_RANGE, "realm_get_tensor: the tensor needs %llu bytes", (unsigned long long)bytes);
     else if (host_charge_read(h, bytes, "realm_get_tensor"))
         host_failed(h, result);
-    else if (host_range(call, args[3], bytes, "realm_get_tensor", result))
+    else
         return true;
     return false;
 }
@@ -456,7 +456,7 @@ realm_call_result host_realm_get_tensor(realm_call *call, const uint64_t *args, 
     if (args[2] > TENSOR_NAME_MAX)
         return host_fail(h, result, REALM_E_LIMIT, "realm_get_tensor: a name has at most %u bytes", TENSOR_NAME_MAX);
     const char *name = host_range(call, args[1], args[2], "realm_get_tensor", result);
-    if (!name || !host_range(call, args[3], 0, "realm_get_tensor", result)) return REALM_CALL_DONE;
+    if (!name || !host_range(call, args[3], args[4], "realm_get_tensor", result)) return REALM_CALL_DONE;
     file_job *j = file_job_open(call, tensor_work, true, result);
     if (!j) return REALM_CALL_DONE;
     j->id = (uint32_t)args[0];

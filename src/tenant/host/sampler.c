@@ -172,17 +172,26 @@ realm_call_result host_sampler_fork(realm_call *call, const uint64_t *args, int3
     return give(h, s->model, chain, s->charged, s->held, result);
 }
 
-realm_call_result host_sampler_accept(realm_call *call, const uint64_t *args, int32_t *result) {
+static realm_call_result take_note(realm_call *call, const uint64_t *args, const char *what, bool prompt,
+                                   int32_t *result) {
     realm_host *h = host_of(call);
     realm_tokens t = {0};
-    host_sampler *s = host_need(h, args[0], HOST_SAMPLER, "sampler_accept", result);
+    host_sampler *s = host_need(h, args[0], HOST_SAMPLER, what, result);
     if (!s) return REALM_CALL_DONE;
     if (host_sampler_moves(call, s)) return REALM_CALL_MOVE;
-    realm_status st = host_take_tokens(call, "sampler_accept", s->model, args[1], args[2], &t);
+    realm_status st = host_take_tokens(call, what, s->model, args[1], args[2], &t);
     size_t bytes = t.len * HOST_SAMPLER_TOKEN_BYTES;
     if (!st) st = host_charge_text(h, bytes);
     if (!st) s->charged += bytes;
-    if (!st) st = realm_chain_accept(s->chain, t.ids, t.len, false, &h->error);
+    if (!st) st = realm_chain_accept(s->chain, t.ids, t.len, prompt, &h->error);
     realm_tokens_release(&t);
     return st ? host_failed(h, result) : REALM_CALL_DONE;
+}
+
+realm_call_result host_sampler_accept(realm_call *call, const uint64_t *args, int32_t *result) {
+    return take_note(call, args, "sampler_accept", false, result);
+}
+
+realm_call_result host_sampler_prompt(realm_call *call, const uint64_t *args, int32_t *result) {
+    return take_note(call, args, "sampler_prompt", true, result);
 }

@@ -58,11 +58,11 @@ static realm_call_result copy_layer(realm_call *call, const host_model *m, const
         return host_failed(h, result);
     }
     for (size_t i = 0; i < n; i++) total += list[i]->file->n_bytes; /* all within one file: no overflow */
+    if (!host_range(call, args[2], args[3], "memory64_load_layer", result)) return REALM_CALL_DONE;
     if (total > args[3] || total > INT32_MAX)
         return host_fail(h, result, REALM_E_RANGE,
                          "memory64_load_layer: layer %u has %llu bytes, there is room for %llu", (unsigned)args[1],
                          (unsigned long long)total, (unsigned long long)args[3]);
-    if (!host_range(call, args[2], total, "memory64_load_layer", result)) return REALM_CALL_DONE;
     if (host_charge_read(h, total, "memory64_load_layer")) return host_failed(h, result);
     return host_copy_layer(call, m, list, n, total, result);
 }
@@ -123,7 +123,7 @@ realm_call_result host_memory64_get_stats(realm_call *call, const uint64_t *args
                               .bytes_budget = realm_model_weight_bytes(h->model->m->model),
                               .prefetched = s.prefetched};
     uint64_t n = REALM_MIN(args[1], (uint64_t)sizeof out);
-    void *to = host_range(call, args[0], n, "memory64_get_stats", result);
+    void *to = host_range(call, args[0], args[1], "memory64_get_stats", result);
     if (!to) return REALM_CALL_DONE;
     memcpy(to, &out, (size_t)n);
     *result = (int32_t)sizeof out;

@@ -26,6 +26,8 @@ static int32_t about(void) {
     IS(first[1], 77);
     IS(realm_limits_get((realm_guest_limits *)(void *)PAST, sizeof l), REALM_E_RANGE);
     TRUE(error_says("limits_get"));
+    IS(realm_limits_get(&l, SIZE_MAX), REALM_E_RANGE); /* all of a buffer is memory, however little is written */
+    IS(realm_limits_get((realm_guest_limits *)(void *)(EDGE - sizeof l), sizeof l + 1), REALM_E_RANGE);
     IS(realm_clock_ms(REALM_CLOCK_WALL, &t), 0);
     TRUE(t > 1700000000000);
     IS(realm_clock_ms(REALM_CLOCK_MONOTONIC, &u), 0);
@@ -54,7 +56,13 @@ static int32_t in_and_out(void) {
     IS(realm_input(NULL, 0, buf, 4), all); /* does not fit: nothing is written */
     IS(buf[0], 1);
     IS(realm_input(NULL, 0, NULL, 0), all);
-    IS(realm_input(REALM_LITERAL("text"), buf, sizeof buf), 8); /* unescaped */
+    IS(realm_input(NULL, 0, PAST, 0), all);
+    IS(realm_input(NULL, 0, PAST, 1), REALM_E_RANGE); /* although it would not fit */
+    IS(realm_input(NULL, 0, EDGE - 4096, 4097), REALM_E_RANGE);
+    IS(realm_input(NULL, 0, EDGE - 4096, 4096), all);
+    IS(realm_input(NULL, 0, buf, SIZE_MAX), REALM_E_RANGE);
+    IS(realm_encode(REALM_LITERAL("abc"), 0, ids, SIZE_MAX / 2), REALM_E_RANGE); /* elements, not bytes */
+    IS(realm_input(REALM_LITERAL("text"), buf, sizeof buf), 8);                  /* unescaped */
     TRUE(same(buf, "a\"b\n\xe2\x82\xac!", 8));
     IS(realm_input(REALM_LITERAL("list"), buf, sizeof buf), 9);
     TRUE(same(buf, "[1,2.5,1]", 3));

@@ -214,4 +214,45 @@ static int32_t grammars(void) {
     return 1;
 }
 
-PROBE(samplers, in_generations, grammars)
+/* With the prompt noted, draws of single rows are those of a generation: the penalties look back over it too. */
+static int32_t lockstep(void) {
+    int32_t c, n, f = rows_of(&c), drawn[N], p = realm_prompt_own();
+    size_t len;
+    TRUE(f > 0 && n_ids > 0);
+    realm_sampler_stage stages[] = {{.kind = REALM_STAGE_PENALTIES, .a = 1.7f},
+                                    {.kind = REALM_STAGE_TEMPERATURE, .a = 1}};
+    int32_t s = realm_sampler_new(stages, 2, 11), bare = realm_sampler_new(stages, 2, 11);
+    realm_generate_options o = {.size = sizeof o,
+                                .set = REALM_SET_SAMPLER | REALM_SET_MAX_TOKENS | REALM_SET_FLAGS,
+                                .max_tokens = N,
+                                .flags = REALM_GENERATE_IGNORE_END,
+                                .sampler = s};
+    int32_t g = realm_generate(p, &o, REALM_MODE_EVENTS);
+    IS(drain(g, drawn, &n, &len), REALM_END_LENGTH);
+    IS(n, N);
+    IS(realm_sampler_prompt(s, ids, (size_t)n_ids), 0);
+    IS(realm_sampler_prompt(s, NULL, 0), 0);
+    int32_t differs = 0;
+    for (int i = 0; i < N; i++) {
+        int32_t other = realm_logits_sample(f, 0, bare, NULL);
+        int32_t token = realm_logits_sample(f, 0, s, NULL);
+        IS(token, drawn[i]);
+        differs += other != token;
+        IS(realm_close(f), 0);
+        f = realm_forward(c, &token, 1, 1, 0);
+        TRUE(f > 0);
+        IS(realm_wait(f, events, 64, text, sizeof text, -1), 1);
+    }
+    TRUE(differs > 0); /* the prompt counted */
+    ids[0] = VOCAB;
+    IS(realm_sampler_prompt(s, ids, 1), REALM_E_RANGE);
+    IS(realm_sampler_prompt(s, (int32_t *)(void *)PAST, 1), REALM_E_RANGE);
+    IS(realm_sampler_prompt(f, ids, 0), REALM_E_INVALID);
+    IS(realm_close(f), 0);
+    IS(realm_close(s), 0);
+    IS(realm_close(bare), 0);
+    IS(realm_close(c), 0);
+    return 1;
+}
+
+PROBE(samplers, lockstep, in_generations, grammars)
