@@ -67,6 +67,8 @@ test: check
 $(BUILD)/unit/store/test_key_compare: private TEST_LDFLAGS = -Wl,--wrap=realm_secret_equal
 # A gate in front of the removal of files.
 $(BUILD)/unit/tenant/test_models: private TEST_LDFLAGS = -Wl,--wrap=unlink
+# Others who change the store at a bad moment.
+$(BUILD)/unit/tenant/test_programs: private TEST_LDFLAGS = -Wl,--wrap=realm_store_program_get,--wrap=realm_store_tenant_find
 
 # Tests that run guest programs.
 $(BUILD)/unit/tenant/%: private TEST_CFLAGS += -DTEST_GUESTS='"$(BUILD)/guest"'

@@ -129,7 +129,7 @@ realm_status realm_store_key_find(realm_store *store, const char *key, size_t le
     if (s != REALM_OK) return s;
     s = db_begin(d,
                  "SELECT " KEY_COLUMNS ", k.mac FROM api_key k LEFT JOIN tenant t ON t.id = k.tenant_id"
-                 " WHERE k.id = ?1",
+                 " WHERE k.id = ?1 AND (k.admin OR t.deleted_s = 0)", /* made while its tenant was deleted: none */
                  &st, err);
     if (s != REALM_OK) return s;
     db_bind_text(st, 1, id);

@@ -104,6 +104,7 @@ struct realm_tenant {
     char name[REALM_TENANT_NAME_MAX + 1];
     atomic_uint refs; /* acquired under runtime.mu, so 0 under runtime.mu stays 0 */
     bool gone;        /* runtime.mu: deleted from the store */
+    bool stale;       /* runtime.mu: what is known of its row may be old */
     bool forgotten;   /* runtime.mu: and its models and files are gone too */
 
     realm_tensor_budget *tensors;

@@ -16,6 +16,8 @@
 #include "crypto/crypto.h"
 #include "tenant/internal.h"
 
+#define REPLACED_MAX 8 /* programs of one tenant, one after the other, while a request waits for them */
+
 /* ---- the table --------------------------------------------------------------------------------------------------- */
 
 static void tenant_free(realm_tenant *t) {
@@ -102,6 +104,7 @@ static realm_status hold(realm_runtime *rt, const realm_tenant_row *row, realm_t
         realm_mutex_init(&t->files_mu, REALM_RANK_TENANT);
         t->request_credit = t->token_credit = INFINITY; /* full; clamped to the limit at first use */
         apply_row(t, row);
+        t->stale = true; /* it may have changed since the caller read it, and reread() has not seen this one */
         t->next = rt->tenants;
         rt->tenants = t;
     }
@@ -150,25 +153,27 @@ void realm_tenant_release(realm_tenant *t) {
 
 const char *realm_tenant_name(const realm_tenant *t) { return t->name; }
 
-/* Reads all rows again. */
-static void reread(realm_runtime *rt) {
+/* Reads rows again: all, or those that may not be what the store says. */
+static void reread(realm_runtime *rt, bool all) {
     realm_mutex_lock(&rt->mu);
     realm_tenant *t = rt->tenants;
-    if (t) atomic_fetch_add_explicit(&t->refs, 1, memory_order_relaxed);
-    realm_mutex_unlock(&rt->mu);
-    while (t) { /* the list only loses entries on this thread, so `next` stays valid */
+    for (;;) { /* the list only loses entries on this thread, so `next` stays valid */
+        while (t && !all && !t->stale) t = t->next;
+        if (!t) break;
+        atomic_fetch_add_explicit(&t->refs, 1, memory_order_relaxed);
+        realm_mutex_unlock(&rt->mu);
         realm_tenant_row row;
         realm_status s = realm_store_tenant_get(rt->store, t->id, &row, NULL);
         if (s == REALM_OK) apply_row(t, &row);
         realm_mutex_lock(&rt->mu);
         if (s == REALM_OK) apply_to_stored(t, &row.limits);
         if (s == REALM_E_NOT_FOUND) t->gone = true;
+        t->stale = s != REALM_OK && s != REALM_E_NOT_FOUND; /* next time again */
         realm_tenant *next = t->next;
-        if (next) atomic_fetch_add_explicit(&next->refs, 1, memory_order_relaxed);
-        realm_mutex_unlock(&rt->mu);
         realm_tenant_release(t);
         t = next;
     }
+    realm_mutex_unlock(&rt->mu);
 }
 
 /* What is left to do once nobody uses it: of a deleted tenant its models and files go, of others the models that were
@@ -259,10 +264,8 @@ static void free_gone(realm_runtime *rt) {
 void tenants_refresh(realm_runtime *rt) {
     uint64_t version;
     const bool changed = realm_store_version(rt->store, &version, NULL) == REALM_OK && version != rt->store_version;
-    if (changed) {
-        rt->store_version = version;
-        reread(rt);
-    }
+    if (changed) rt->store_version = version;
+    reread(rt, changed);
     const bool leftovers = any_leftovers(rt);
     if (changed || leftovers) {
         realm_mutex_lock(&rt->mu);
@@ -333,7 +336,8 @@ static realm_status program_now(realm_tenant *t, realm_program **out, realm_erro
     return t->program_error.code;
 }
 
-/* Opens the stored program: blocks for as long as compiling takes, so only the pool does it. */
+/* Opens the stored program: blocks for as long as compiling takes, so only the pool does it. REALM_E_NOT_FOUND: it has
+ * been replaced in the store. */
 static realm_status open_program(realm_tenant *t, realm_program **out, realm_error *err) {
     char sha[65];
     uint64_t memory_bytes;
@@ -354,7 +358,7 @@ static realm_status open_program(realm_tenant *t, realm_program **out, realm_err
     if (s == REALM_OK) s = realm_program_open(t->rt->sandbox, wasm, len, &pl, &p, &local);
     realm_free(wasm);
     ledger_charge_cpu(t, cpu_ns); /* of a module that is refused too */
-    if (s != REALM_OK) {
+    if (s != REALM_OK && s != REALM_E_NOT_FOUND) {
         realm_error_prefix(&local, "program of tenant %s", t->name);
         realm_log_error("tenant", "%s", local.text);
         /* A refusal is final for these bytes, and the tenant's own affair; running out of something may pass. */
@@ -379,6 +383,11 @@ static void program_work(tenant_job *job) {
     realm_tenant *t = job->tenant;
     realm_program *p = NULL;
     realm_status s = open_program(t, &p, &job->error);
+    for (int n = 0; s == REALM_E_NOT_FOUND && n < REPLACED_MAX; n++) {
+        realm_error_clear(&job->error);
+        realm_runtime_reload(t->rt); /* then its row is the one that is there now */
+        s = open_program(t, &p, &job->error);
+    }
     realm_mutex_lock(&t->mu);
     realm_run *list = t->starting;
     t->starting = NULL;

@@ -132,6 +132,15 @@ static void keys_open_and_close(void **state) {
     assert_int_equal(realm_store_key_import(a, "other", "a-chosen-key-of-some-length", &err), REALM_E_EXISTS);
     assert_int_equal(realm_store_tenant_delete(a, "keys", &err), REALM_OK);
     assert_int_equal(realm_store_key_find(a, "a-chosen-key-of-some-length", 27, &got, &err), REALM_E_UNAUTHENTICATED);
+    /* also one that was made at the moment of the deletion, and so not revoked by it */
+    char path[96];
+    sqlite3 *h;
+    snprintf(path, sizeof path, "%s/realm.db", dir);
+    assert_int_equal(sqlite3_open(path, &h), SQLITE_OK);
+    assert_int_equal(sqlite3_exec(h, "UPDATE api_key SET revoked_s = 0", NULL, NULL, NULL), SQLITE_OK);
+    sqlite3_close(h);
+    assert_int_equal(realm_store_key_find(a, "a-chosen-key-of-some-length", 27, &got, &err), REALM_E_UNAUTHENTICATED);
+    assert_int_equal(realm_store_key_find(a, admin, strlen(admin), &got, &err), REALM_OK);
     realm_store_close(a);
     realm_store_close(b);
 }

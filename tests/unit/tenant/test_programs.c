@@ -1,4 +1,5 @@
-/* Compiled code of idle programs: at most so much is kept, and whoever asks next gets it back. */
+/* Programs that tenants stored: of compiled code of idle ones at most so much is kept, and whoever asks next gets it
+ * back; one that is replaced just when somebody asks for it is the new one. */
 #include "tenant/client.h"
 #include "tenant/internal.h"
 
@@ -126,11 +127,98 @@ static void test_running_and_shared(void **state) {
     }
 }
 
+/* ---- changes of the store at a bad moment ---- */
+
+static void (*before_get)(const char *sha256), (*after_find)(const char *name);
+
+realm_status __real_realm_store_program_get(realm_store *s, const char *sha256, void **wasm, size_t *len,
+                                            realm_error *err);
+realm_status __wrap_realm_store_program_get(realm_store *s, const char *sha256, void **wasm, size_t *len,
+                                            realm_error *err);
+realm_status __wrap_realm_store_program_get(realm_store *s, const char *sha256, void **wasm, size_t *len,
+                                            realm_error *err) {
+    if (before_get) before_get(sha256);
+    return __real_realm_store_program_get(s, sha256, wasm, len, err);
+}
+
+realm_status __real_realm_store_tenant_find(realm_store *s, const char *name, realm_tenant_row *out, realm_error *err);
+realm_status __wrap_realm_store_tenant_find(realm_store *s, const char *name, realm_tenant_row *out, realm_error *err);
+realm_status __wrap_realm_store_tenant_find(realm_store *s, const char *name, realm_tenant_row *out, realm_error *err) {
+    realm_status status = __real_realm_store_tenant_find(s, name, out, err);
+    if (after_find) after_find(name);
+    return status;
+}
+
+static int replacements;
+
+/* Another file each time: the one that was asked for is not in the store any more. */
+static void replace(const char *sha256) {
+    size_t n = 0;
+    (void)sha256;
+    if (replacements == 0) return;
+    char *wasm = read_file(TEST_GUESTS, "shout", &n), *own = malloc(n + 8);
+    const char section[] = {0, 4, 2, 'n', 'o', (char)(100 + replacements--)};
+    memcpy(own, wasm, n);
+    memcpy(own + n, section, sizeof section);
+    assert_int_equal(realm_store_tenant_set(realm_runtime_store(rt), "swaps", NULL, own, n + sizeof section, NULL), 0);
+    realm_free(wasm);
+    free(own);
+}
+
+/* A request that comes when its tenant's program is being replaced, and again, is answered by the last one. */
+static void test_replaced_while_it_is_opened(void **state) {
+    client c;
+    (void)state;
+    size_t n = 0;
+    realm_error err = {0};
+    realm_tenant *t = NULL;
+    char *wasm = read_file(TEST_GUESTS, "shout", &n);
+    if (realm_store_tenant_create(realm_runtime_store(rt), "swaps", NULL, wasm, n - 1, NULL, &err) || /* cut: refused */
+        realm_runtime_tenant(rt, "swaps", &t, &err))
+        fail_msg("%s", err.text);
+    realm_free(wasm);
+    replacements = 3;
+    before_get = replace;
+    complete(&c, t, text_request());
+    before_get = NULL;
+    expect_ok(&c);
+    end(&c);
+    assert_int_equal(replacements, 0);
+    realm_tenant_release(t);
+}
+
+static void limit_meanwhile(const char *name) {
+    realm_tenant_row row;
+    after_find = NULL;
+    realm_store *store = realm_runtime_store(rt);
+    assert_int_equal(realm_store_tenant_find(store, name, &row, NULL), REALM_OK);
+    row.limits.handles = 77;
+    assert_int_equal(realm_store_tenant_set(store, name, &row.limits, NULL, 0, NULL), REALM_OK);
+    realm_runtime_reload(rt); /* and the server has been round, when it did not know the tenant */
+}
+
+/* A tenant that changes between being read and being known is known as it is. */
+static void test_changed_while_it_is_loaded(void **state) {
+    (void)state;
+    realm_tenant *t = NULL;
+    realm_error err = {0};
+    assert_int_equal(realm_store_tenant_create(realm_runtime_store(rt), "late", NULL, NULL, 0, NULL, NULL), REALM_OK);
+    after_find = limit_meanwhile;
+    if (realm_runtime_tenant(rt, "late", &t, &err)) fail_msg("%s", err.text);
+    realm_runtime_reload(rt);
+    realm_mutex_lock(&t->mu);
+    assert_int_equal(t->limits.handles, 77);
+    realm_mutex_unlock(&t->mu);
+    realm_tenant_release(t);
+}
+
 int main(int argc, char **argv) {
     if (is_compiler(argc, argv)) return compile(argv);
     program_bytes = 300000;
     if (open_runtime()) return 1;
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_what_runs_is_kept), cmocka_unit_test(test_bounded),
-                                       cmocka_unit_test(test_running_and_shared)};
+                                       cmocka_unit_test(test_running_and_shared),
+                                       cmocka_unit_test(test_replaced_while_it_is_opened),
+                                       cmocka_unit_test(test_changed_while_it_is_loaded)};
     return close_runtime(cmocka_run_group_tests_name("programs", tests, NULL, NULL));
 }
