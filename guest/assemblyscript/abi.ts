@@ -573,6 +573,8 @@ export const E_CROWDED: i32 = -22;
 export const E_CONTEXT: i32 = -23;
 // more than is taken.
 export const E_TOO_LARGE: i32 = -24;
+// the grammar cannot be kept to.
+export const E_GRAMMAR: i32 = -25;
 
 // What a result code means.
 export function codeText(code: i32): string {
@@ -602,6 +604,7 @@ export function codeText(code: i32): string {
     case -22: return "too many at the same time";
     case -23: return "longer than the context";
     case -24: return "more than is taken";
+    case -25: return "the grammar cannot be kept to";
     default: return "unknown failure";
   }
 }

@@ -38,7 +38,8 @@ extern "C" {
     X(REALM_E_QUOTA, -21, "more than the quota holds")       \
     X(REALM_E_CROWDED, -22, "too many at the same time")     \
     X(REALM_E_CONTEXT, -23, "longer than the context")       \
-    X(REALM_E_TOO_LARGE, -24, "more than is taken")
+    X(REALM_E_TOO_LARGE, -24, "more than is taken")          \
+    X(REALM_E_GRAMMAR, -25, "the grammar cannot be kept to")
 
 typedef enum realm_status {
 #define REALM_STATUS_ENUM(name, value, text) name = value,

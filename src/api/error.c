@@ -91,6 +91,7 @@ bool api_error_status(api_error *e, realm_status s, const realm_error *err) {
     case REALM_E_CLOSED: return api_error_set(e, 503, "shutting_down", NULL, "%s", text);
     case REALM_E_LIMIT:   /* CPU, memory, handles, output of the program */
     case REALM_E_TIMEOUT: /* its wall time */
+    case REALM_E_GRAMMAR: /* one of its own; a client's is gen_grammar_error's */
     case REALM_E_PROGRAM: return program_error(e, text);
     default: return api_error_set(e, 500, "internal_error", NULL, "%s", text);
     }

@@ -2,7 +2,9 @@
  *
  * Both end as a JSON Schema that is compiled once the rest of the request is known to be right. One that does not
  * compile is the client's error and is told with its place in the request, as in
- * "response_format.json_schema.schema.properties.age.type": the answer is never given without it.
+ * "response_format.json_schema.schema.properties.age.type": the answer is never given without it. So is one that turns
+ * out later to need more work for a token than there is, or to leave no token: it is told in the status, or in the
+ * stream that has begun.
  */
 #include <stdio.h>
 #include <string.h>
@@ -68,9 +70,16 @@ bool gen_read_format(gen_request *q, api_error *e) {
     return true;
 }
 
+/* The part of the request that says it. */
+static const realm_json *place_of(const gen_request *q) { return q->has_schema ? &q->schema : &q->format; }
+
+void gen_grammar_error(const gen_request *q, const realm_error *err, api_error *e) {
+    api_error_field(e, place_of(q), "unusable_schema", "%s", err->text);
+}
+
 bool gen_request_constrain(gen_request *q, realm_tenant *t, api_error *e) {
     static const char any_object[] = "{\"type\":\"object\"}";
-    const realm_json *said = q->has_schema ? &q->schema : &q->format;
+    const realm_json *said = place_of(q);
     realm_error err = {0};
     realm_buf text;
     realm_buf_init(&text, REALM_GRAMMAR_BYTES_MAX);

@@ -122,8 +122,12 @@ bool gen_read(api_call *c) {
     return ok;
 }
 
-/* What a run failed with; what is too long is the prompt. */
+/* What a run failed with; what is too long is the prompt, and a grammar is the client's where it sent one. */
 static void run_error(api_call *c, realm_status s, const realm_error *err) {
+    if (s == REALM_E_GRAMMAR && c->gen.constrained) {
+        gen_grammar_error(&c->gen, err, &c->error);
+        return;
+    }
     api_error_status(&c->error, s, err);
     if (s == REALM_E_CONTEXT)
         (void)snprintf(c->error.param, sizeof c->error.param, "%s", c->gen.chat ? "messages" : "prompt");

@@ -148,6 +148,8 @@ void gen_request_release(gen_request *q);
 bool gen_request_read(gen_request *q, realm_runtime *rt, const char *body, size_t len, api_error *e);
 /* Compiles what a constrained answer is kept to: takes up to seconds. False with `e` filled. */
 bool gen_request_constrain(gen_request *q, realm_tenant *t, api_error *e);
+/* A run could not go on in it: 400, naming the field. */
+void gen_grammar_error(const gen_request *q, const realm_error *err, api_error *e);
 /* sampling.c, format.c, prompt.c: called by it. */
 bool gen_read_sampling(gen_request *q, api_error *e);
 bool gen_read_format(gen_request *q, api_error *e);

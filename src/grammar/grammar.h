@@ -48,8 +48,11 @@ REALM_WARN_UNUSED realm_status realm_grammar_state_fork(const realm_grammar_stat
                                                         realm_error *err);
 void realm_grammar_state_close(realm_grammar_state *s); /* NULL-safe */
 size_t realm_grammar_state_vocab_size(const realm_grammar_state *s);
-/* Moves on by the longest allowed start of `tokens`; *n_accepted says by how many. An end token is allowed where the
- * text is complete. */
+/* In all three REALM_E_GRAMMAR: a limit of its work, or nothing can follow; from then on the state gives no other
+ * answer.
+ *
+ * Moves on by the longest allowed start of `tokens`; *n_accepted says by how many. An end token is allowed where the
+ * text is complete. REALM_E_RANGE: a token that the vocabulary has not. */
 REALM_WARN_UNUSED realm_status realm_grammar_state_accept(realm_grammar_state *s, const realm_token *tokens, size_t n,
                                                           size_t *n_accepted, realm_error *err);
 REALM_WARN_UNUSED realm_status realm_grammar_state_rollback(realm_grammar_state *s, size_t n, realm_error *err);

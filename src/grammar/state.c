@@ -20,12 +20,15 @@ struct realm_grammar_state {
     bool ended;
 };
 
+/* What the library gave up is the grammar's fault, limits too; that it broke is not. */
 static realm_status failure(const realm_grammar_state *s, realm_error *err) {
     if (llg_matcher_is_cancelled(s->m))
-        return realm_error_set(err, REALM_E_LIMIT, "the grammar needs more than %u ms for one token",
+        return realm_error_set(err, REALM_E_GRAMMAR, "the grammar needs more than %u ms for one token",
                                REALM_GRAMMAR_CALL_CPU_MS);
     const char *text = llg_matcher_get_error(s->m);
-    return grammar_error(err, REALM_E_INTERNAL, text ? text : "the grammar failed");
+    realm_error why = {0};
+    realm_status status = grammar_error(&why, REALM_E_GRAMMAR, text ? text : "the grammar failed");
+    return realm_error_set(err, status == REALM_E_LIMIT ? REALM_E_GRAMMAR : status, "%s", why.text);
 }
 
 static bool is_end(const realm_grammar_vocab *v, realm_token id) {

@@ -620,6 +620,7 @@ const EQuota = -21           // more than the quota holds
 const ECrowded = -22         // too many at the same time
 const EContext = -23         // longer than the context
 const ETooLarge = -24        // more than is taken
+const EGrammar = -25         // the grammar cannot be kept to
 
 // CodeText says what a result code means.
 func CodeText(code int32) string {
@@ -674,6 +675,8 @@ func CodeText(code int32) string {
 		return "longer than the context"
 	case -24:
 		return "more than is taken"
+	case -25:
+		return "the grammar cannot be kept to"
 	}
 	return "unknown failure"
 }

@@ -470,6 +470,8 @@ pub const E_CROWDED: i32 = -22;
 pub const E_CONTEXT: i32 = -23;
 /// more than is taken.
 pub const E_TOO_LARGE: i32 = -24;
+/// the grammar cannot be kept to.
+pub const E_GRAMMAR: i32 = -25;
 
 /// What a result code means.
 pub const fn code_text(code: i32) -> &'static str {
@@ -499,6 +501,7 @@ pub const fn code_text(code: i32) -> &'static str {
         -22 => "too many at the same time",
         -23 => "longer than the context",
         -24 => "more than is taken",
+        -25 => "the grammar cannot be kept to",
         _ => "unknown failure",
     }
 }

@@ -114,6 +114,7 @@ static int32_t code_of(realm_host *h, realm_status st) {
     case REALM_E_BUSY: return failed(h, NN_BUSY);
     case REALM_E_RANGE:
     case REALM_E_INVALID: return failed(h, NN_INVALID_ARGUMENT);
+    case REALM_E_GRAMMAR:
     case REALM_E_FORMAT: return failed(h, NN_INVALID_ENCODING);
     case REALM_E_UNSUPPORTED: return failed(h, NN_UNSUPPORTED);
     case REALM_E_NOT_FOUND: return failed(h, NN_MODEL_NOT_FOUND);

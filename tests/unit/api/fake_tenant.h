@@ -287,6 +287,9 @@ static void *fake_run(void *arg) {
         fake_wait(r);
     } else if (strstr(r->input, "@program")) {
         r->finish = REALM_FINISH_ERROR, r->status = REALM_E_PROGRAM, r->why = "trap: unreachable";
+    } else if (strstr(r->input, "@grammar")) {
+        if (strstr(r->input, "@grammar2")) fake_push(r, REALM_EVENT_TOKEN, '{', "{", 1, -1);
+        r->finish = REALM_FINISH_ERROR, r->status = REALM_E_GRAMMAR, r->why = "the grammar needs more than 50 ms";
     } else if (strstr(r->input, "@range")) {
         r->finish = REALM_FINISH_ERROR, r->status = REALM_E_CONTEXT,
         r->why = "the prompt has 9 tokens, the context of 8 leaves no room";

@@ -816,6 +816,30 @@ static void failures(void **state) {
     assert_error(&r, 500, NULL, "program_failed");
     r = chat("\"user\":\"@range\"");
     assert_error(&r, 400, "messages", "context_length_exceeded");
+    /* a grammar is the client's fault where it sent one, else the program's */
+    static const char schema[] = ",\"response_format\":{\"type\":\"json_schema\",\"json_schema\":{\"name\":\"x\","
+                                 "\"schema\":{\"type\":\"object\"}}}";
+    char body[512];
+    (void)snprintf(body, sizeof body, "\"user\":\"@grammar\"%s", schema);
+    r = chat(body);
+    assert_error(&r, 400, "response_format.json_schema.schema", "unusable_schema");
+    r = chat("\"user\":\"@grammar\",\"response_format\":{\"type\":\"json_object\"}");
+    assert_error(&r, 400, "response_format", "unusable_schema");
+    r = chat("\"user\":\"@grammar\"");
+    assert_error(&r, 500, NULL, "program_failed");
+    (void)snprintf(body, sizeof body, "\"user\":\"@grammar\",\"stream\":true%s", schema);
+    r = chat(body);
+    assert_error(&r, 400, "response_format.json_schema.schema", "unusable_schema");
+    (void)snprintf(body, sizeof body, "\"user\":\"@grammar2\",\"stream\":true%s", schema);
+    r = chat(body);
+    assert_int_equal(r.status, 200);
+    char **said = events_of(&r), *error = NULL;
+    for (; *said; said++) error = *said;
+    assert_string_equal(error,
+                        "{\"error\":{\"message\":\"response_format.json_schema.schema: the grammar needs more than 50 "
+                        "ms\",\"type\":\"invalid_request_error\",\"param\":\"response_format.json_schema.schema\","
+                        "\"code\":\"unusable_schema\"}}");
+    done(&r);
     r = chat("\"user\":\"@midfail\"");
     assert_error(&r, 500, NULL, NULL);
     r = chat("\"user\":\"@midfail\",\"stream\":true");
