@@ -1,8 +1,9 @@
 /* Open and close, the handler that net calls, routes, keys, and the life of a call.
  *
- * What is decided on the I/O thread when the head has come: path, method, key, content type. So nobody without a key
- * has a body buffered here. GET answers are made there too, except those of the ledger and the metrics; everything that
- * parses, tokenises or reads the store goes to a worker, so that /health answers while a client tokenises megabytes.
+ * What is decided on the I/O thread when the head has come: path, method, key, content type, and whether the tenant may
+ * ask now. So nobody without a key, or past a limit, has a body buffered here. GET answers are made there too, except
+ * those of the ledger and the metrics; everything that parses, tokenises or reads the store goes to a worker, so that
+ * /health answers while a client tokenises megabytes.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -15,6 +16,7 @@
 #include "base/log.h"
 
 #define AUTH_TEXT_MAX 256u
+#define GET_BODY_MAX 4096u /* it says nothing there */
 
 /* ---- routes ---- */
 
@@ -99,9 +101,9 @@ static api_call *new_call(realm_api *api, realm_exchange *x) {
 /* Nobody else has it any more. */
 static void free_call(api_call *c) {
     gen_release(c);
+    party_leave(c);
     realm_tenant_release(c->tenant);
     realm_free(c->body);
-    atomic_fetch_sub_explicit(&c->api->held_bytes, c->held, memory_order_relaxed); /* a budget, not a lock */
     realm_buf_release(&c->reply);
     realm_buf_release(&c->head);
     realm_buf_release(&c->piece);
@@ -179,7 +181,8 @@ void api_answer_error(api_call *c) {
 void api_answer(api_call *c) {
     if (!c->error.status && realm_buf_status(&c->reply) != REALM_OK)
         api_error_status(&c->error, realm_buf_status(&c->reply), NULL);
-    if (c->error.status) {
+    /* it may take its client long to read it */
+    if (c->error.status || !party_hold(c, c->reply.len)) {
         api_answer_error(c);
         return;
     }
@@ -375,6 +378,18 @@ static bool check_content(api_call *c) {
     return true;
 }
 
+/* Before its body is read and anything is done for it: what is refused costs no more than a head. */
+static bool admit(api_call *c) {
+    realm_error err = {0};
+    realm_status s = realm_tenant_admit(c->tenant, &c->rate, &err);
+    c->has_rate = true;
+    if (s == REALM_OK) return true;
+    api_error_status(&c->error, s, &err);
+    api_error_rate(&c->error, s, &c->rate);
+    api_answer_error(c);
+    return false;
+}
+
 static const char *methods_of(const struct route *r, int tag) {
     if (tag == REALM_API_PUBLIC) return r->post ? "POST, OPTIONS" : "GET, HEAD, OPTIONS";
     return r->post ? "POST" : "GET, HEAD";
@@ -389,7 +404,6 @@ static void answer_options(api_call *c, const struct route *r, int tag) {
         realm_exchange_field(c->x, "Access-Control-Allow-Headers", "authorization, *");
         realm_exchange_field(c->x, "Access-Control-Max-Age", "86400");
     }
-    realm_exchange_limit_body(c->x, 64u << 10);
     api_put_fields(c);
     count_answer(c, 200);
     realm_exchange_respond(c->x, 200, "text/plain; charset=utf-8", "", 0);
@@ -430,20 +444,19 @@ static void on_head(void *user, realm_exchange *x) {
         return;
     }
     if (!authenticate(c, r->access[tag])) return;
-    if (r->post)
-        (void)check_content(c);
-    else
-        realm_exchange_limit_body(x, 64u << 10); /* a body says nothing here */
+    if (!r->post) realm_exchange_limit_body(x, GET_BODY_MAX);
+    if (r->post && !check_content(c)) return;
+    if (c->tenant && !party_join(c)) {
+        api_answer_error(c);
+        return;
+    }
+    if (r->post) (void)admit(c);
 }
 
 /* The body goes with the call to a worker. From here on it is the api that bounds how much of them there is. */
 static bool take_body(api_call *c) {
-    _Atomic uint64_t *held = &c->api->held_bytes;
     c->body = realm_exchange_take_body(c->x, &c->body_len);
-    c->held = c->body ? c->body_len : 0;
-    uint64_t before = atomic_fetch_add_explicit(held, c->held, memory_order_relaxed);
-    if (c->body && (c->held <= REALM_BODY_SMALL || before + c->held <= API_HELD_MAX)) return true;
-    api_error_status(&c->error, REALM_E_BUSY, NULL);
+    if (c->body ? party_hold(c, c->body_len) : api_error_status(&c->error, REALM_E_NOMEM, NULL)) return true;
     api_answer_error(c);
     return false;
 }
@@ -502,12 +515,15 @@ static void on_close(void *user, realm_exchange *x, bool complete) {
 static void on_error(void *user, realm_exchange *x, unsigned status, const char *why) {
     api_call *c = realm_exchange_get_user(x);
     if (!c && !(c = new_call(user, x))) return; /* net answers by itself */
-    refuse(c, status,
-           status == 408   ? "timeout"
-           : status == 413 ? "body_too_large"
-           : status == 503 ? "overloaded"
-                           : "bad_http_request",
-           why);
+    api_error_set(&c->error, status,
+                  status == 408   ? "timeout"
+                  : status == 413 ? "body_too_large"
+                  : status == 429 ? "rate_limit_exceeded"
+                  : status == 503 ? "overloaded"
+                                  : "bad_http_request",
+                  NULL, "%s", why);
+    if (status == 429 || status == 503) c->error.retry_after_ms = 1000;
+    api_answer_error(c);
 }
 
 /* ---- open, close ---- */
@@ -529,6 +545,8 @@ realm_status realm_api_open(realm_api **out, realm_runtime *rt, const realm_api_
     unsigned n = REALM_MIN(config && config->n_workers ? config->n_workers : 4u, API_WORKERS_MAX);
     realm_status s = REALM_OK;
     call_queue_init(&api->queue, n, config && config->max_waiting ? config->max_waiting : 1024);
+    api->held_most = config && config->held_bytes ? config->held_bytes : (uint64_t)1 << 30;
+    realm_mutex_init(&api->parties_mu, REALM_RANK_LEAF);
     realm_mutex_init(&api->lent_mu, REALM_RANK_LEAF);
     realm_cond_init(&api->returned);
     for (unsigned i = 0; s == REALM_OK && i < n; i++) {
@@ -557,5 +575,6 @@ void realm_api_close(realm_api *api) {
     call_queue_release(&api->queue);
     realm_cond_destroy(&api->returned);
     realm_mutex_destroy(&api->lent_mu);
+    realm_mutex_destroy(&api->parties_mu);
     realm_free(api);
 }

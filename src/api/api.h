@@ -23,6 +23,7 @@ typedef struct realm_api realm_api;
 typedef struct realm_api_config { /* 0: the default */
     unsigned n_workers;           /* threads that parse, check and start requests; 4 */
     uint32_t max_waiting;         /* requests waiting for one; past it 503; 1024 */
+    uint64_t held_bytes;          /* bodies worked on and answers kept, of all requests; 1 GiB */
 } realm_api_config;
 
 /* The runtime outlives the api. Starts the workers. */

@@ -97,6 +97,10 @@ bool api_error_status(api_error *e, realm_status s, const realm_error *err) {
     }
 }
 
+void api_error_rate(api_error *e, realm_status s, const realm_rate *rate) {
+    if ((s == REALM_E_RATE || s == REALM_E_QUOTA) && rate->retry_after_ms) e->retry_after_ms = rate->retry_after_ms;
+}
+
 bool api_error_buf(api_error *e, realm_status s) {
     if (s == REALM_E_NOMEM) return api_error_status(e, s, NULL);
     return api_error_set(e, 413, "body_too_large", NULL, "the request is too large");

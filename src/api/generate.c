@@ -137,9 +137,8 @@ void gen_start(api_call *c) {
     gen_request *q = &c->gen;
     api_error *e = &c->error;
     realm_error err = {0};
-    if ((q->constrained && !gen_request_constrain(q, c->tenant, e)) || !prepare(c)) return;
     realm_status s = realm_request_open(c->tenant, q->model, &c->rate, &c->request, &err);
-    c->has_rate = true;
+    if (s == REALM_OK && ((q->constrained && !gen_request_constrain(q, c->tenant, e)) || !prepare(c))) return;
     if (s == REALM_OK) {
         /* A share is for one prompt: several prompts are computed and counted one by one. */
         if (q->n_prompts == 1) realm_request_expect_runs(c->request, q->n_runs);
@@ -148,7 +147,7 @@ void gen_start(api_call *c) {
     if (s == REALM_OK) return;
     run_error(c, s, &err);
     if (s == REALM_E_NOT_FOUND) e->code = "model_not_found";
-    if ((s == REALM_E_RATE || s == REALM_E_QUOTA) && c->rate.retry_after_ms) e->retry_after_ms = c->rate.retry_after_ms;
+    api_error_rate(e, s, &c->rate);
 }
 
 void gen_release(api_call *c) {
@@ -184,9 +183,8 @@ static void note_first_token(api_call *c) {
     atomic_fetch_add_explicit(&c->api->first_tokens, 1, memory_order_relaxed);
 }
 
-/* Stops everything and says why: as an HTTP status, or as the last thing in the stream. */
-static void fail(api_call *c, realm_status s, const realm_error *err) {
-    run_error(c, s, err);
+/* Stops everything and says why (c->error): as an HTTP status, or as the last thing in the stream. */
+static void give_up(api_call *c) {
     for (uint32_t i = 0; i < c->n_choices; i++)
         if (c->choices[i].state == CHOICE_RUNNING) realm_run_cancel(c->choices[i].run);
     if (!c->streaming) {
@@ -202,6 +200,18 @@ static void fail(api_call *c, realm_status s, const realm_error *err) {
     atomic_fetch_add_explicit(&c->api->answers[c->route][c->error.status / 100 < 6 ? c->error.status / 100 : 0], 1,
                               memory_order_relaxed);
     c->phase = CALL_ENDED;
+}
+
+static void fail(api_call *c, realm_status s, const realm_error *err) {
+    run_error(c, s, err);
+    give_up(c);
+}
+
+/* What an answer that is given as a whole has gathered of a choice. */
+static uint64_t gathered(const gen_choice *ch) {
+    uint64_t n = ch->text.len + ch->logprobs.len;
+    for (int k = 0; k < 3; k++) n += ch->legacy[k].len;
+    return n;
 }
 
 static void choice_begin(api_call *c, gen_choice *ch) {
@@ -245,6 +255,7 @@ static bool choice_ended(api_call *c, gen_choice *ch, const realm_event *e) {
 static bool poll_choice(api_call *c, gen_choice *ch) {
     while (ch->state == CHOICE_RUNNING) {
         if (c->gen.stream && realm_exchange_room(c->x) < ROOM_MIN) return true; /* on_wake comes when there is room */
+        const uint64_t before = gathered(ch);
         if (realm_run_poll(ch->run, &c->batch) == 0) return true;
         for (size_t i = 0; i < c->batch.n_events; i++) {
             const realm_event *e = &c->batch.events[i];
@@ -259,6 +270,10 @@ static bool poll_choice(api_call *c, gen_choice *ch) {
                 chat_event(c, ch, e);
             else
                 completion_event(c, ch, e);
+        }
+        if (!c->gen.stream && !party_hold(c, gathered(ch) - before)) {
+            give_up(c);
+            return false;
         }
     }
     return true;

@@ -2,6 +2,7 @@
  *
  *   api.c         open, close, handler, routes, keys, the call's life
  *   queue.c       calls that wait for a worker
+ *   party.c       what the calls of a tenant hold together
  *   error.c       the error object and the statuses
  *   params.c      fields of a generation request, checked
  *   sampling.c    those that say how a token is drawn
@@ -39,7 +40,6 @@
 #define API_CHOICES_MAX 128u /* runs of one request */
 #define API_PARALLEL_MAX 32u /* of them at a time */
 #define API_TOKENS_MAX ((size_t)16 << 20)
-#define API_HELD_MAX ((uint64_t)1 << 30) /* bytes of bodies being worked on; past it 503 */
 #define API_WORKERS_MAX REALM_ROTA_PLACES_MAX
 #define API_LENT_MAX 64u /* calls whose schemas are being compiled; past it 503 */
 #define API_ID_MAX 48u
@@ -86,6 +86,8 @@ bool api_error_model(api_error *e, const char *id, size_t len);
 bool api_error_field(api_error *e, const realm_json *v, const char *code, const char *fmt, ...) REALM_PRINTF(4, 5);
 /* What runs and requests failed with. */
 bool api_error_status(api_error *e, realm_status s, const realm_error *err);
+/* When it would be admitted, where it was not. */
+void api_error_rate(api_error *e, realm_status s, const realm_rate *rate);
 /* A buffer that a request did not fit: 413, or 503 without memory. */
 bool api_error_buf(api_error *e, realm_status s);
 /* {"error":{"message","type","param","code"}} */
@@ -196,9 +198,11 @@ typedef struct api_call {
     char id[API_ID_MAX]; /* x-request-id */
     uint64_t start_ns;
     realm_tenant *tenant;
-    bool by_admin; /* with an admin key */
+    struct api_party *party; /* the tenant's; NULL without one */
+    bool by_admin;           /* with an admin key */
     char *body;
-    size_t body_len, held; /* held: counted in the api's held_bytes */
+    size_t body_len;
+    uint64_t held; /* counted in the api's and the party's held_bytes */
 
     api_error error; /* status 0: `reply` is the answer */
     realm_buf reply;
@@ -219,6 +223,26 @@ typedef struct api_call {
     bool streaming;          /* the answer has begun */
     bool first_token;
 } api_call;
+
+/* ---- party.c ---- */
+
+#define API_PARTY_BUCKETS 256u
+
+typedef struct api_party { /* there while its tenant has calls */
+    struct api_party *next;
+    const realm_tenant *tenant;
+    uint32_t n_calls;           /* api.parties_mu */
+    realm_http_party exchanges; /* of calls whose exchange is open */
+    _Atomic uint64_t held_bytes;
+} api_party;
+
+/* The call joins its tenant's, which it holds. False, with the error filled: it has as many open as would be left for
+ * others, or there is no memory. I/O thread, in on_head. */
+bool party_join(api_call *c);
+void party_leave(api_call *c); /* with all that it holds */
+/* The call keeps `bytes` more, of its body or its answer, until it is freed: they count for its tenant. False, with the
+ * error filled and nothing counted, when that is more than would be left for others; the first 64 KiB always fit. */
+bool party_hold(api_call *c, uint64_t bytes);
 
 /* ---- queue.c ---- */
 
@@ -248,8 +272,11 @@ struct realm_api {
     call_queue queue;
     realm_mutex lent_mu;
     realm_cond returned;
-    uint32_t n_lent;             /* threads that compile schemas; lent_mu */
-    _Atomic uint64_t held_bytes; /* bodies of calls that have not ended */
+    uint32_t n_lent; /* threads that compile schemas; lent_mu */
+    uint64_t held_most;
+    _Atomic uint64_t held_bytes; /* by calls that have not ended */
+    realm_mutex parties_mu;
+    api_party *parties[API_PARTY_BUCKETS]; /* by tenant */
     pthread_t workers[API_WORKERS_MAX];
     unsigned n_workers;
     _Atomic uint64_t answers[N_ROUTES][6]; /* by first digit of the status */

@@ -154,6 +154,8 @@ static const metric server_metrics[] = {
     {"realm_http_connections", "gauge", "Open connections.", OF(connections), COUNT, NULL},
     {"realm_http_connections_total", "counter", "Connections accepted.", OF(accepted), COUNT, NULL},
     {"realm_http_connections_refused_total", "counter", "Connections refused at a limit.", OF(refused), COUNT, NULL},
+    {"realm_http_connections_displaced_total", "counter", "Connections closed to make room for others.", OF(displaced),
+     COUNT, NULL},
     {"realm_http_exchanges", "gauge", "Requests being read or answered.", OF(exchanges), COUNT, NULL},
     {"realm_http_received_bytes_total", "counter", "Bytes read from clients.", OF(bytes_in), COUNT, NULL},
     {"realm_http_sent_bytes_total", "counter", "Bytes written to clients.", OF(bytes_out), COUNT, NULL},

@@ -73,6 +73,8 @@ static const char help[] =
     "  --spill-dir DIR    beyond that, a file without a name in this folder (default: none, they are computed again)\n"
     "  --log-level LEVEL  debug, info, warn, error (default info); what programs log shows with debug alone\n";
 
+#define OTHER_DESCRIPTORS 256u /* that are no connections of tenants: models, stores, programs, the admin listener */
+
 typedef struct flags {
     const char *config, *state, *listen, *admin, *models_dir;
     const char *models[SERVE_MODELS_MAX];
@@ -167,7 +169,7 @@ static realm_status open_server(serving *s, realm_error *err) {
     const serve_config *c = &s->config;
     bool admin = strcmp(c->admin_listen, "off") != 0;
     const realm_listen listen[2] = {{c->listen, REALM_API_PUBLIC}, {c->admin_listen, REALM_API_ADMIN}};
-    realm_api_config ac = {.n_workers = (unsigned)c->api_threads};
+    realm_api_config ac = {.n_workers = (unsigned)c->api_threads, .held_bytes = c->http.bodies_bytes};
     realm_status st = realm_api_open(&s->api, s->rt, &ac, err);
     if (st != REALM_OK) return st;
     realm_api_set_state(s->api, REALM_API_STARTING);
@@ -249,12 +251,21 @@ static void serve(serving *s, const flags *f) {
     }
 }
 
-/* As many descriptors as the system allows: connections, above all. */
-static void raise_descriptors(void) {
+/* As many descriptors as the system allows, and no more connections than that leaves: who comes when all are taken is
+ * given the place of an idle one, which a server without descriptors could not do. */
+static void fit_descriptors(serve_config *c) {
     struct rlimit r;
-    if (getrlimit(RLIMIT_NOFILE, &r) != 0 || r.rlim_cur >= r.rlim_max) return;
-    r.rlim_cur = r.rlim_max;
-    (void)setrlimit(RLIMIT_NOFILE, &r);
+    if (getrlimit(RLIMIT_NOFILE, &r) != 0) return;
+    if (r.rlim_cur < r.rlim_max) {
+        r.rlim_cur = r.rlim_max;
+        (void)setrlimit(RLIMIT_NOFILE, &r);
+        if (getrlimit(RLIMIT_NOFILE, &r) != 0) return;
+    }
+    const uint64_t left = r.rlim_cur > 2 * OTHER_DESCRIPTORS ? r.rlim_cur - OTHER_DESCRIPTORS : r.rlim_cur / 2;
+    if (c->http.connections <= left) return;
+    c->http.connections = (uint32_t)left;
+    serve_say("at most %u connections: the system allows %llu open files", c->http.connections,
+              (unsigned long long)r.rlim_cur);
 }
 
 int realm_cmd_serve(int argc, char **argv) {
@@ -273,13 +284,13 @@ int realm_cmd_serve(int argc, char **argv) {
     pthread_sigmask(SIG_BLOCK, &s.signals, NULL); /* before any thread */
     signal(SIGPIPE, SIG_IGN);
     signal(SIGXFSZ, SIG_IGN); /* a file at its limit is a write that fails, as a full disk is */
-    raise_descriptors();
 
     char *self = realm_self_path();
     realm_status st = read_config(&s.config, &f, &err);
     if (st != REALM_OK) goto done;
     realm_log_configure(s.config.log_level, NULL, NULL);
     serve_say("version " REALM_VERSION ", state in %s", s.config.state);
+    fit_descriptors(&s.config);
     realm_runtime_config rc = {.state_dir = s.config.state,
                                .compiler_path = self,
                                .n_workers = (uint32_t)s.config.workers,

@@ -275,6 +275,7 @@ static realm_status start(realm *r, realm_job *job, const realm_job_params *p, r
         model = info.id;
     }
     if ((s = realm_runtime_tenant(r->rt, p->tenant, &job->tenant, err)) != REALM_OK) return s;
+    if ((s = realm_tenant_admit(job->tenant, NULL, err)) != REALM_OK) return s;
     if ((s = realm_request_open(job->tenant, model, NULL, &job->request, err)) != REALM_OK) return s;
 
     realm_buf input, messages;

@@ -29,7 +29,8 @@
 #include "base/alloc.h"
 #include "net/internal.h"
 
-#define REFILLS_MAX 8u /* times that a handler is asked for more in a row */
+#define REFILLS_MAX 8u          /* times that a handler is asked for more in a row */
+#define DISPLACE_LOOKS_MAX 256u /* at connections that wait for the same, for one that is nobody's */
 
 /* Zeros in front of a chunk's size: with the size's own digits no more than what parsers that count digits take (16).
  */
@@ -55,6 +56,7 @@ static void set_events(conn *c, uint32_t events) {
 static void drop_exchange(conn *c, bool complete) {
     realm_exchange *x = c->x;
     if (!x) return;
+    exchange_leave(x);
     if (x->announced) {
         count(&c->t->n.answers[complete && x->status / 100 < 6 ? x->status / 100 : 0], 1);
         c->t->s->handler.on_close(c->t->s->handler.user, x, complete);
@@ -156,15 +158,14 @@ static void probe(conn *c) {
 
 /* Reads what is there, at most READ_BYTES more. False when the peer is gone. */
 static bool fill(conn *c) {
-    if (realm_buf_reserve(&c->in, READ_BYTES) != REALM_OK) return false;
     for (;;) {
-        ssize_t n = recv(c->fd, c->in.data + c->in.len, READ_BYTES, 0);
+        ssize_t n = recv(c->fd, c->t->input, READ_BYTES, 0);
         if (n < 0 && errno == EINTR) continue;
         if (n < 0) return errno == EAGAIN || errno == EWOULDBLOCK;
         if (n == 0) c->hup = c->eof = true;
-        c->in.len += (size_t)n;
         count(&c->t->n.bytes_in, (uint64_t)n);
-        return true;
+        /* kept in a buffer of its size: thousands of heads of a few bytes cost no more than that */
+        return realm_buf_append(&c->in, c->t->input, (size_t)n) == REALM_OK;
     }
 }
 
@@ -272,16 +273,25 @@ static void begin(conn *c) {
     if (has_body && h->expect_continue && c->in.len == 0) conn_out(c, "HTTP/1.1 100 Continue\r\n\r\n", 25);
     x->state = X_BODY;
     x->body_left = h->content_length;
+    if (h->has_length) x->body.max = (size_t)h->content_length; /* what is counted is what is held, not its growth */
     if (h->chunked) realm_http1_chunks_init(&x->chunks, &s->limits, x->body_max);
     io_timer_set(c, TIMER_BODY);
 }
 
 static bool keep_body(conn *c, const char *data, size_t len) {
     realm_exchange *x = c->x;
-    uint64_t all = atomic_load_explicit(&c->t->s->bodies_bytes, memory_order_relaxed);
-    if (x->body.len + len > REALM_BODY_SMALL && all + len > c->t->s->limits.bodies_bytes) {
-        refuse(c, 503, "too many request bodies are being read; try again");
-        return false;
+    const uint64_t most = c->t->s->limits.bodies_bytes;
+    if (x->body.len + len > REALM_BODY_SMALL) {
+        uint64_t all = atomic_load_explicit(&c->t->s->bodies_bytes, memory_order_relaxed);
+        uint64_t own = x->party ? atomic_load_explicit(&x->party->bodies_bytes, memory_order_relaxed) : 0;
+        if (!realm_http_fair(0, all, len, most)) {
+            refuse(c, 503, "too many request bodies are being read; try again");
+            return false;
+        }
+        if (!realm_http_fair(own, all, len, most)) {
+            refuse(c, 429, "too many bodies of your requests are being read; try again when some have ended");
+            return false;
+        }
     }
     if (realm_buf_append(&x->body, data, len) != REALM_OK) {
         refuse(c, 503, "out of memory");
@@ -330,7 +340,7 @@ static bool advance(conn *c) {
             size_t n = (size_t)REALM_MIN((uint64_t)c->in.len, c->discard);
             realm_buf_consume(&c->in, n);
             c->discard -= n;
-            if (n || c->timer != TIMER_BODY) io_timer_set(c, TIMER_BODY);
+            if (c->timer != TIMER_HEAD) io_timer_set(c, TIMER_HEAD); /* all of it in the time that a head has */
         }
         if (c->in.len == 0) {
             if (c->eof || (c->t->draining && !c->discard)) {
@@ -515,6 +525,25 @@ void conn_timeout(conn *c) {
     default: c->doomed = true; break;
     }
     settle(c);
+}
+
+bool conn_displace(io_thread *t, size_t listener_index) {
+    static const timer_kind order[] = {TIMER_IDLE,  TIMER_LINGER, TIMER_HEAD, TIMER_BODY,
+                                       TIMER_WRITE, TIMER_PROBE,  TIMER_IDLE};
+    char byte;
+    for (size_t k = 0; k < REALM_ARRAY_LEN(order); k++) {
+        conn *c = t->timers[order[k]].first, *next;
+        for (unsigned looks = 0; c && looks < DISPLACE_LOOKS_MAX; c = next, looks++) {
+            next = c->timer_next;
+            if (c->listener != listener_index || (c->x && c->x->party)) continue;
+            /* not at first one to which a request has come that was not read yet */
+            if (k == 0 && recv(c->fd, &byte, 1, MSG_PEEK) > 0) continue;
+            count(&t->n.displaced, 1);
+            conn_kill(c);
+            return true;
+        }
+    }
+    return false;
 }
 
 void conn_drain(conn *c) {

@@ -17,13 +17,37 @@ const char *realm_exchange_body(const realm_exchange *x, size_t *len) {
 }
 
 void exchange_count_body(realm_exchange *x) {
-    _Atomic uint64_t *total = &x->c->t->s->bodies_bytes;
-    /* relaxed: a budget, not a lock */
-    if (x->body.cap > x->body_counted)
-        atomic_fetch_add_explicit(total, x->body.cap - x->body_counted, memory_order_relaxed);
-    else
-        atomic_fetch_sub_explicit(total, x->body_counted - x->body.cap, memory_order_relaxed);
+    /* wraps around where it is less; relaxed: a budget, not a lock */
+    const uint64_t more = (uint64_t)x->body.cap - x->body_counted;
+    if (more == 0) return;
+    atomic_fetch_add_explicit(&x->c->t->s->bodies_bytes, more, memory_order_relaxed);
+    if (x->party) atomic_fetch_add_explicit(&x->party->bodies_bytes, more, memory_order_relaxed);
     x->body_counted = x->body.cap;
+}
+
+bool realm_exchange_join(realm_exchange *x, realm_http_party *p) {
+    const realm_server *s = x->c->t->s;
+    _Atomic uint32_t *all = &x->c->t->s->listen[x->c->listener].joined;
+    /* first counted, then looked at, so that of two at the limit at most one is let in */
+    const uint32_t joined = atomic_fetch_add_explicit(all, 1, memory_order_relaxed);
+    const uint32_t own = atomic_fetch_add_explicit(&p->exchanges, 1, memory_order_relaxed);
+    if (realm_http_fair(own, joined, 1, s->limits.connections)) {
+        x->party = p;
+        return true;
+    }
+    atomic_fetch_sub_explicit(all, 1, memory_order_relaxed);
+    atomic_fetch_sub_explicit(&p->exchanges, 1, memory_order_relaxed);
+    return false;
+}
+
+/* Before on_close, after which the party may be gone. */
+void exchange_leave(realm_exchange *x) {
+    if (!x->party) return;
+    realm_buf_release(&x->body);
+    exchange_count_body(x);
+    atomic_fetch_sub_explicit(&x->c->t->s->listen[x->c->listener].joined, 1, memory_order_relaxed);
+    atomic_fetch_sub_explicit(&x->party->exchanges, 1, memory_order_relaxed);
+    x->party = NULL;
 }
 
 char *realm_exchange_take_body(realm_exchange *x, size_t *len) {

@@ -71,7 +71,8 @@ struct realm_exchange {
     char *head_bytes; /* what head's strings point into */
     realm_http_field *fields;
     realm_buf body;
-    size_t body_counted; /* in the server's bodies_bytes */
+    size_t body_counted; /* in the server's and the party's bodies_bytes */
+    realm_http_party *party;
     uint64_t body_max, body_left;
     realm_buf extra; /* fields of the answer */
     /* wake list, under the thread's wake_mu */
@@ -105,7 +106,7 @@ struct conn {
 };
 
 typedef struct io_counters {
-    _Atomic uint64_t accepted, refused, requests, bytes_in, bytes_out, timeouts, answers[6];
+    _Atomic uint64_t accepted, refused, displaced, requests, bytes_in, bytes_out, timeouts, answers[6];
     _Atomic uint32_t exchanges;
 } io_counters;
 
@@ -127,6 +128,7 @@ struct io_thread {
     realm_exchange *wake_first, *wake_last;
     int64_t date_s;
     char date[40];
+    char input[READ_BYTES]; /* of the connection that is read from, until it is looked at */
     io_counters n;
 };
 
@@ -138,7 +140,7 @@ struct realm_server {
         char address[REALM_ADDRESS_TEXT_MAX];
         int tag;
         bool loopback;
-        _Atomic uint32_t connections;
+        _Atomic uint32_t connections, joined; /* joined: of those, with an exchange of a party */
     } listen[REALM_LISTENERS_MAX];
     char **names;
     size_t n_names;
@@ -165,7 +167,11 @@ void conn_open(io_thread *t, int fd, size_t listener_index, bool refuse);
 void conn_event(conn *c, uint32_t events);
 void conn_wake(conn *c);
 void conn_timeout(conn *c);
-void conn_drain(conn *c); /* closes it if it is idle */
+/* Takes what has come, and closes it if it is idle then. */
+void conn_drain(conn *c);
+/* Closes a connection of the listener that is nobody's: idle, lingering, reading a head or giving an answer to who has
+ * joined no party. False when there is none on this thread. */
+bool conn_displace(io_thread *t, size_t listener_index);
 void conn_kill(conn *c);
 /* Appends to what waits for the peer; dooms the connection when memory is out. */
 void conn_out(conn *c, const void *data, size_t len);
@@ -173,5 +179,6 @@ void conn_out(conn *c, const void *data, size_t len);
 /* exchange.c */
 void exchange_release(realm_exchange *x); /* frees; the connection's x is the caller's to clear */
 void exchange_count_body(realm_exchange *x);
+void exchange_leave(realm_exchange *x);
 
 #endif

@@ -16,13 +16,20 @@
  *        +----on_error-----+                     +-- peer gone, reader stalled, server closing --on_close-->
  *
  * Bounded in everything: head, fields, target, body, chunk lines, connections, buffered bodies, time
- * (realm_http_limits).
+ * (realm_http_limits). What is bounded for all together is shared between parties, which are the handler's to know (a
+ * tenant's exchanges are one): nobody may have more of it than would then be free.
+ *
+ *      connections    who has joined a party keeps its place until its exchange ends; all others, idle, lingering or
+ *                     still sending a head, give theirs to newcomers when all are taken, who has waited longest first
+ *      bodies         those of up to REALM_BODY_SMALL are always read
  */
 #ifndef REALM_NET_NET_H
 #define REALM_NET_NET_H
 
 #include "base/base.h"
 #include "base/buf.h"
+
+#include <stdatomic.h>
 
 #define REALM_HTTP_FIELDS_MAX 128u
 #define REALM_LISTENERS_MAX 8u
@@ -77,16 +84,28 @@ typedef struct realm_http_limits {
     uint32_t body_ms;          /* 30 s without progress in a body; past it 408 */
     uint32_t idle_ms;          /* 75 s between requests, and before the first one */
     uint32_t write_ms;         /* 60 s in which a client takes nothing of what is waiting for it */
-    uint32_t connections;      /* 10,240 of each listener; past it 503 */
-    uint64_t bodies_bytes;     /* 1 GiB buffered of all bodies together; past it 503 for those that are not small */
+    uint32_t connections;      /* 10,240 of each listener; past it 503, where none can be closed for it */
+    uint64_t bodies_bytes;     /* 1 GiB buffered of all bodies together; past it 503 for those that are not small; 429
+                                * for those of a party that would have more than were left */
     uint32_t out_bytes;        /* 64 KiB: what realm_exchange_room starts from */
 } realm_http_limits;
 void realm_http_limits_init(realm_http_limits *l); /* the defaults */
 
+/* Exchanges that belong together, and what they hold. The handler's, zeroed at first; outlives its exchanges. */
+typedef struct realm_http_party {
+    _Atomic uint32_t exchanges;
+    _Atomic uint64_t bodies_bytes;
+} realm_http_party;
+
+/* Whether a party that holds `own` may have `more` of what there is `most` of and all together hold `all` of. */
+static inline bool realm_http_fair(uint64_t own, uint64_t all, uint64_t more, uint64_t most) {
+    return all <= most && more <= most - all && own + more <= most - all;
+}
+
 typedef struct realm_http_handler {
     void *user;
-    /* The head is there and the body is not. May answer at once (the body is then not read), set user data and lower
-     * the body limit. */
+    /* The head is there and the body is not. May answer at once (the body is then not read), set user data, lower the
+     * body limit and join a party. */
     void (*on_head)(void *user, realm_exchange *x);
     /* The whole body is there; not called when on_head answered. Answer now or after wake-ups. */
     void (*on_request)(void *user, realm_exchange *x);
@@ -131,6 +150,7 @@ void realm_server_close(realm_server *s);
 
 typedef struct realm_server_stats {
     uint64_t accepted, refused; /* connections since start; refused: past the limit or out of descriptors */
+    uint64_t displaced;         /* closed for newcomers */
     uint64_t requests;          /* heads that were read, good or bad */
     uint64_t bytes_in, bytes_out;
     uint64_t answers[6]; /* by first digit of the status; [0]: ended without */
@@ -151,6 +171,8 @@ const char *realm_exchange_body(const realm_exchange *x, size_t *len);
  * when memory is out. */
 char *realm_exchange_take_body(realm_exchange *x, size_t *len);
 void realm_exchange_limit_body(realm_exchange *x, uint64_t max_bytes);
+/* In on_head, once. False: the party has as many exchanges on this listener's connections as would be left. */
+REALM_WARN_UNUSED bool realm_exchange_join(realm_exchange *x, realm_http_party *p);
 int realm_exchange_tag(const realm_exchange *x);
 void realm_exchange_set_user(realm_exchange *x, void *user);
 void *realm_exchange_get_user(const realm_exchange *x);

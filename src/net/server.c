@@ -9,6 +9,9 @@
  * descriptor; it is given up to accept and close the connection that waits, and where even that fails accepting pauses
  * for a moment.
  *
+ * A crowd that holds connections takes no place from who comes with a key: what serves no party's exchange is closed
+ * for a newcomer once all places are taken (conn_displace).
+ *
  * SO_REUSEPORT would also let a second server of the same user bind the same port and take half of the connections. So
  * each address is first bound without it, once, to see that nobody listens there.
  */
@@ -192,12 +195,13 @@ static void accept_all(io_thread *t, listener *l) {
         /* per listener: a crowd at one does not lock the operator out of the other */
         uint32_t n = atomic_load_explicit(&t->s->listen[l->index].connections, memory_order_relaxed);
         uint32_t cap = t->s->limits.connections;
+        bool full = n >= cap && !conn_displace(t, l->index);
         count(&t->n.accepted, 1);
-        if (n >= cap) count(&t->n.refused, 1);
-        if (n >= cap + REFUSED_MAX)
+        if (full) count(&t->n.refused, 1);
+        if (full && n >= cap + REFUSED_MAX)
             close(fd);
         else
-            conn_open(t, fd, l->index, n >= cap);
+            conn_open(t, fd, l->index, full);
     }
 }
 
@@ -523,6 +527,7 @@ void realm_server_get_stats(const realm_server *s, realm_server_stats *out) {
 #define SUM(field) out->field += atomic_load_explicit(&n->field, memory_order_relaxed)
         SUM(accepted);
         SUM(refused);
+        SUM(displaced);
         SUM(requests);
         SUM(bytes_in);
         SUM(bytes_out);

@@ -208,7 +208,8 @@ static realm_status open_call(pipe_run *r, pipe_call *c, uint32_t model, uint32_
                            .on_ready = on_ready,
                            .user = r};
     rp.generation.sampling.seed = seed_of(s->params.sampling.seed, c->branch, attempt);
-    realm_status st = write_prompt(r, c->step, c->branch, &prompt, err);
+    realm_status st = realm_tenant_admit(r->tenant, NULL, err);
+    if (st == REALM_OK) st = write_prompt(r, c->step, c->branch, &prompt, err);
     if (st == REALM_OK) {
         write_input(s, id, rp.generation.sampling.seed, &prompt, &input);
         if ((st = realm_buf_status(&input)) != REALM_OK) realm_error_set(err, st, "the prompt is too long");

@@ -309,8 +309,8 @@ void tenants_refresh(realm_runtime *rt); /* looks whether the store has changed 
 /* Removes what deleted tenants leave, which may take long. */
 void *sweeper_thread(void *arg);
 void tenants_close(realm_runtime *rt);
-/* Takes one request from the buckets; REALM_E_RATE and REALM_E_QUOTA name the limit. */
-realm_status tenant_admit(realm_tenant *t, realm_rate *rate, realm_error *err);
+/* Whether one that realm_tenant_admit let in may begin: its tokens, today's too, which it may have to read. */
+realm_status tenant_admitted(realm_tenant *t, realm_rate *rate, realm_error *err);
 void tenant_spend(realm_tenant *t, const realm_usage *u); /* is in the ledger */
 
 /* ledger.c */

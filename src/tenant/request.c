@@ -1,4 +1,4 @@
-/* tenant/request.c - one client request: admitted, counted once, gone when its last run is. */
+/* tenant/request.c - one client request: opened, counted once, gone when its last run is. */
 #include "base/alloc.h"
 #include "tenant/internal.h"
 
@@ -12,9 +12,8 @@ realm_status realm_request_open(realm_tenant *t, const char *model_id, realm_rat
     realm_request *r = realm_calloc(1, sizeof *r);
     if (!r) return realm_error_set(err, REALM_E_NOMEM, "request: out of memory");
     realm_status s = tenant_account(t, index, &r->account, err);
-    if (s == REALM_OK) s = tenant_admit(t, rate, err);
+    if (s == REALM_OK) s = tenant_admitted(t, rate, err);
     if (s != REALM_OK) {
-        atomic_fetch_add_explicit(&rt->refused, 1, memory_order_relaxed);
         realm_free(r);
         return s;
     }

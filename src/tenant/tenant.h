@@ -136,8 +136,12 @@ typedef struct realm_rate {                /* for x-ratelimit-* and retry-after 
     uint32_t token_reset_ms;
 } realm_rate;
 
-/* Admits a request. REALM_E_NOT_FOUND: no such model. REALM_E_RATE, REALM_E_QUOTA: a limit of the tenant (the text says
- * which; `rate` is filled on success and failure, may be NULL). */
+/* Takes one request from requests_per_minute, before anything is done for it: whatever becomes of it, it counts.
+ * REALM_E_RATE, REALM_E_QUOTA: a limit of the tenant (the text says which; `rate` is filled on success and failure, may
+ * be NULL). Any thread, also one that may not block. */
+REALM_WARN_UNUSED realm_status realm_tenant_admit(realm_tenant *t, realm_rate *rate, realm_error *err);
+/* A request that was admitted begins. REALM_E_NOT_FOUND: no such model. REALM_E_RATE, REALM_E_QUOTA: its tenant's
+ * tokens were used up meanwhile, or on this day before the server started. `rate` as above. */
 REALM_WARN_UNUSED realm_status realm_request_open(realm_tenant *t, const char *model_id, realm_rate *rate,
                                                   realm_request **out, realm_error *err);
 /* Before the first run is started: says that this many runs with the same prompt will come, so that they compute and

@@ -517,16 +517,16 @@ static void know_today(realm_tenant *t) {
     realm_mutex_unlock(&t->rt->flush_mu);
 }
 
-realm_status tenant_admit(realm_tenant *t, realm_rate *rate, realm_error *err) {
+/* What stands against a request now; `take`: it takes its place in the bucket of requests, where nothing does. */
+static realm_status admit(realm_tenant *t, bool take, realm_rate *rate, realm_error *err) {
     realm_status s = REALM_OK;
     realm_rate r = {0};
     uint64_t now_ns = realm_clock_ns();
-    know_today(t);
     realm_mutex_lock(&t->mu);
     const realm_limits *l = &t->limits;
     if (l->requests_per_minute) {
         refill(&t->request_credit, &t->request_credit_ns, l->requests_per_minute, now_ns);
-        if (t->request_credit < 1) {
+        if (take && t->request_credit < 1) {
             r.retry_after_ms = wait_ms(1 - t->request_credit, l->requests_per_minute);
             s = realm_error_set(err, REALM_E_RATE, "requests_per_minute: %llu are allowed",
                                 (unsigned long long)l->requests_per_minute);
@@ -546,7 +546,7 @@ realm_status tenant_admit(realm_tenant *t, realm_rate *rate, realm_error *err) {
                             (unsigned long long)l->tokens_per_day);
     }
     if (l->requests_per_minute) {
-        if (s == REALM_OK) t->request_credit -= 1;
+        if (take && s == REALM_OK) t->request_credit -= 1;
         r.limit = (uint32_t)l->requests_per_minute;
         r.remaining = (uint32_t)fmax(0, t->request_credit);
         r.reset_ms = wait_ms((double)l->requests_per_minute - t->request_credit, l->requests_per_minute);
@@ -558,8 +558,18 @@ realm_status tenant_admit(realm_tenant *t, realm_rate *rate, realm_error *err) {
         r.token_reset_ms = wait_ms((double)l->tokens_per_minute - t->token_credit, l->tokens_per_minute);
     }
     realm_mutex_unlock(&t->mu);
+    if (s != REALM_OK) atomic_fetch_add_explicit(&t->rt->refused, 1, memory_order_relaxed);
     if (rate) *rate = r;
     return s;
+}
+
+realm_status realm_tenant_admit(realm_tenant *t, realm_rate *rate, realm_error *err) {
+    return admit(t, true, rate, err);
+}
+
+realm_status tenant_admitted(realm_tenant *t, realm_rate *rate, realm_error *err) {
+    know_today(t);
+    return admit(t, false, rate, err);
 }
 
 void tenant_spend(realm_tenant *t, const realm_usage *u) {

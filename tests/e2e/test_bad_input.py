@@ -181,25 +181,77 @@ def test_hard_schemas_hold_up_nobody(server):
     assert server.http("/health")[0] == 200
 
 
-def test_large_bodies_hold_up_nobody():
-    """One client fills the room that there is for bodies and goes on slowly; ordinary requests are read all the same."""
-    with tempfile.TemporaryDirectory() as folder:
-        config = pathlib.Path(folder) / "realm.yaml"
-        config.write_text("http: {bodies_bytes: 2097152}\n")
-        with Server(tenants=("alpha", "beta"), args=["--config", str(config)]) as s:
-            def upload():
-                c = socket.create_connection(("127.0.0.1", s.port), timeout=20)
-                c.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
-                          b"Authorization: Bearer %s\r\nContent-Length: 1000001\r\n\r\n" % s.key["alpha"].encode())
-                c.sendall(b" " * 1_000_000)
-                return c
+def begin(s, key, length, body=b""):
+    """A connection with a request of which the rest of the body is still to come."""
+    c = socket.create_connection(("127.0.0.1", s.port), timeout=20)
+    c.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+              b"Authorization: Bearer %s\r\nContent-Length: %d\r\n\r\n" % (key.encode(), length))
+    try:
+        c.sendall(body)
+    except ConnectionError:
+        pass  # refused meanwhile: the answer is there
+    return c
 
-            with upload():
-                wait_until(lambda: s.metric("realm_http_buffered_body_bytes") >= 1_000_000, what="most of a body is there")
-                with upload() as more:
-                    assert more.recv(1000).startswith(b"HTTP/1.1 503 ")
-                for tenant in ("beta", "alpha"):
-                    assert "Paris" in s.client(tenant).chat.completions.create(**CHAT).choices[0].message.content
+
+def configured(folder, http):
+    config = pathlib.Path(folder) / "realm.yaml"
+    config.write_text(f"http: {{{http}}}\n")
+    return ["--config", str(config)]
+
+
+def is_told_to_wait(connection):
+    head, _, text = connection.recv(4000).partition(b"\r\n\r\n")
+    error = json.loads(text)["error"]
+    assert head.startswith(b"HTTP/1.1 429 ") and b"\r\nretry-after: 1\r\n" in head, head
+    assert (error["type"], error["code"]) == ("rate_limit_error", "rate_limit_exceeded"), error
+
+
+def is_served(s, *tenants):
+    for tenant in tenants:
+        assert "Paris" in s.client(tenant).chat.completions.create(**CHAT).choices[0].message.content
+
+
+def test_large_bodies_hold_up_nobody():
+    """One tenant fills its half of the room that there is for bodies and goes on slowly: its ordinary requests are read all
+    the same, and others' large ones too."""
+    with tempfile.TemporaryDirectory() as folder:
+        with Server(tenants=("alpha", "beta"), args=configured(folder, "bodies_bytes: 4194304")) as s:
+            large = json.dumps({**CHAT, "metadata": {}}) + " " * 1_000_000
+            with begin(s, s.key["alpha"], 1_500_001, b" " * 1_500_000):
+                wait_until(lambda: s.metric("realm_http_buffered_body_bytes") >= 1_500_000, what="most of a body is there")
+                with begin(s, s.key["alpha"], 1_500_001, b" " * 1_500_000) as more:
+                    is_told_to_wait(more)
+                is_served(s, "beta", "alpha")
+                assert post(s, "/v1/chat/completions", large, "beta")[0] == 200
             wait_until(lambda: s.metric("realm_http_buffered_body_bytes") == 0, what="the room is free again")
-            large = json.dumps({**CHAT, "metadata": {}}) + " " * 500_000
             assert post(s, "/v1/chat/completions", large)[0] == 200
+
+
+def test_crowds_of_connections_hold_up_nobody():
+    """Connections of nobody, idle or with half of a head, make room for who comes; requests of one tenant that do not end
+    leave half of them to others, and its own are told to come again."""
+    with tempfile.TemporaryDirectory() as folder:
+        with Server(tenants=("alpha", "beta"), args=configured(folder, "connections: 40")) as s:
+            for crowd in (b"", b"POST /v1/chat/comp", b"GET /health HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n1",
+                          b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer x\r\n"
+                          b"Content-Length: 9000\r\n\r\n1"):
+                nobody = [socket.create_connection(("127.0.0.1", s.port), timeout=20) for _ in range(60)]
+                for c in nobody:
+                    try:
+                        c.sendall(crowd)
+                    except ConnectionError:
+                        pass  # it had to make room
+                is_served(s, "alpha", "beta")
+                for c in nobody:
+                    c.close()
+            held = [begin(s, s.key["alpha"], 100, b"{") for _ in range(20)]
+            wait_until(lambda: s.metric("realm_http_exchanges") >= 20, what="twenty requests are being read")
+            with begin(s, s.key["alpha"], 100) as more:
+                is_told_to_wait(more)
+            is_served(s, "beta")
+            held.pop().close()
+            wait_until(lambda: s.metric("realm_http_exchanges") < 21, what="one of them is gone")
+            is_served(s, "alpha")
+            assert s.metric("realm_http_connections_displaced_total") > 0
+            for c in held:
+                c.close()

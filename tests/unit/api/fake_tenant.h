@@ -5,7 +5,9 @@
  *   @wait     nothing happens until it is cancelled        @long      20,000 tokens of 'x'
  *   @program  fails at once as a trapped program           @midfail   two tokens, then the device fails
  *   @range    the prompt does not fit the context          @emit      text without token ids
- *   @refuse   realm_request_open says LIMIT (by model "limited")
+ *
+ * Keys are "admin" and the names of tenants: "tenant", "other", and "limited", whose every request is past a limit; the
+ * model "limited" is found to be past one when a request begins.
  */
 #ifndef TESTS_API_FAKE_TENANT_H
 #define TESTS_API_FAKE_TENANT_H
@@ -22,7 +24,7 @@
 #define FAKE_VOCAB 257
 
 static struct {
-    _Atomic int running, most_running, cancelled, started, released, requests, tenants;
+    _Atomic int running, most_running, cancelled, started, released, requests, tenants, admitted, compiled;
     _Atomic int max_running; /* 0: no limit */
     _Atomic uint64_t produced;
     _Atomic uint64_t seeds[64];
@@ -34,8 +36,9 @@ static struct {
 } F;
 
 struct realm_tenant {
-    int admin;
+    const char *key;
 };
+static struct realm_tenant fake_tenants[] = {{"tenant"}, {"other"}, {"limited"}};
 struct realm_request {
     int open;
 };
@@ -161,15 +164,23 @@ realm_status realm_store_usage_each(realm_store *s, const char *tenant, int64_t 
 realm_status realm_runtime_authenticate(realm_runtime *rt, const char *key, size_t len, realm_tenant **out,
                                         realm_error *err) {
     (void)rt;
-    if (len != 6 || memcmp(key, "tenant", 6) != 0) return realm_error_set(err, REALM_E_UNAUTHENTICATED, "no");
-    *out = realm_calloc(1, sizeof **out);
-    F.tenants++;
-    return REALM_OK;
+    for (size_t i = 0; i < REALM_ARRAY_LEN(fake_tenants); i++) {
+        *out = &fake_tenants[i];
+        if (strlen((*out)->key) != len || memcmp((*out)->key, key, len) != 0) continue;
+        F.tenants++;
+        return REALM_OK;
+    }
+    *out = NULL;
+    return realm_error_set(err, REALM_E_UNAUTHENTICATED, "no");
 }
-void realm_tenant_release(realm_tenant *t) {
-    if (!t) return;
-    realm_free(t);
-    F.tenants--;
+void realm_tenant_release(realm_tenant *t) { F.tenants -= t != NULL; }
+realm_status realm_tenant_admit(realm_tenant *t, realm_rate *rate, realm_error *err) {
+    *rate = (realm_rate){.limit = 60, .remaining = 59, .reset_ms = 1000};
+    F.admitted++;
+    if (strcmp(t->key, "limited") != 0) return REALM_OK;
+    rate->remaining = 0;
+    rate->retry_after_ms = 2500;
+    return realm_error_set(err, REALM_E_RATE, "requests_per_minute: 60 are allowed");
 }
 const char *realm_tenant_name(const realm_tenant *t) {
     (void)t;
@@ -208,6 +219,7 @@ realm_status realm_tenant_grammar(realm_tenant *t, const char *id, realm_grammar
                                   size_t len, realm_grammar_state **out, realm_error *err) {
     (void)t, (void)id;
     *out = NULL;
+    F.compiled++;
     if (kind != REALM_GRAMMAR_KIND_JSON_SCHEMA) return REALM_E_INTERNAL;
     if (memmem(text, len, "\"bad\"", 5)) return realm_error_set(err, REALM_E_FORMAT, "schema at #/type: Invalid type");
     size_t *state = realm_malloc(sizeof *state);
@@ -224,9 +236,9 @@ realm_status realm_request_open(realm_tenant *t, const char *model, realm_rate *
     (void)t;
     *rate = (realm_rate){60, 59, 1000, 0, 5000, 4000, 12000};
     if (strcmp(model, "limited") == 0) {
-        rate->remaining = 0;
+        rate->token_remaining = 0;
         rate->retry_after_ms = 2500;
-        return realm_error_set(err, REALM_E_RATE, "requests_per_minute: 60 are allowed");
+        return realm_error_set(err, REALM_E_RATE, "tokens_per_minute: 5000 are allowed");
     }
     *out = realm_calloc(1, sizeof **out);
     if (!*out) return realm_error_set(err, REALM_E_NOMEM, "out of memory");

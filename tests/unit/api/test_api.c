@@ -23,13 +23,16 @@ static struct {
     unsigned short port[2];
 } S;
 
+#define HELD_BYTES ((size_t)4 << 20)
+
 static int setup(void **state) {
     (void)state;
     memset(&F, 0, sizeof F);
     static const realm_listen listen[2] = {{"127.0.0.1:0", REALM_API_PUBLIC}, {"127.0.0.1:0", REALM_API_ADMIN}};
     realm_error err = {0};
     static char runtime;
-    if (realm_api_open(&S.api, (realm_runtime *)&runtime, NULL, &err) != REALM_OK) fail_msg("%s", err.text);
+    const realm_api_config ac = {.held_bytes = HELD_BYTES};
+    if (realm_api_open(&S.api, (realm_runtime *)&runtime, &ac, &err) != REALM_OK) fail_msg("%s", err.text);
     realm_server_config config = {.listen = listen, .n_listen = 2, .n_threads = 2, .handler = realm_api_handler(S.api)};
     if (realm_server_open(&S.server, &config, &err) != REALM_OK) fail_msg("%s", err.text);
     realm_api_set_server(S.api, S.server);
@@ -851,7 +854,7 @@ static void failures(void **state) {
     done(&r);
     r = post("/v1/chat/completions", "{\"model\":\"limited\",\"messages\":[{\"role\":\"user\",\"content\":\"x\"}]}");
     assert_non_null(strstr(r.head, "retry-after: 3\r\n"));
-    assert_non_null(strstr(r.head, "x-ratelimit-remaining-requests: 0\r\n"));
+    assert_non_null(strstr(r.head, "x-ratelimit-remaining-tokens: 0\r\n"));
     assert_error(&r, 429, NULL, "rate_limit_exceeded");
     F.max_running = -1; /* every run is refused */
     r = chat("");
@@ -971,6 +974,64 @@ static void text_endpoints(void **state) {
     }
 }
 
+/* What a limit refuses costs a head: no byte of its body is waited for. What is found later is found before a schema is
+ * compiled. */
+static void limits_come_first(void **state) {
+    (void)state;
+    static const char *const paths[] = {"/v1/chat/completions", "/v1/completions", "/tokenize", "/detokenize",
+                                        "/apply-template"};
+    for (size_t i = 0; i < REALM_ARRAY_LEN(paths); i++) {
+        char q[512];
+        int n = snprintf(q, sizeof q,
+                         "POST %s HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer limited\r\nContent-Type: "
+                         "application/json\r\nContent-Length: 1000000\r\n\r\n",
+                         paths[i]);
+        int fd = dial(REALM_API_PUBLIC);
+        send_all(fd, q, (size_t)n);
+        reply r = read_reply(fd);
+        assert_non_null(strstr(r.head, "retry-after: 3\r\n"));
+        assert_non_null(strstr(r.head, "x-ratelimit-remaining-requests: 0\r\n"));
+        assert_error(&r, 429, NULL, "rate_limit_exceeded");
+    }
+    assert_int_equal(F.admitted, REALM_ARRAY_LEN(paths));
+    reply r = ask("GET", "/v1/models", "limited", NULL); /* costs nothing, and is no request */
+    assert_int_equal(r.status, 200);
+    done(&r);
+    assert_int_equal(F.admitted, REALM_ARRAY_LEN(paths));
+    static const char schema[] = "\"messages\":[{\"role\":\"user\",\"content\":\"x\"}],\"response_format\":{\"type\":"
+                                 "\"json_schema\",\"json_schema\":{\"name\":\"x\",\"schema\":{\"type\":\"object\"}}}}";
+    char body[512];
+    (void)snprintf(body, sizeof body, "{\"model\":\"limited\",%s", schema);
+    r = post("/v1/chat/completions", body);
+    assert_error(&r, 429, NULL, "rate_limit_exceeded");
+    assert_int_equal(F.compiled, 0);
+    (void)snprintf(body, sizeof body, "{\"model\":\"m\",%s", schema);
+    r = post("/v1/chat/completions", body);
+    assert_int_equal(r.status, 200);
+    assert_int_equal(F.compiled, 1);
+    done(&r);
+}
+
+/* A body with its answer has half of the room at most, whatever its tenant does; it is free again afterwards. */
+static void bodies_and_answers_are_held_to_a_share(void **state) {
+    (void)state;
+    enum { MEDIUM = 300000, LARGE = 1000000 }; /* of answer there are four times as much */
+    char *body = malloc(LARGE + 64);
+    for (int i = 0; i < 6; i++) {
+        const int n = i % 2 == 0 ? MEDIUM : LARGE;
+        memset(body + sprintf(body, "{\"content\":\""), 'x', (size_t)n);
+        strcpy(body + strlen("{\"content\":\"") + n, "\"}");
+        reply r = ask("POST", "/tokenize", i < 3 ? "tenant" : "other", body);
+        if (n == LARGE) {
+            assert_error(&r, 413, NULL, "body_too_large"); /* it would never fit */
+        } else {
+            assert_int_equal(r.status, 200);
+            done(&r);
+        }
+    }
+    free(body);
+}
+
 static void models_and_usage(void **state) {
     (void)state;
     reply r = ask("GET", "/v1/models", "tenant", NULL);
@@ -1088,6 +1149,8 @@ int main(void) {
         TEST(a_slow_reader_pauses_its_run),
         TEST(memory_may_run_out),
         TEST(text_endpoints),
+        TEST(limits_come_first),
+        TEST(bodies_and_answers_are_held_to_a_share),
         TEST(models_and_usage),
         TEST(metrics),
     };

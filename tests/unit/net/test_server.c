@@ -23,7 +23,7 @@
 
 /* ---- the handler: GET /echo answers its own target; POST /echo its body; /wait answers when released from another
  * thread, /begun goes on then with what it has begun; /flood streams 64 MiB as fast as room allows; /early answers
- * before the body ---- */
+ * before the body; /p0 to /p3 join a party ---- */
 
 static struct {
     realm_server *s;
@@ -33,6 +33,7 @@ static struct {
     realm_exchange *waiting; /* under mu */
     _Atomic int released;
     _Atomic uint64_t flooded;
+    realm_http_party party[4]; /* of paths that begin with /p0 to /p3 */
 } T;
 
 typedef struct call {
@@ -49,6 +50,9 @@ static void on_head(void *user, realm_exchange *x) {
     realm_exchange_set_user(x, c);
     if (h->path.len > 6 && memcmp(h->path.data, "/fail-", 6) == 0)
         realm_alloc_inject_failure(atoi(h->path.data + 6), false);
+    if (h->path.len >= 3 && h->path.data[1] == 'p' && h->path.data[2] >= '0' && h->path.data[2] < '4' &&
+        !realm_exchange_join(x, &T.party[h->path.data[2] - '0']))
+        realm_exchange_respond(x, 429, "text/plain", "crowded", 7);
     if (realm_http_str_is(h->path, "/early")) realm_exchange_respond(x, 401, "text/plain", "early", 5);
     if (realm_http_str_is(h->path, "/small")) realm_exchange_limit_body(x, 10);
 }
@@ -524,29 +528,134 @@ static void time_limits_hold(void **state) {
     stop();
 }
 
-static void connections_are_capped(void **state) {
+/* A request of party `p` whose body does not end: it holds its connection. */
+static int hold(int p) {
+    char q[128];
+    int n = snprintf(q, sizeof q, "POST /p%d HTTP/1.1\r\n" HOST "Content-Length: 5\r\n\r\nab", p), fd = dial();
+    const int before = atomic_load(&T.open);
+    say(fd, q, (size_t)n);
+    wait_for(&T.open, before + 1);
+    return fd;
+}
+
+static const char next_request[] = "GET /b HTTP/1.1\r\n" HOST CLOSE "\r\n";
+
+static uint64_t displaced(void) {
+    realm_server_stats stats;
+    realm_server_get_stats(T.s, &stats);
+    return stats.displaced;
+}
+
+/* When all are taken who comes is given the place of one that is nobody's, which has waited longest: idle ones, then
+ * those whose head or body does not come. */
+static void crowds_make_room(void **state) {
+    (void)state;
+    realm_http_limits limits = {.connections = 10};
+    static const char *const crowds[] = {"GET /a HTTP/1.1\r\n" HOST "\r\n", "GET /a HT",
+                                         "POST / HTTP/1.1\r\n" HOST "Content-Length: 5\r\n\r\nab",
+                                         "POST /early HTTP/1.1\r\n" HOST "Content-Length: 500\r\n\r\nab"};
+    for (size_t k = 0; k < REALM_ARRAY_LEN(crowds); k++) {
+        start(&limits, 1);
+        int fds[10];
+        char out[1024];
+        for (int i = 0; i < 10; i++) {
+            fds[i] = dial();
+            say(fds[i], crowds[k], strlen(crowds[k]));
+            if (k == 0 || k == 3) hear_soon(fds[i], out, sizeof out);
+            if (k == 2) wait_for(&T.open, i + 1);
+        }
+        for (int i = 0; i < 2; i++) {
+            ask(next_request, out, sizeof out);
+            if (status_of(out) != 200) fail_msg("crowd %zu: %s", k, out);
+        }
+        assert_in_range(displaced(), 1, 2);
+        struct pollfd first = {.fd = fds[0], .events = POLLIN}, last = {.fd = fds[9], .events = POLLIN};
+        assert_int_equal(poll(&first, 1, 3000), 1);
+        assert_true(recv(fds[0], out, sizeof out, 0) <= 0);
+        assert_int_equal(poll(&last, 1, 0), 0); /* who came last is there */
+        for (int i = 0; i < 10; i++) close(fds[i]);
+        stop();
+    }
+}
+
+/* Of ten places one party gets five, the next one three, then one: as many as are left for others. Who has joined keeps
+ * its place, and when all ten are held there is a 503. */
+static void parties_share_connections(void **state) {
     (void)state;
     realm_http_limits limits = {.connections = 10};
     start(&limits, 1);
-    int fds[10];
-    char out[1024];
-    const char *r = "GET /a HTTP/1.1\r\n" HOST "\r\n";
-    for (int i = 0; i < 10; i++) {
-        fds[i] = dial();
-        say(fds[i], r, strlen(r));
-        hear_soon(fds[i], out, sizeof out);
+    static const int may[] = {5, 3, 1, 1};
+    int fds[10], n = 0;
+    char out[1024], r[128];
+    for (int p = 0; p < 4; p++) {
+        for (int i = 0; i < may[p]; i++) fds[n++] = hold(p);
+        if (n == 10) break;
+        (void)snprintf(r, sizeof r, "GET /p%d HTTP/1.1\r\n" HOST CLOSE "\r\n", p);
+        ask(r, out, sizeof out);
+        assert_int_equal(status_of(out), 429);
+        ask(next_request, out, sizeof out);
         assert_int_equal(status_of(out), 200);
     }
-    ask("", out, sizeof out);
+    ask(next_request, out, sizeof out);
     assert_int_equal(status_of(out), 503);
-    close(fds[0]);
-    for (int i = 0; i < 100; i++) { /* until the server has seen it close */
-        ask("GET /b HTTP/1.1\r\n" HOST CLOSE "\r\n", out, sizeof out);
-        if (status_of(out) == 200) break;
-        nanosleep(&(struct timespec){.tv_nsec = 20000000}, NULL);
-    }
+    assert_int_equal(displaced(), 0);
+    const int closed = atomic_load(&T.closed);
+    for (int i = 0; i < 5; i++) close(fds[i]);
+    wait_for(&T.closed, closed + 5);
+    assert_int_equal(atomic_load(&T.party[0].exchanges), 0);
+    ask("GET /p1 HTTP/1.1\r\n" HOST CLOSE "\r\n", out, sizeof out); /* has three, and five are free */
     assert_int_equal(status_of(out), 200);
-    for (int i = 1; i < 10; i++) close(fds[i]);
+    for (int i = 5; i < 10; i++) { /* those that were held end as if there had been nothing */
+        say(fds[i], "cde", 3);
+        hear_soon(fds[i], out, sizeof out);
+        assert_int_equal(status_of(out), 200);
+        assert_non_null(strstr(out, "abcde"));
+        close(fds[i]);
+    }
+    stop();
+    for (int p = 0; p < 4; p++) assert_int_equal(atomic_load(&T.party[p].exchanges), 0);
+}
+
+/* Sends a body of so many bytes but for the last `left`; the connection. */
+static int upload(int p, size_t len, size_t left) {
+    char head[128], *body = calloc(1, len);
+    int fd = dial(),
+        n = snprintf(head, sizeof head, "POST /p%d HTTP/1.1\r\n" HOST CLOSE "Content-Length: %zu\r\n\r\n", p, len);
+    memset(body, 'x', len);
+    say(fd, head, (size_t)n);
+    say(fd, body, len - left);
+    free(body);
+    return fd;
+}
+
+static void parties_share_bodies(void **state) {
+    (void)state;
+    realm_http_limits limits = {.bodies_bytes = 4 << 20};
+    start(&limits, 1);
+    static char out[3 << 20];
+    int held = upload(0, 2000000, 1);
+    for (int i = 0; i < 500 && atomic_load(&T.party[0].bodies_bytes) < 1999999; i++)
+        nanosleep(&(struct timespec){.tv_nsec = 10000000}, NULL);
+    static const struct {
+        int party;
+        size_t len;
+        unsigned status;
+    } cases[] = {{0, 1000000, 429}, {0, 60000, 200}, {1, 1000000, 200}, {1, 1500000, 429}, {2, 60000, 200}};
+    for (size_t i = 0; i < REALM_ARRAY_LEN(cases); i++) {
+        int fd = upload(cases[i].party, cases[i].len, 0);
+        assert_true(hear(fd, out, sizeof out, 3000) > 0);
+        if (status_of(out) != cases[i].status) fail_msg("case %zu: %u", i, status_of(out));
+        close(fd);
+    }
+    say(held, "x", 1);
+    assert_true(hear(held, out, sizeof out, 3000) > 2000000);
+    assert_int_equal(status_of(out), 200);
+    close(held);
+    wait_for(&T.closed, atomic_load(&T.open));
+    realm_server_stats stats;
+    realm_server_get_stats(T.s, &stats);
+    assert_int_equal(stats.bodies_bytes, 0);
+    for (int p = 0; p < 3; p++) assert_int_equal(atomic_load(&T.party[p].bodies_bytes), 0);
     stop();
 }
 
@@ -714,7 +823,9 @@ int main(void) {
         cmocka_unit_test(clients_that_go_away_end_their_exchange),
         cmocka_unit_test(a_slow_reader_slows_only_itself),
         cmocka_unit_test(time_limits_hold),
-        cmocka_unit_test(connections_are_capped),
+        cmocka_unit_test(crowds_make_room),
+        cmocka_unit_test(parties_share_connections),
+        cmocka_unit_test(parties_share_bodies),
         cmocka_unit_test(descriptors_may_run_out),
         cmocka_unit_test(draining_lets_exchanges_end),
         cmocka_unit_test(memory_may_run_out),

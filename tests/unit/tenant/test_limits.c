@@ -31,6 +31,11 @@ static void other_is_served(void) {
     end(&c);
 }
 
+static realm_status admit_and_open(realm_tenant *t, realm_rate *rate, realm_request **r, realm_error *err) {
+    realm_status s = realm_tenant_admit(t, rate, err);
+    return s == REALM_OK ? realm_request_open(t, "tiny", rate, r, err) : s;
+}
+
 /* Opens requests, each of `tokens` tokens (0: nothing is run), until one is refused; how many were not. */
 static unsigned until_refused(realm_tenant *t, uint32_t tokens, realm_status code, const char *limit,
                               realm_rate *rate) {
@@ -38,7 +43,7 @@ static unsigned until_refused(realm_tenant *t, uint32_t tokens, realm_status cod
         realm_error err = {0};
         realm_request *r = NULL;
         client c;
-        realm_status s = realm_request_open(t, "tiny", rate, &r, &err);
+        realm_status s = admit_and_open(t, rate, &r, &err);
         if (s == code) {
             if (!strstr(err.text, limit)) fail_msg("%s", err.text);
             return n;
@@ -61,10 +66,10 @@ static void passes(realm_tenant *t, const realm_rate *rate) {
     realm_rate now;
     uint64_t begun = realm_clock_ns();
     assert_true(rate->retry_after_ms > 0 && rate->retry_after_ms < 30000);
-    assert_int_equal(realm_request_open(t, "tiny", &now, &r, &err), REALM_E_RATE);
+    assert_int_equal(admit_and_open(t, &now, &r, &err), REALM_E_RATE);
     assert_true(now.retry_after_ms <= rate->retry_after_ms);
     usleep(now.retry_after_ms * 1000 + 1000);
-    if (realm_request_open(t, "tiny", NULL, &r, &err))
+    if (admit_and_open(t, NULL, &r, &err))
         fail_msg("still refused after %llu ms: %s", (unsigned long long)((realm_clock_ns() - begun) / REALM_NS_PER_MS),
                  err.text);
     realm_request_close(r);
