@@ -206,15 +206,21 @@ static realm_status make_own(realm_host *h) {
     return st;
 }
 
-/* The text of a prompt that came as tokens. */
+/* The text of a prompt that came as tokens; kept, and counted, as that of others. */
 static realm_status need_text(realm_host *h, host_prompt *p) {
     if (p->text) return REALM_OK;
     realm_buf b;
     realm_buf_init(&b, HOST_PROMPT_BYTES_MAX);
     realm_status st =
         realm_tokenizer_decode(host_tokenizer(p->model), p->tokens.ids, p->tokens.len, true, &b, &h->error);
-    if (!st && !(p->text = realm_buf_take(&b, &p->text_len)))
+    size_t n = b.len;
+    if (!st) st = host_charge_text(h, n);
+    if (!st && (p->text = realm_buf_take(&b, &p->text_len))) {
+        p->charged += n;
+    } else if (!st) {
+        h->prompt_bytes -= n;
         st = realm_error_set(&h->error, REALM_E_NOMEM, "out of memory");
+    }
     realm_buf_release(&b);
     return st;
 }

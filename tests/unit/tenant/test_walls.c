@@ -186,6 +186,12 @@ static void contexts_count_as_memory(void **state) {
     holds("contexts", "221 the prompts, contexts and samplers of a program may take 67108864 bytes");
 }
 
+/* The tokens of a prompt, and its text once that was asked for: 60,000 times 4 bytes each. */
+static void prompts_count_as_memory(void **state) {
+    (void)state;
+    holds("prompts", "139 the prompts, contexts and samplers of a program may take 67108864 bytes");
+}
+
 /* ---- */
 
 /* One whose first layer and whose ffn_gate are more than a piece. */
@@ -214,6 +220,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(weights_are_metered),
         cmocka_unit_test(grammars_count_as_memory),
         cmocka_unit_test(contexts_count_as_memory),
+        cmocka_unit_test(prompts_count_as_memory),
     };
     int failed = close_runtime(cmocka_run_group_tests_name("walls", tests, NULL, NULL));
     unlink(wide_path);

@@ -3,6 +3,7 @@
 #include "realm_guest.h"
 
 static int32_t handles[4096], tokens[60000];
+static char text[256];
 
 static void put_number(uint32_t v) {
     char digits[12];
@@ -19,20 +20,26 @@ static int32_t one(char op, int32_t of) {
         return of ? realm_grammar_fork(of) : realm_grammar_compile(REALM_GRAMMAR_REGEX, REALM_LITERAL("[a-z]{9}+"));
     case 's': return realm_sampler_new(&stage, 1, 1);
     case 'c': return realm_context_fork(of);
+    case 'p': {
+        int32_t h = realm_prompt_tokens(tokens, 60000), n = h > 0 ? realm_prompt_get_text(h, text, 0) : h;
+        return n < 0 ? n : h;
+    }
     default: return -1;
     }
 }
 
 REALM_EXPORT(realm_main) int32_t realm_main(void) {
-    char op[16], text[256];
+    char op[16];
     int32_t n = realm_input(REALM_LITERAL("op"), op, sizeof op), of = 0, h;
     uint32_t count = 0;
     if (n <= 0) return -1;
     if (op[0] == 's' && (of = one('g', 0)) < 0) return of;
-    if (op[0] == 'c') {
+    if (op[0] == 'c' || op[0] == 'p') {
         if ((n = realm_model_find(REALM_LITERAL("wide"))) < 0 || (n = realm_model_use(n)) < 0) return n;
+        for (uint32_t i = 0; i < 60000; i++) tokens[i] = 2;
+    }
+    if (op[0] == 'c') {
         if ((of = realm_context_new()) < 0) return of;
-        for (uint32_t i = 0; i < 60000; i++) tokens[i] = 5;
         if ((n = realm_context_append(of, tokens, 60000)) < 0) return n;
     }
     while ((h = one(op[0], of)) > 0) {
