@@ -12,8 +12,9 @@
  * slice that was put back, the end.
  *
  * CPU time. Most wake-ups last microseconds, so they are measured by the monotonic clock, which needs no system call;
- * only a slice that sees a tick goes on with the thread's CPU clock, so that a worker which lost the processor to
- * another thread does not charge that to the program (at most two ticks of it).
+ * only a slice that sees a tick, or comes to a host call that may take long (during which no tick is seen), goes on
+ * with the thread's CPU clock, so that a worker which lost the processor to another thread does not charge that to the
+ * program (at most two ticks of it).
  */
 #include <stdio.h>
 #include <string.h>
@@ -95,6 +96,20 @@ static uint64_t slice_cpu(const realm_instance *i) {
     return REALM_MIN(realm_clock_ns() - i->slice_start_ns, 2 * REALM_TICK_NS);
 }
 
+static void measure_by_thread(realm_instance *i, uint64_t age) {
+    if (i->slice_cpu_ns) return;
+    i->slice_head_ns = REALM_MIN(age, 2 * REALM_TICK_NS);
+    i->slice_cpu_ns = realm_clock_thread_ns();
+}
+
+static bool over_cpu_limit(realm_instance *i, uint64_t slice) {
+    if (i->wake_cpu_ns + slice <= cpu_limit_ns(i)) return false;
+    realm_error_set(&i->fail, REALM_E_LIMIT,
+                    "the program used more than cpu_ms_per_wake (%llu ms) of CPU time between two waits",
+                    (unsigned long long)i->params.cpu_ms_per_wake);
+    return true;
+}
+
 static bool has_brief_record(const realm_instance *i) { return i->brief_needed == 0; }
 
 static void note_slice(realm_instance *i, uint64_t t) {
@@ -140,8 +155,10 @@ static void slice_end(realm_instance *i) {
     i->wake_cpu_ns += t;
     i->cpu_ns += t;
     if (i->slice_slow) i->slow_ns += t;
-    i->credit_ns -= (int64_t)t;
-    if (i->credit_ns < -(int64_t)REALM_DEBT_NS) i->credit_ns = -(int64_t)REALM_DEBT_NS;
+    /* Whatever it uses in the background, a debt does not grow beyond the bound; what others had to wait for, a few
+     * milliseconds or as long as a host call took, is paid in full. */
+    int64_t least = i->slice_slow ? REALM_MIN(i->credit_ns, -(int64_t)REALM_DEBT_NS) : INT64_MIN;
+    i->credit_ns = REALM_MAX(i->credit_ns - (int64_t)t, least);
     tell_cpu(i, i->cpu_ns, REALM_TELL_NS);
 }
 
@@ -163,19 +180,11 @@ static wasmtime_error_t *on_epoch(wasmtime_context_t *context, void *data, uint6
     }
     /* An instance that was parked for long sees the deadline of then at once: its slice is young. */
     if (age < REALM_TICK_NS / 2) return NULL;
-    if (!i->slice_cpu_ns) {
-        i->slice_head_ns = REALM_MIN(age, 2 * REALM_TICK_NS);
-        i->slice_cpu_ns = realm_clock_thread_ns();
-        realm_sched_slice_long(i->sandbox, i);
-    }
+    measure_by_thread(i, age);
+    realm_sched_slice_long(i->sandbox, i);
     uint64_t slice = slice_cpu(i);
     tell_cpu(i, i->cpu_ns + slice, REALM_TELL_NS);
-    if (i->wake_cpu_ns + slice > cpu_limit_ns(i)) {
-        realm_error_set(&i->fail, REALM_E_LIMIT,
-                        "the program used more than cpu_ms_per_wake (%llu ms) of CPU time between two waits",
-                        (unsigned long long)i->params.cpu_ms_per_wake);
-        return wasmtime_error_new(i->fail.text);
-    }
+    if (over_cpu_limit(i, slice)) return wasmtime_error_new(i->fail.text);
     const realm_ready *q = i->background ? &i->sandbox->background : &i->sandbox->ready;
     bool sink = !i->background && (int64_t)slice > i->credit_ns;
     if (sink || atomic_load_explicit(&q->n, memory_order_relaxed) > 0) *kind = WASMTIME_UPDATE_DEADLINE_YIELD;
@@ -453,6 +462,16 @@ static progress next_step(realm_instance *i) {
 /* A lender leaves it to a worker. */
 static bool must_move(const realm_instance *i) { return i->lender && !(i->call.import->flags & REALM_IMPORT_BRIEF); }
 
+/* The callback of the open call. One that took longer than the program may is the program's last. */
+static void run_call(realm_instance *i) {
+    if (!(i->call.import->flags & REALM_IMPORT_BRIEF) || !has_brief_record(i))
+        measure_by_thread(i, realm_clock_ns() - i->slice_start_ns);
+    realm_call_run(&i->call);
+    if (i->call.phase == REALM_CALL_FINISHED && i->call.outcome == REALM_CALL_DONE &&
+        realm_clock_ns() - i->slice_start_ns >= REALM_TICK_NS && over_cpu_limit(i, slice_cpu(i)))
+        i->call.outcome = REALM_CALL_TRAP;
+}
+
 static progress advance(realm_instance *i) {
     if (i->step == REALM_STEP_END) return END;
     bool killed = atomic_load_explicit(&i->kill, memory_order_acquire) != 0;
@@ -482,7 +501,7 @@ static progress advance(realm_instance *i) {
     } else {
         if (!killed && (i->call.phase == REALM_CALL_WAITING || i->call.phase == REALM_CALL_TODO)) {
             if (must_move(i)) return AGAIN;
-            realm_call_run(&i->call);
+            run_call(i);
             if (i->call.phase == REALM_CALL_WAITING) return WAIT;
             if (i->call.phase == REALM_CALL_TODO) return AGAIN; /* its callback wants a worker */
         }

@@ -33,7 +33,7 @@
 /* Credit of CPU time: a program earns a third of the time that passes, up to REALM_SOFT_NS, and spends what it uses.
  * One in debt runs in the background. */
 #define REALM_SOFT_NS (3 * REALM_NS_PER_MS)
-#define REALM_DEBT_NS (6 * REALM_NS_PER_MS) /* at most, so that a burst is forgotten in time */
+#define REALM_DEBT_NS (6 * REALM_NS_PER_MS) /* that slices in the background lead to: a burst is forgotten in time */
 #define REALM_EARN_DIV 3
 #define REALM_TELL_NS REALM_NS_PER_MS /* CPU time that comes together before on_cpu is told */
 #define REALM_CALL_STATE_BYTES 64
@@ -154,7 +154,7 @@ struct realm_instance {
     int64_t credit_ns;       /* see REALM_SOFT_NS */
     uint64_t credit_at_ns;   /* what was earned until then is in it */
     uint64_t slice_start_ns; /* since a worker took it */
-    uint64_t slice_cpu_ns;   /* thread time at the slice's first tick; 0 before */
+    uint64_t slice_cpu_ns;   /* thread time at the slice's first tick or long host call; 0 before */
     uint64_t slice_head_ns;  /* what is charged for the time before that */
     uint64_t wake_cpu_ns;    /* CPU time of earlier slices since the last wait */
     uint64_t cpu_ns;         /* all */

@@ -15,7 +15,8 @@
 /* X(group, name, params, flags, declaration, text)
  *
  *   params       letters of realm_import.params; every call returns an i32
- *   flags        OFF_FIBER for what runs a parser, a template, a tokenizer or a sampler, or submits to the engine;
+ *   flags        OFF_FIBER for what runs a parser, a template, a tokenizer or a sampler, submits to the engine, or
+ *                copies more than a few hundred kilobytes: its time is measured, where that of others is estimated;
  *                BRIEF_ for what a program in the loop does for each token: it may run on the engine's thread
  *   declaration  the parameters in C, one to one with `params`: size_t and pointers are 'p', int32_t and uint32_t 'i'
  *   text         what it does, one or two sentences for docs/abi.md
@@ -261,9 +262,9 @@
       "A weight of a model by its name in the file; no copy. Reading it needs read_weights; that keeps nobody from computing values out of it.") \
     X(TENSORS, tensor_info, "ip", 0, (int32_t tensor, realm_guest_tensor *out), \
       "Dimensions and type.") \
-    X(TENSORS, tensor_write, "ilpp", 0, (int32_t tensor, uint64_t at, const float *values, size_t n), \
+    X(TENSORS, tensor_write, "ilpp", REALM_IMPORT_OFF_FIBER, (int32_t tensor, uint64_t at, const float *values, size_t n), \
       "Writes values from the given element on.") \
-    X(TENSORS, tensor_read, "ilpp", REALM_IMPORT_SUSPENDS, (int32_t tensor, uint64_t at, float *out, size_t n), \
+    X(TENSORS, tensor_read, "ilpp", REALM_IMPORT_OFF_FIBER, (int32_t tensor, uint64_t at, float *out, size_t n), \
       "Reads values. Metered (read_bytes).") \
     X(TENSORS, tensor_run, "pp", REALM_IMPORT_OFF_FIBER, (const realm_guest_tensor_op *ops, size_t n), \
       "Runs a list of operations in order on the shared device, all checked before the first runs; waits for them. " \

@@ -58,6 +58,7 @@ typedef struct run {
     atomic_int lent[3], not_lent[3]; /* how often order, heavy and moves were done on a lender's thread, on a worker */
     atomic_int deferred, flushed;    /* by order 1 */
     atomic_ullong told_ns;           /* what on_cpu was told, in all */
+    atomic_ullong burned_ns;         /* CPU time that burn() used */
 } run;
 
 /* ---- imports ---- */
@@ -197,6 +198,17 @@ static realm_call_result t_deep(realm_call *call, const uint64_t *args, int32_t 
     return REALM_CALL_DONE;
 }
 
+/* Uses args[0] milliseconds of CPU time. */
+static realm_call_result t_burn(realm_call *call, const uint64_t *args, int32_t *result) {
+    run *r = realm_call_user(call);
+    uint64_t from = realm_clock_thread_ns(), used;
+    (void)result;
+    do used = realm_clock_thread_ns() - from;
+    while (used < args[0] * REALM_NS_PER_MS);
+    atomic_fetch_add(&r->burned_ns, used);
+    return REALM_CALL_DONE;
+}
+
 static realm_call_result note(const realm_call *call, int which) {
     run *r = realm_call_user(call);
     atomic_fetch_add(realm_call_lent(call) ? &r->lent[which] : &r->not_lent[which], 1);
@@ -246,6 +258,7 @@ static const realm_import IMPORTS[] = {
     {"t", "none", "i", false, 0, t_none, 'v'},
     {"t", "none_late", "i", false, REALM_IMPORT_OFF_FIBER, t_none, 'v'},
     {"t", "again", "i", false, REALM_IMPORT_SUSPENDS, t_again, 0},
+    {"t", "burn", "i", false, REALM_IMPORT_OFF_FIBER, t_burn, 0},
     {"t", "order", "", false, REALM_IMPORT_SUSPENDS | REALM_IMPORT_BRIEF, t_order, 0},
     {"t", "heavy", "i", false, REALM_IMPORT_OFF_FIBER, t_heavy, 0},
     {"t", "moves", "i", false, REALM_IMPORT_OFF_FIBER | REALM_IMPORT_BRIEF, t_moves, 0},
