@@ -116,6 +116,23 @@ static bool believe(realm_cost_model *m, double times, double off, double var) {
     return true;
 }
 
+static double within(uint32_t i, double factor) {
+    const double least = i == 0 ? 0.1 : 0.01, most = i == 0 ? 5 : 20;
+    return fmin(fmax(factor, least), most);
+}
+
+/* A factor that would leave its bounds is put on the nearer one, and the others go to where they are expected given
+ * that: left alone they would go on explaining, step after step, what this one cannot. */
+static void keep_within_bounds(realm_cost_model *m) {
+    for (uint32_t k = 0; k < 2 * REALM_COST_TERMS; k++) {
+        const uint32_t i = k % REALM_COST_TERMS;
+        const double off = m->factor[i] - within(i, m->factor[i]);
+        if (off == 0) continue;
+        for (uint32_t j = 0; j < REALM_COST_TERMS; j++) m->factor[j] -= m->cov[j][i] / m->cov[i][i] * off;
+    }
+    for (uint32_t i = 0; i < REALM_COST_TERMS; i++) m->factor[i] = within(i, m->factor[i]);
+}
+
 void realm_cost_learn(realm_cost_model *m, const realm_work *work, double ns) {
     double x[REALM_COST_TERMS], px[REALM_COST_TERMS] = {0}, var = NOISE, predicted = 0;
     if (!(ns > 0) || !isfinite(ns)) return;
@@ -131,11 +148,11 @@ void realm_cost_learn(realm_cost_model *m, const realm_work *work, double ns) {
     const double off = fmax(1 - predicted, -1);
     if (!believe(m, 1 / predicted, off, var)) return;
     for (uint32_t i = 0; i < REALM_COST_TERMS; i++) {
-        const double least = i == 0 ? 0.1 : 0.01, most = i == 0 ? 5 : 20;
-        m->factor[i] = fmin(fmax(m->factor[i] + px[i] / var * off, least), most);
+        m->factor[i] += px[i] / var * off;
         for (uint32_t j = 0; j < REALM_COST_TERMS; j++) m->cov[i][j] -= px[i] * px[j] / var;
         m->cov[i][i] = fmin(m->cov[i][i] + DRIFT, SURE_MOST);
     }
+    keep_within_bounds(m);
 }
 
 /* Of the first n rows that a want could compute. */

@@ -40,6 +40,7 @@ typedef struct sim {
     double now, noise;
     uint64_t tokens[ACCOUNTS_MAX], rows[ACCOUNTS_MAX], step_rows[ACCOUNTS_MAX];
     double sample_ns[ACCOUNTS_MAX]; /* what sampling a row of theirs takes */
+    double lost;                    /* ns for which somebody else had the processor: nobody's share */
     double longest_step;
     bool still; /* contexts do not grow */
 } sim;
@@ -116,9 +117,11 @@ static double step(sim *s) {
     }
     if (rows == 0) return 0;
     double ns = true_cost(rows, out, ctx_one, ctx_many) * (1 + s->noise * (uniform() - 0.5) * 2);
-    if (s->noise > 0 && uniform() < 0.01) ns *= 5; /* somebody else had the processor */
+    const double undisturbed = ns;
+    if (s->noise > 0 && uniform() < 0.01) ns *= 5;
+    s->lost += ns - undisturbed;
     s->now += ns + sampling;
-    if (ns + sampling > s->longest_step) s->longest_step = ns + sampling;
+    if (undisturbed + sampling > s->longest_step) s->longest_step = undisturbed + sampling;
     for (uint32_t i = 0; i < n; i++) {
         gen *g = &s->gens[s->which[i]];
         if (s->wants[i].used == 0) continue;
@@ -137,7 +140,7 @@ static double step(sim *s) {
 /* Mean time between tokens of an account's generations over `steps`, by what its own share of the machine would give.
  * Contexts stay as long as they are. */
 static void ratios(sim *s, uint32_t steps, uint32_t n_accounts, double *ratio) {
-    double want[ACCOUNTS_MAX], weights = 0, begin = s->now;
+    double want[ACCOUNTS_MAX], weights = 0, begin = s->now - s->lost;
     uint32_t count[ACCOUNTS_MAX] = {0};
     memset(s->tokens, 0, sizeof s->tokens);
     for (uint32_t a = 0; a < n_accounts; a++) {
@@ -150,8 +153,8 @@ static void ratios(sim *s, uint32_t steps, uint32_t n_accounts, double *ratio) {
     s->still = false;
     for (uint32_t a = 0; a < n_accounts; a++) {
         if (count[a] == 0) continue;
-        double between = (s->now - begin) * count[a] / (double)s->tokens[a];
-        ratio[a] = between / (1.04 * want[a] * weights / s->shares[a].weight); /* 1.04: the mean of the noise */
+        double between = (s->now - s->lost - begin) * count[a] / (double)s->tokens[a];
+        ratio[a] = between / (want[a] * weights / s->shares[a].weight);
     }
 }
 
@@ -196,11 +199,18 @@ static void decoding(void **state) {
     }
 }
 
-/* Random accounts, weights, generations, contexts. */
+/* Random accounts, weights, generations, contexts; on machines where a step's fixed part is nearly all of it, too,
+ * which is where rows were once taken for thirty times as dear as they are, and few of them planned from then on.
+ *
+ * Why 1.2: a step is planned for 1.1 times the promise (SLACK), and an account's turn may be one step late where its
+ * generations rotate. What is left is for prices that are known to within a few percent under noise of 10%. Half an
+ * hour of other seeds has found none past it. */
 static void anything(void **state) {
+    static const uint64_t seeds[] = {1, 77, 222, 245, 258, 278, 288, 308, 322, 399};
     (void)state;
-    for (int round = 0; round < 60; round++) {
+    for (int round = 0; round < 60 * (int)REALM_ARRAY_LEN(seeds); round++) {
         static sim s;
+        if (round % 60 == 0) rng = seeds[round / 60];
         sim_open(&s);
         row_price = round % 3 == 0 ? 0.1 : round % 3 == 1 ? 1 : 2;
         uint32_t n = 2 + (uint32_t)(uniform() * 6);
@@ -313,19 +323,18 @@ static void prompts(void **state) {
     sim_open(&s);
     (void)add(&s, 1, 200, 1);
     for (int i = 0; i < 100; i++) (void)step(&s);
-    double quiet_alone = alone(&s, 1), begin = s.now;
+    double quiet_alone = alone(&s, 1), begin = s.now - s.lost;
     uint64_t before = s.tokens[1];
     uint32_t g = add(&s, 0, 0, 4000);
     uint32_t steps = 0;
     for (; s.gens[g].n_tokens == 0; steps++) (void)step(&s);
     assert_int_equal(s.tokens[1] - before, steps);
-    double between = (s.now - begin) / steps;
+    const double took = s.now - s.lost - begin, between = took / steps;
     if (between > 1.2 * 2 * quiet_alone) fail_msg("decoding beside a prompt: %.2f", between / (2 * quiet_alone));
     double whole = 0; /* the prompt with the machine to itself */
     for (uint32_t past = 0; past < 4000; past += CHUNK)
         whole += true_cost(CHUNK, past + CHUNK >= 4000, 0, CHUNK * (past + CHUNK / 2.0));
-    if (s.gens[g].first - begin > 1.2 * 2 * whole + 2e7)
-        fail_msg("the prompt: %.2f", (s.gens[g].first - begin) / (2 * whole));
+    if (took > 1.2 * 2 * whole + 2e7) fail_msg("the prompt: %.2f", took / (2 * whole));
     sim_close(&s);
 
     /* A quiet account comes with a prompt of one chunk while another decodes 64: its first token, again and again. */
@@ -336,10 +345,11 @@ static void prompts(void **state) {
         g = add(&s, 1, 0, CHUNK);
         double fair = 2 * alone(&s, 1);
         s.longest_step = 0;
+        begin = s.now - s.lost;
         while (s.gens[g].n_tokens == 0) (void)step(&s);
-        double took = s.gens[g].first - s.gens[g].submitted;
-        if (took > 1.2 * fair + true_cost(CHUNK, 1, 0, 0) + s.longest_step * 0.8)
-            fail_msg("first token after %.2f of its fair time", took / fair);
+        const double first = s.now - s.lost - begin;
+        if (first > 1.2 * fair + true_cost(CHUNK, 1, 0, 0) + s.longest_step)
+            fail_msg("first token after %.2f of its fair time", first / fair);
         s.gens[g].alive = false;
         for (int i = 0; i < 30; i++) (void)step(&s);
     }
@@ -352,6 +362,7 @@ static void no_hoarding(void **state) {
     for (int which = 0; which < 3; which++) {
         static sim s;
         sim_open(&s);
+        s.still = true; /* all rows cost the same, so that rows can be counted instead of time */
         for (uint32_t i = 0; i < 40; i++) (void)add(&s, 0, 200, 1);
         uint32_t quiet = which == 0 ? UINT32_MAX : add(&s, 1, 200, 1); /* never there; small; small, then gone */
         for (int i = 0; i < 1000; i++) (void)step(&s);
@@ -362,7 +373,8 @@ static void no_hoarding(void **state) {
             memset(s.rows, 0, sizeof s.rows);
             for (int i = 0; i < 10; i++) (void)step(&s);
             double part = (double)s.rows[0] / (double)(s.rows[0] + s.rows[1]);
-            if (part < 0.4 || part > 0.6) fail_msg("%d: the account that was there has %.2f of the rows", which, part);
+            if (part < 0.45 || part > 0.55)
+                fail_msg("%d: the account that was there has %.2f of the rows", which, part);
         }
         sim_close(&s);
     }
@@ -469,7 +481,8 @@ static void costs(void **state) {
         w.ctx_one = w.rows * uniform() * 1000;
         double truth = true_cost(w.rows, w.out, w.ctx_one, 0);
         double guess = realm_cost_fixed(&m) + realm_cost_of(&m, &w);
-        if (fabs(guess / truth - 1) > 0.25) fail_msg("%g rows: %.2f of the truth", w.rows, guess / truth);
+        /* The first rows of a step cost less than the others, which the model does not know. */
+        if (fabs(guess / truth - 1) > 0.3) fail_msg("%g rows: %.2f of the truth", w.rows, guess / truth);
     }
     realm_work w = {.rows = 1, .out = 1, .ctx_one = 100};
     realm_cost_model before = m;
