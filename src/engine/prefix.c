@@ -113,10 +113,13 @@ uint32_t realm_prefix_take(realm_page_pool *p, realm_page_owner *o, realm_page_o
     const uint32_t first = s->n_past / REALM_KV_PAGE_TOKENS, had = s->n_past;
     const realm_page *parent = first > 0 ? s->pages[first - 1] : NULL;
     if (parent && !parent->has_key) return 0;
+    realm_mutex_lock(&p->mu);
+    const bool any_public = p->n_public > 0; /* whoever publishes may hide what did not become whole */
+    realm_mutex_unlock(&p->mu);
     for (uint32_t i = first; ((uint64_t)i + 1) * REALM_KV_PAGE_TOKENS <= n_most; i++) {
         const realm_token *tokens = s->tokens + (size_t)i * REALM_KV_PAGE_TOKENS;
         realm_page *g = NULL;
-        if (p->n_public > 0 && (!parent || parent->owner->is_public)) g = look_up(p, everybody, parent, i, tokens);
+        if (any_public && (!parent || parent->owner->is_public)) g = look_up(p, everybody, parent, i, tokens);
         if (!g && o->has_secret) g = look_up(p, o, parent, i, tokens);
         if (!g) break;
         if (i == first) realm_seq_keep_pages(p, s, first); /* a page that is computed in part */
