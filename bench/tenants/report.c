@@ -194,7 +194,7 @@ void client_finish(client *c) {
 }
 
 int main(int argc, char **argv) {
-    if (argc == 5 && !strcmp(argv[2], "compile-child")) return realm_sandbox_compile_child(argc - 3, argv + 3);
+    if (argc == 5 && !strcmp(argv[2], "compile-child")) realm_sandbox_compile_child(argc - 3, argv + 3);
     bool json = argc == 4 && !strcmp(argv[2], "--output") && !strcmp(argv[3], "json");
     if (argc != 2 && !json) {
         fprintf(stderr, "usage: tenants MODEL.gguf [--output json]\n");

@@ -16,7 +16,7 @@
 #define OUTPUT_MAX ((size_t)64 << 20)
 
 int realm_cmd_program(int argc, char **argv) {
-    if (argc >= 2 && strcmp(argv[1], "compile-child") == 0) return realm_sandbox_compile_child(argc - 2, argv + 2);
+    if (argc >= 2 && strcmp(argv[1], "compile-child") == 0) realm_sandbox_compile_child(argc - 2, argv + 2);
     static const char usage[] = "usage: realm program check FILE.wasm\n";
     static const char help[] = "\nImports, exports, limits, size and compile time of a WebAssembly program, or why it\n"
                                "would be refused.\n\n";

@@ -135,7 +135,7 @@ static bool limit_self(const job *j) {
            !prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) && !prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
 }
 
-int realm_sandbox_compile_child(int argc, char **argv) {
+static int compile_child(int argc, char **argv) {
     char *end_in, *end_out;
     if (argc != 2) return 2;
     long in = strtol(argv[0], &end_in, 10), out = strtol(argv[1], &end_out, 10);
@@ -162,6 +162,8 @@ int realm_sandbox_compile_child(int argc, char **argv) {
     realm_free(wasm);
     return written ? 0 : 1;
 }
+
+void realm_sandbox_compile_child(int argc, char **argv) { _exit(compile_child(argc, argv)); }
 
 /* ---- the parent ---- */
 

@@ -144,8 +144,9 @@ typedef struct realm_sandbox_stats {
 void realm_sandbox_get_stats(realm_sandbox *s, realm_sandbox_stats *out);
 
 /* What `PROGRAM program compile-child IN OUT` does: argv is {"IN", "OUT"} as decimal descriptors. Sets its own limits,
- * compiles, writes the artifact or the error. Returns the exit status. For the command line alone. */
-int realm_sandbox_compile_child(int argc, char **argv);
+ * compiles, writes the artifact or the error, and ends the process: at once, as the compiler's threads are still there
+ * and nothing is left to be done at an exit. For the command line alone. */
+_Noreturn void realm_sandbox_compile_child(int argc, char **argv);
 
 /* ---- programs ---------------------------------------------------------------------------------------------------- */
 

@@ -464,7 +464,7 @@ static void remove_tree(void) {
 }
 
 int main(int argc, char **argv) {
-    if (argc == 5 && !strcmp(argv[2], "compile-child")) return realm_sandbox_compile_child(argc - 3, argv + 3);
+    if (argc == 5 && !strcmp(argv[2], "compile-child")) realm_sandbox_compile_child(argc - 3, argv + 3);
     if (!mkdtemp(dir)) return 1;
     box = open_sandbox(1, 8, NULL);
     faults_remember();

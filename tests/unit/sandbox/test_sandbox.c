@@ -517,7 +517,7 @@ static void test_swap(void **state) {
 }
 
 int main(int argc, char **argv) {
-    if (argc == 5 && !strcmp(argv[2], "compile-child")) return realm_sandbox_compile_child(argc - 3, argv + 3);
+    if (argc == 5 && !strcmp(argv[2], "compile-child")) realm_sandbox_compile_child(argc - 3, argv + 3);
     box = open_sandbox(2, 64, NULL);
     faults_remember();
     const struct CMUnitTest tests[] = {

@@ -180,7 +180,7 @@ static void write_model(void) {
 }
 
 static bool is_compiler(int argc, char **argv) { return argc == 5 && !strcmp(argv[2], "compile-child"); }
-static int compile(char **argv) { return realm_sandbox_compile_child(2, argv + 3); }
+static int compile(char **argv) { realm_sandbox_compile_child(2, argv + 3); }
 
 /* Opens the runtime with the tiny model under the id "tiny"; 0, or 1 with a line on stderr. */
 static int open_runtime(void) {

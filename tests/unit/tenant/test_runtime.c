@@ -378,7 +378,7 @@ static void a_template_refusal_is_the_clients(void **state) {
 }
 
 int main(int argc, char **argv) {
-    if (argc > 3 && strcmp(argv[1], "program") == 0) return realm_sandbox_compile_child(argc - 3, argv + 3);
+    if (argc > 3 && strcmp(argv[1], "program") == 0) realm_sandbox_compile_child(argc - 3, argv + 3);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(three_programs_share_a_batch),      cmocka_unit_test(cancel_and_release_count_as_aborted),
         cmocka_unit_test(limits_refuse_and_say_which),       cmocka_unit_test(choices_share_their_prompt),
