@@ -31,6 +31,35 @@ typedef struct http_server {
     char last_path[128];
 } http_server;
 
+/* Both under its lock: what it does from now on; what it saw. */
+#define http_tell(s, field, value)      \
+    do {                                \
+        pthread_mutex_lock(&(s)->mu);   \
+        (s)->field = (value);           \
+        pthread_mutex_unlock(&(s)->mu); \
+    } while (0)
+
+static unsigned http_requests(http_server *s) {
+    pthread_mutex_lock(&s->mu);
+    unsigned n = s->requests;
+    pthread_mutex_unlock(&s->mu);
+    return n;
+}
+
+static unsigned long long http_last_from(http_server *s) {
+    pthread_mutex_lock(&s->mu);
+    unsigned long long from = s->last_from;
+    pthread_mutex_unlock(&s->mu);
+    return from;
+}
+
+static bool http_last_path_is(http_server *s, const char *path) {
+    pthread_mutex_lock(&s->mu);
+    bool is = strcmp(s->last_path, path) == 0;
+    pthread_mutex_unlock(&s->mu);
+    return is;
+}
+
 static void http_send(int fd, const void *data, size_t len) {
     for (const char *p = data; len > 0;) {
         ssize_t n = send(fd, p, len, MSG_NOSIGNAL);

@@ -65,8 +65,8 @@ static int begin(void **state) {
     snprintf(dir, sizeof dir, "/tmp/realm-catalog-XXXXXX");
     assert_non_null(mkdtemp(dir));
     http_start(&web);
-    web.body = model;
-    web.len = model_len;
+    http_tell(&web, body, model);
+    http_tell(&web, len, model_len);
     char index[1024];
     snprintf(index, sizeof index,
              "origins: [\"http://127.0.0.1:%u\"]\nmodels:\n  - {name: tiny, url: \"http://127.0.0.1:%u/m.gguf\", "
@@ -152,10 +152,10 @@ static void test_pull_find_remove(void **state) {
     realm_free(path);
     assert_int_equal(realm_catalog_find(c, "ti", &path, &err), REALM_OK); /* the only one that begins so */
     realm_free(path);
-    unsigned before = web.requests;
+    unsigned before = http_requests(&web);
     expect_pull(c, "tiny", &out);
     assert_true(out.was_there);
-    assert_int_equal(web.requests, before);
+    assert_int_equal(http_requests(&web), before);
     /* changed behind our back: no longer what the stamp says */
     write_text("tiny.gguf", "rubbish");
     expect_pull(c, "tiny", &out);
@@ -178,7 +178,7 @@ static void test_cut_and_resumed_within_a_pull(void **state) {
         const char *name = names[k % 2];
         realm_catalog *c = open_catalog(2);
         realm_catalog_pulled out;
-        web.cut = k;
+        http_tell(&web, cut, k);
         expect_pull(c, name, &out);
         assert_int_equal(out.fetched_bytes, model_len); /* no byte twice */
         expect_installed(name);
@@ -192,14 +192,14 @@ static void test_cut_and_resumed_by_the_next_pull(void **state) {
     for (size_t k = 1; k < model_len; k += 7) {
         realm_catalog *c = open_catalog(1);
         realm_catalog_pulled out;
-        web.cut = k;
+        http_tell(&web, cut, k);
         expect_failure(c, "tiny", NULL, REALM_E_IO, "goes on from there");
         realm_catalog_close(c);
         c = open_catalog(1);
-        web.cut = SIZE_MAX;
+        http_tell(&web, cut, SIZE_MAX);
         expect_pull(c, "tiny", &out);
         assert_int_equal(out.fetched_bytes, model_len - k);
-        assert_int_equal(web.last_from, k);
+        assert_int_equal(http_last_from(&web), k);
         expect_installed("tiny");
         assert_int_equal(realm_catalog_remove(c, "tiny", NULL, NULL), REALM_OK);
         realm_catalog_close(c);
@@ -210,22 +210,22 @@ static void test_servers_that_cannot_resume(void **state) {
     (void)state;
     realm_catalog *c = open_catalog(1);
     realm_catalog_pulled out;
-    web.cut = 100;
+    http_tell(&web, cut, 100);
     expect_failure(c, "tiny", NULL, REALM_E_IO, "");
-    web.cut = SIZE_MAX;
-    web.no_ranges = true;
+    http_tell(&web, cut, SIZE_MAX);
+    http_tell(&web, no_ranges, true);
     expect_pull(c, "tiny", &out);
     assert_int_equal(out.fetched_bytes, model_len);
     expect_installed("tiny");
     assert_int_equal(realm_catalog_remove(c, "tiny", NULL, NULL), REALM_OK);
 
-    web.no_ranges = false;
-    web.cut = 100;
+    http_tell(&web, no_ranges, false);
+    http_tell(&web, cut, 100);
     expect_failure(c, "tiny", NULL, REALM_E_IO, "");
-    web.cut = SIZE_MAX;
-    web.wrong_range = true;
+    http_tell(&web, cut, SIZE_MAX);
+    http_tell(&web, wrong_range, true);
     expect_failure(c, "tiny", NULL, REALM_E_FORMAT, "asked for bytes from 100");
-    web.wrong_range = false;
+    http_tell(&web, wrong_range, false);
     /* a part that is all of it already */
     char path[128];
     realm_error err = {0};
@@ -253,12 +253,12 @@ static void test_what_comes_is_something_else(void **state) {
     memcpy(other, model, model_len);
     memset(other + model_len, 0, 10);
     other[model_len - 1] ^= 1;
-    web.body = other;
+    http_tell(&web, body, other);
     expect_failure(c, "tiny", NULL, REALM_E_FORMAT, "SHA-256");
     assert_false(there(".tiny.part")); /* nothing to go on from */
-    web.len = model_len + 10;
+    http_tell(&web, len, model_len + 10);
     expect_failure(c, "tiny", NULL, REALM_E_FORMAT, "were expected");
-    web.len = model_len - 10;
+    http_tell(&web, len, model_len - 10);
     expect_failure(c, "tiny", NULL, REALM_E_FORMAT, "were expected");
     expect_failure(c, "unsized", NULL, REALM_E_FORMAT, "SHA-256");
     /* the right hash of a file that is no model */
@@ -266,18 +266,18 @@ static void test_what_comes_is_something_else(void **state) {
     char hex[65], url[64];
     assert_int_equal(realm_sha256(other, 20, digest), REALM_OK);
     realm_hex(digest, 32, hex);
-    web.len = 20;
+    http_tell(&web, len, 20);
     snprintf(url, sizeof url, "http://127.0.0.1:%u/x", web.port);
     expect_failure(c, "bad", &(realm_catalog_source){url, hex}, REALM_E_FORMAT, "not installed");
     assert_false(there(".bad.part"));
-    web.body = model;
-    web.len = model_len;
+    http_tell(&web, body, model);
+    http_tell(&web, len, model_len);
     static const struct {
         unsigned status;
         realm_status code;
     } answers[] = {{404, REALM_E_NOT_FOUND}, {403, REALM_E_DENIED}, {500, REALM_E_IO}, {304, REALM_E_IO}};
     for (size_t i = 0; i < REALM_ARRAY_LEN(answers); i++) {
-        web.status = answers[i].status;
+        http_tell(&web, status, answers[i].status);
         expect_failure(c, "tiny", NULL, answers[i].code, "the server answers");
     }
     free(other);
@@ -288,24 +288,24 @@ static void test_redirects(void **state) {
     (void)state;
     realm_catalog *c = open_catalog(1);
     realm_catalog_pulled out;
-    web.redirect = "/moved";
+    http_tell(&web, redirect, "/moved");
     expect_pull(c, "tiny", &out);
     expect_installed("tiny");
-    assert_string_equal(web.last_path, "/moved");
+    assert_true(http_last_path_is(&web, "/moved"));
     assert_int_equal(realm_catalog_remove(c, "tiny", NULL, NULL), REALM_OK);
     static const char *const away[] = {"http://localhost:1/moved", "https://127.0.0.1/moved", "//127.0.0.1:1/moved",
                                        "https://example.invalid/", "file:///etc/passwd",      "http://u:p@127.0.0.1/"};
     for (size_t i = 0; i < REALM_ARRAY_LEN(away); i++) {
-        web.redirect = away[i];
+        http_tell(&web, redirect, away[i]);
         realm_error err = {0};
         realm_status s = realm_catalog_pull(c, "tiny", NULL, NULL, NULL, &err);
         if ((s != REALM_E_DENIED && s != REALM_E_INVALID) || !strstr(err.text, "redirected to"))
             fail_msg("%s: %s", away[i], err.text);
         assert_false(there("tiny.gguf"));
     }
-    web.redirect = "/again";
+    http_tell(&web, redirect, "/again");
     expect_failure(c, "tiny", NULL, REALM_E_IO, "redirects");
-    assert_string_equal(web.last_path, "/again");
+    assert_true(http_last_path_is(&web, "/again"));
     realm_catalog_close(c);
 }
 
@@ -328,20 +328,20 @@ static void test_parts_and_fetched_indexes(void **state) {
              web.port, web.port, web.port, model_len, web.port, model_len, hex);
     write_text("index.yaml", index);
     snprintf(remote, sizeof remote, "models:\n  - {name: far, url: sub/far.gguf, sha256: %s}\n", sha);
-    web.index = remote;
+    http_tell(&web, index, remote);
     realm_catalog *c = open_catalog(1);
     realm_catalog_pulled out;
-    web.cut = model_len - 3;
+    http_tell(&web, cut, model_len - 3);
     expect_failure(c, "twice", NULL, REALM_E_IO, "");
-    web.cut = SIZE_MAX;
+    http_tell(&web, cut, SIZE_MAX);
     expect_pull(c, "twice", &out); /* bytes after the tensors are the file's own affair */
     assert_int_equal(out.bytes, 2 * model_len);
     assert_int_equal(out.fetched_bytes, model_len + 3);
     assert_string_equal(out.sha256, hex);
-    assert_string_equal(web.last_path, "/b");
+    assert_true(http_last_path_is(&web, "/b"));
     assert_true(there("twice.gguf"));
     expect_pull(c, "far", &out);
-    assert_string_equal(web.last_path, "/sub/far.gguf");
+    assert_true(http_last_path_is(&web, "/sub/far.gguf"));
     expect_installed("far");
     realm_catalog_close(c);
     static const struct {
@@ -355,7 +355,7 @@ static void test_parts_and_fetched_indexes(void **state) {
                 "a000000000000000000000000000000000000000000000000000000000000000}]",
                 REALM_E_DENIED, "origins"}};
     for (size_t i = 0; i < REALM_ARRAY_LEN(bad); i++) {
-        web.index = bad[i].text;
+        http_tell(&web, index, bad[i].text);
         c = open_catalog(1);
         expect_failure(c, "nowhere", NULL, bad[i].code, bad[i].why);
         realm_catalog_close(c);
@@ -389,7 +389,7 @@ static void test_many_pulls_at_once(void **state) {
         realm_catalog_close(racers[i].c);
     }
     assert_int_equal(fetched, model_len); /* one fetched it, the others found it */
-    assert_int_equal(web.requests, 1);
+    assert_int_equal(http_requests(&web), 1);
     expect_installed("tiny");
 }
 
@@ -546,11 +546,11 @@ static void test_sources_by_hand(void **state) {
     expect_failure(c, "x", &(realm_catalog_source){"http://192.0.2.1/x", sha}, REALM_E_DENIED, "use https");
     expect_failure(c, "x", &(realm_catalog_source){"http://127.0.0.1.example.invalid/x", sha}, REALM_E_DENIED, "https");
     expect_failure(c, "x", &(realm_catalog_source){"https://user@host.invalid/x", sha}, REALM_E_INVALID, "user name");
-    web.status = 404;
+    http_tell(&web, status, 404);
     assert_int_equal(realm_catalog_pull(c, "x", &(realm_catalog_source){url, sha}, NULL, NULL, &err),
                      REALM_E_NOT_FOUND);
     assert_null(strstr(err.text, "secret"));
-    web.status = 0;
+    http_tell(&web, status, 0);
     assert_int_equal(realm_catalog_pull(c, "x", &(realm_catalog_source){url, sha}, NULL, &out, &err), REALM_OK);
     expect_installed("x");
     /* a copy; its hash is checked where one is given */
@@ -588,7 +588,7 @@ static void test_list(void **state) {
     write_text("notes.txt", "");
     write_text("x y.gguf", "");
     expect_pull(c, "tiny", NULL);
-    web.cut = 100;
+    http_tell(&web, cut, 100);
     expect_failure(c, "unsized", NULL, REALM_E_IO, "");
     if (realm_catalog_each(c, see, &s, &err) != REALM_OK) fail_msg("%s", err.text);
     snprintf(want, sizeof want, "broken:%d::0:5::problem\ntiny:%d:llama:77:%zu:%.4s\nunsized:%d::0:100:%.4s\n",
