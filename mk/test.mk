@@ -34,6 +34,7 @@ unit: $(UNIT_TESTS)
 check: setup-test
 	@tools/check-includes --self-test
 	@tools/check-includes
+	@tools/check-docs
 	@$(MAKE) --no-print-directory abi-check
 	@$(MAKE) $(JOBS) --no-print-directory unit
 
