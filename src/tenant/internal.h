@@ -108,10 +108,11 @@ struct realm_tenant {
     bool forgotten;   /* runtime.mu: and its models and files are gone too */
 
     realm_tensor_budget *tensors;
-    tenant_model *stored;       /* runtime.mu: those loaded, or about to be */
-    realm_token_counts carried; /* flush_mu: of stored models that were unloaded, not yet in the ledger */
-    saved_context *saved;       /* mu */
-    realm_mutex files_mu;       /* what the store lists and what is in the tenant's folder agree outside of it */
+    tenant_model *stored;               /* runtime.mu: those loaded, or about to be */
+    realm_token_counts carried;         /* flush_mu: of stored models that were unloaded, not yet in the ledger */
+    saved_context *saved;               /* mu */
+    atomic_uint_fast64_t storing_bytes; /* of images that its programs are storing: at most storage_bytes, once more */
+    realm_mutex files_mu; /* what the store lists and what is in the tenant's folder agree outside of it */
 
     realm_mutex mu;
     realm_limits limits;       /* mu */

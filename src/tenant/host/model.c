@@ -53,7 +53,7 @@ static void hold_free(tenant_job *job) {
 static tenant_model *server_model(realm_host *h, uint64_t id, size_t *index) {
     realm_runtime *rt = realm_run_runtime(h->run);
     *index = (size_t)(id & MODEL_ID_CHOSEN_MAX);
-    return id & MODEL_ID_SERVER && *index < realm_runtime_model_count(rt) ? rt->models[*index] : NULL;
+    return id == (MODEL_ID_SERVER | *index) && *index < realm_runtime_model_count(rt) ? rt->models[*index] : NULL;
 }
 
 static realm_call_result no_model(realm_host *h, uint64_t id, int32_t *result) {
@@ -127,7 +127,8 @@ typedef struct file_job {
     tenant_job job;
     uint32_t id;
     uint64_t quota_bytes;
-    /* Storing: the file that is being written, and the next piece. */
+    /* Storing: the file that is being written, what of the quota is kept for it, and the next piece. */
+    uint64_t reserved_bytes;
     int fd;
     char *path;
     char *piece;
@@ -148,6 +149,7 @@ static void file_free(tenant_job *job) {
     file_job *j = (file_job *)job;
     if (j->fd >= 0) close(j->fd);
     if (j->path) (void)unlink(j->path);
+    atomic_fetch_sub_explicit(&job->tenant->storing_bytes, j->reserved_bytes, memory_order_relaxed);
     realm_free(j->path);
     realm_free(j->piece);
     realm_free(j->values);
@@ -310,6 +312,18 @@ static void store_work(tenant_job *job) {
     j->path = NULL;
 }
 
+/* Room for an image among those that the tenant's programs are storing; relaxed, as it is a number alone. */
+static bool reserve(file_job *j, uint64_t n) {
+    atomic_uint_fast64_t *storing = &j->job.tenant->storing_bytes;
+    uint_fast64_t now = atomic_load_explicit(storing, memory_order_relaxed);
+    do {
+        if (n > j->quota_bytes || now > j->quota_bytes - n) return false;
+    } while (
+        !atomic_compare_exchange_weak_explicit(storing, &now, now + n, memory_order_relaxed, memory_order_relaxed));
+    j->reserved_bytes = n;
+    return true;
+}
+
 /* Copies the next piece of the image into the job. */
 static bool next_piece(realm_call *call, const uint64_t *args, file_job *j, uint64_t *done, int32_t *result) {
     size_t n = (size_t)REALM_MIN(args[1] - *done, PIECE_BYTES);
@@ -338,18 +352,21 @@ realm_call_result host_realm_store_model(realm_call *call, const uint64_t *args,
         host_job_end(h);
         return REALM_CALL_DONE;
     }
-    uint64_t quota = realm_run_limits(h->run)->storage_bytes;
     if (args[2] > MODEL_ID_CHOSEN_MAX)
         return host_fail(h, result, REALM_E_RANGE, "realm_store_model: ids are 1 to %u, or 0", MODEL_ID_CHOSEN_MAX);
     if (!realm_run_runtime(h->run)->models_dir)
         return host_fail(h, result, REALM_E_UNSUPPORTED, "realm_store_model: this server has no folder for its state");
     if (!host_range(call, args[0], args[1], "realm_store_model", result)) return REALM_CALL_DONE;
-    if (args[1] > quota) /* before anything is written; the sum is checked when it is listed */
-        return host_fail(h, result, REALM_E_LIMIT, "realm_store_model: storage_bytes: %llu bytes do not fit in %llu",
-                         (unsigned long long)args[1], (unsigned long long)quota);
     file_job *j = file_job_open(call, store_work, true, result);
     if (!j) return REALM_CALL_DONE;
     j->id = (uint32_t)args[2];
+    if (!reserve(j, args[1])) { /* before anything is written; the sum is checked when it is listed */
+        const uint64_t quota = j->quota_bytes;
+        job_release(&j->job);
+        return host_fail(h, result, REALM_E_LIMIT,
+                         "realm_store_model: storage_bytes: %llu bytes do not fit in %llu, beside what is being stored",
+                         (unsigned long long)args[1], (unsigned long long)quota);
+    }
     if (!(j->piece = realm_malloc(PIECE_BYTES))) {
         job_release(&j->job);
         return host_fail(h, result, REALM_E_NOMEM, "realm_store_model: out of memory");

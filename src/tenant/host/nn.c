@@ -134,13 +134,13 @@ static void config_release(nn_config *c) {
     c->reverse = c->schema = NULL;
 }
 
-static bool config_copy(nn_config *to, const nn_config *from) {
+static realm_status config_copy(nn_config *to, const nn_config *from, realm_error *err) {
     *to = *from;
     to->reverse = from->reverse ? realm_strdup(from->reverse) : NULL;
     to->schema = from->schema ? realm_strdup(from->schema) : NULL;
-    if ((!from->reverse || to->reverse) && (!from->schema || to->schema)) return true;
+    if ((!from->reverse || to->reverse) && (!from->schema || to->schema)) return REALM_OK;
     config_release(to);
-    return false;
+    return realm_error_set(err, REALM_E_NOMEM, "wasi-nn: out of memory");
 }
 
 static void drop_grammar(realm_host *h, nn_context *c) {
@@ -321,7 +321,7 @@ static int32_t add_graph(realm_call *call, const host_model *model, const nn_con
     for (uint32_t i = 0; i < GRAPHS_MAX; i++) {
         nn_graph *g = &h->nn->graphs[i];
         if (g->model) continue;
-        if (!config_copy(&g->config, config)) return failed(h, NN_RUNTIME_ERROR);
+        if (config_copy(&g->config, config, &h->error)) return failed(h, NN_RUNTIME_ERROR);
         g->model = model;
         put_u32(call, out, i);
         return NN_OK;
@@ -385,7 +385,7 @@ realm_call_result nn_init_execution_context(realm_call *call, const uint64_t *ar
     for (uint32_t i = 0; i < CONTEXTS_MAX; i++) {
         nn_context *c = &h->nn->contexts[i];
         if (c->used) continue;
-        if (!config_copy(&c->config, &h->nn->graphs[args[0]].config))
+        if (config_copy(&c->config, &h->nn->graphs[args[0]].config, &h->error))
             return answer(result, failed(h, NN_RUNTIME_ERROR));
         c->used = true;
         c->graph = (uint32_t)args[0];
@@ -446,6 +446,21 @@ static int32_t set_prompt(realm_host *h, nn_context *c, const char *text, size_t
     return NN_OK;
 }
 
+/* All of it, or, where something of it is refused, nothing. */
+static int32_t set_config(realm_host *h, nn_context *c, const char *text, size_t len) {
+    nn_config next;
+    realm_status st = config_copy(&next, &c->config, &h->error);
+    if (st) return failed(h, NN_RUNTIME_ERROR);
+    if ((st = read_config(text, len, &next, &h->error))) {
+        config_release(&next);
+        return code_of(h, st);
+    }
+    drop_grammar(h, c); /* the schema may be another one */
+    config_release(&c->config);
+    c->config = next;
+    return NN_OK;
+}
+
 /* (context, index, tensor) */
 realm_call_result nn_set_input(realm_call *call, const uint64_t *args, int32_t *result) {
     realm_host *h = host_of(call);
@@ -461,9 +476,7 @@ realm_call_result nn_set_input(realm_call *call, const uint64_t *args, int32_t *
     if (args[1] > INPUT_CONFIG) return answer(result, bad_argument(h, "inputs are 0 (prompt) and 1 (settings)"));
     if (args[1] == INPUT_CONFIG) {
         if (t[4] > CONFIG_BYTES_MAX) return answer(result, bad_argument(h, "settings have at most 64 KiB"));
-        drop_grammar(h, c); /* the schema may be another one */
-        realm_status st = read_config(data, t[4], &c->config, &h->error);
-        return answer(result, st ? code_of(h, st) : NN_OK);
+        return answer(result, set_config(h, c, data, t[4]));
     }
     if (t[4] > HOST_TEXT_BYTES_MAX || !realm_utf8_valid(data, t[4]))
         return answer(result, bad_argument(h, "a prompt is UTF-8 of at most 4 MiB"));

@@ -462,6 +462,66 @@ static int open_all(void) {
     return 0;
 }
 
+/* ---- what is being stored ---- */
+
+typedef struct held_job {
+    tenant_job job;
+    atomic_bool let;
+} held_job;
+
+static void work_when_let(tenant_job *job) {
+    while (!atomic_load(&((held_job *)job)->let)) usleep(1000);
+}
+
+static void held_free(tenant_job *job) { free(job); }
+
+/* An image is on the disk before it is listed, and counted from its first byte on: a tenant's programs together do not
+ * write more than it may keep. */
+static void images_on_their_way_count(void **state) {
+    (void)state;
+    client first, second;
+    realm_error err = {0};
+    char quota[32];
+    tiny_model *m = image_of(31), *n = image_of(32);
+    snprintf(quota, sizeof quota, "%zu", m->file_len + n->file_len / 2);
+    realm_tenant *t = limited("two-at-once", "storage_bytes", quota);
+    held_job *held = calloc(1, sizeof *held); /* of a tenant's heavy jobs one runs at a time: this one */
+    held->job.work = work_when_let;
+    held->job.free = held_free;
+    job_init(&held->job, t, NULL, true);
+    if (jobs_submit(rt->jobs, &held->job, &err)) fail_msg("%s", err.text);
+    char *input = request_text("store", 1, m->file, m->file_len);
+    realm_run_params p = text_request();
+    p.input = input;
+    p.input_len = strlen(input);
+    begin(&first, t, p);
+    for (uint64_t until = realm_clock_ns() + PATIENCE_NS; atomic_load(&t->storing_bytes) != m->file_len;) {
+        if (realm_clock_ns() > until) fail_msg("the first is not being stored");
+        usleep(1000);
+    }
+    ask(&second, t, "store", 2, n->file, n->file_len);
+    assert_int_equal(second.status, REALM_E_LIMIT);
+    assert_non_null(strstr(second.error, "beside what is being stored"));
+    end(&second);
+    atomic_store(&held->let, true);
+    job_release(&held->job);
+    follow(&first, 0);
+    expect_ok(&first);
+    end(&first);
+    assert_int_equal(files_of("two-at-once"), 1);
+    assert_int_equal(atomic_load(&t->storing_bytes), 0);
+    ask(&second, t, "store", 2, n->file, n->file_len); /* is written, and found to be too much */
+    assert_int_equal(second.status, REALM_E_LIMIT);
+    assert_non_null(strstr(second.error, "storage_bytes"));
+    end(&second);
+    expect(t, "drop", 1, REALM_OK);
+    put(t, 2, n);
+    free(input);
+    realm_tenant_release(t);
+    tiny_free(m);
+    tiny_free(n);
+}
+
 int main(int argc, char **argv) {
     if (is_compiler(argc, argv)) return compile(argv);
     realm_mutex_init(&gate.mu, REALM_RANK_LEAF);
@@ -469,6 +529,7 @@ int main(int argc, char **argv) {
     if (open_all()) return 1;
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_call),
+        cmocka_unit_test(images_on_their_way_count),
         cmocka_unit_test(only_its_tenant_sees_it),
         cmocka_unit_test(one_file_counts_once),
         cmocka_unit_test(loaded_and_unloaded),

@@ -99,6 +99,7 @@ static bool starts(const char *text, const char *with) {
 static void whole(void) {
     CHECK(set(context, 1, REALM_LITERAL("{\"temp\":0,\"n-predict\":6,\"ignore-eos\":true,\"stream-stdout\":true}")) ==
           0);
+    CHECK(set(context, 1, REALM_LITERAL("{\"n-predict\":0,\"seed\":\"x\"}")) == INVALID); /* none of it counts */
     CHECK(set(context, 0, REALM_LITERAL("abc abc")) == 0);
     CHECK(compute(context) == 0);
     CHECK(get_output(context, 0, out, sizeof out, &n) == 0 && n > 0);

@@ -59,6 +59,7 @@ static int32_t server(void) {
     IS(realm_model_use(SERVER + 2), REALM_E_NOT_FOUND);
     IS(realm_model_use(99), REALM_E_NOT_FOUND);
     IS(realm_model_use(-5), REALM_E_NOT_FOUND);
+    IS(realm_model_use((int32_t)0x80000000 | SERVER), REALM_E_NOT_FOUND); /* a bit more than the first has */
     return 1;
 }
 
