@@ -133,7 +133,14 @@ bool realm_args_double(realm_args *args, const char *option, const char *text, d
 }
 
 int realm_fail(const char *command, const realm_error *err) {
-    fprintf(stderr, "realm: %s: %s\n", command, err->text[0] ? err->text : realm_status_text(err->code));
+    char line[4 * REALM_ERROR_TEXT_MAX + 1];
+    size_t n = 0;
+    /* one line, whatever a file's name or its bytes are */
+    for (const char *s = err->text[0] ? err->text : realm_status_text(err->code); *s; s++) {
+        const unsigned char c = (unsigned char)*s;
+        n += (size_t)snprintf(line + n, sizeof line - n, c < 0x20 || c == 0x7f ? "\\x%02X" : "%c", c);
+    }
+    fprintf(stderr, "realm: %s: %s\n", command, line);
     return REALM_EXIT_FAILED;
 }
 

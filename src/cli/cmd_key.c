@@ -116,12 +116,13 @@ int realm_cmd_key(int argc, char **argv) {
                        .argc = argc,
                        .argv = argv};
     const char *state = NULL, *value;
-    bool admin = false;
+    bool admin = false, expires = false;
     int64_t expires_s = 0;
     for (int id; (id = realm_args_next(&args, &value)) != 0;) {
         if (id < 0) return args.status;
         if (id == OPT_STATE) state = value;
         if (id == OPT_ADMIN) admin = true;
+        if (id == OPT_EXPIRES) expires = true;
         if (id == OPT_EXPIRES && !parse_expiry(value, &expires_s))
             return realm_args_usage(&args, "--expires takes 90d, 12h, 30m or a date as 2027-01-31, not ", value);
     }
@@ -131,6 +132,8 @@ int realm_cmd_key(int argc, char **argv) {
                                     [REVOKE] = {"revoke", "a key or its id"}};
     int action = realm_args_action(&args, actions, REALM_ARRAY_LEN(actions));
     if (action < 0) return args.status;
+    if (action != CREATE && (admin || expires))
+        return realm_args_usage(&args, "--admin and --expires are for create, not ", args.words[0]);
 
     realm_error err = {0};
     realm_store *store = NULL;

@@ -245,6 +245,9 @@ int realm_cmd_models(int argc, char **argv) {
     if (action < 0) return args.status;
     if (action != PULL && (source.location || source.sha256))
         return realm_args_usage(&args, "--from and --sha256 are for pull, not ", args.words[0]);
+    if (source.sha256 &&
+        (strlen(source.sha256) != 64 || source.sha256[strspn(source.sha256, "0123456789abcdefABCDEF")]))
+        return realm_args_usage(&args, "--sha256 takes 64 hexadecimal digits, not ", source.sha256);
     if (source.sha256 && !source.location) return realm_args_usage(&args, "--sha256 goes with --from", "");
 
     signal(SIGPIPE, SIG_IGN);

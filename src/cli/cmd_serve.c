@@ -94,6 +94,14 @@ typedef struct serving {
     serve_models *models;
 } serving;
 
+static bool is_address(realm_args *args, const char *option, const char *text) {
+    if (realm_server_is_address(text)) return true;
+    char what[96];
+    (void)snprintf(what, sizeof what, "%s takes an address like 127.0.0.1:8080 or [::1]:8080, not ", option);
+    (void)realm_args_usage(args, what, text);
+    return false;
+}
+
 /* False when the command ends now with args->status. */
 static bool read_flags(realm_args *args, flags *f) {
     const char *value;
@@ -101,8 +109,13 @@ static bool read_flags(realm_args *args, flags *f) {
         switch (id) {
         case OPT_CONFIG: f->config = value; break;
         case OPT_STATE: f->state = value; break;
-        case OPT_LISTEN: f->listen = value; break;
-        case OPT_ADMIN: f->admin = value; break;
+        case OPT_LISTEN:
+            if (!is_address(args, "--listen", f->listen = value)) return false;
+            break;
+        case OPT_ADMIN:
+            f->admin = value;
+            if (strcmp(value, "off") != 0 && !is_address(args, "--admin-listen", value)) return false;
+            break;
         case OPT_MODELS_DIR: f->models_dir = value; break;
         case OPT_THREADS:
             if (!realm_args_u64(args, "--threads", value, 1, 1024, &f->threads)) return false;
@@ -127,6 +140,11 @@ static bool read_flags(realm_args *args, flags *f) {
             }
             break;
         case OPT_MODEL:
+            if (!value[0] || strcspn(value, "=") - 1 >= REALM_MODEL_ID_MAX ||
+                strchr(value, '=') == value + strlen(value) - 1) {
+                (void)realm_args_usage(args, "--model takes ID=FILE or a model's name, not ", value);
+                return false;
+            }
             if (f->n_models == SERVE_MODELS_MAX) {
                 (void)realm_args_usage(args, "too many models: ", value);
                 return false;

@@ -119,17 +119,19 @@ static int show(realm_store *store, const char *name, bool json) {
     return realm_print("tenant show", &out);
 }
 
-/* Applies "name=value" settings to `l`. */
+/* Applies "name=value" to `l`. */
+static realm_status apply_setting(const char *setting, realm_limits *l, realm_error *err) {
+    const char *eq = strchr(setting, '=');
+    if (!eq) return realm_error_set(err, REALM_E_INVALID, "takes LIMIT=VALUE, not %s", setting);
+    char name[64];
+    snprintf(name, sizeof name, "%.*s", (int)REALM_MIN(eq - setting, 63), setting);
+    return realm_limits_set(l, name, eq + 1, err);
+}
+
 static realm_status apply_settings(const tenant_args *a, realm_limits *l, realm_error *err) {
-    for (size_t i = 0; i < a->n_settings; i++) {
-        const char *eq = strchr(a->settings[i], '=');
-        if (!eq) return realm_error_set(err, REALM_E_INVALID, "--set takes LIMIT=VALUE, not \"%s\"", a->settings[i]);
-        char name[64];
-        snprintf(name, sizeof name, "%.*s", (int)REALM_MIN(eq - a->settings[i], 63), a->settings[i]);
-        realm_status s = realm_limits_set(l, name, eq + 1, err);
-        if (s != REALM_OK) return s;
-    }
-    return REALM_OK;
+    realm_status s = REALM_OK;
+    for (size_t i = 0; s == REALM_OK && i < a->n_settings; i++) s = apply_setting(a->settings[i], l, err);
+    return s;
 }
 
 /* Applies --arg, --no-args and --env to what the tenant has. */
@@ -236,6 +238,21 @@ int realm_cmd_tenant(int argc, char **argv) {
                                            [DELETE] = {"delete", "a tenant's name"}};
     int action = realm_args_action(&args, actions, REALM_ARRAY_LEN(actions));
     if (action < 0) return args.status;
+    const bool changes = a.program || a.default_program || a.n_args || a.no_args || a.n_env || a.n_settings;
+    if (changes && action != CREATE && action != SET)
+        return realm_args_usage(&args, "what to change is for create and set, not ", args.words[0]);
+    if (action == CREATE && (a.default_program || a.no_args))
+        return realm_args_usage(&args, "--default-program and --no-args are for set, not ", args.words[0]);
+    for (size_t i = 0; i < a.n_env; i++) /* a name alone removes one */
+        if (a.env[i][0] == '=' || !a.env[i][0] || (action == CREATE && !strchr(a.env[i], '=')))
+            return realm_args_usage(&args, "--env takes NAME=VALUE, not ", a.env[i]);
+    realm_limits ignored;
+    realm_limits_init(&ignored);
+    for (size_t i = 0; i < a.n_settings; i++) {
+        realm_error why = {0};
+        if (apply_setting(a.settings[i], &ignored, &why) != REALM_OK)
+            return realm_args_usage(&args, "--set: ", why.text);
+    }
     if (a.n_args && a.no_args) return realm_args_usage(&args, "one of --arg and --no-args", "");
     if (a.program && a.default_program) return realm_args_usage(&args, "one of --program and --default-program", "");
 

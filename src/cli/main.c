@@ -29,6 +29,7 @@ static int help(FILE *to) {
     for (size_t i = 0; i < REALM_ARRAY_LEN(commands); i++)
         if (commands[i].text) fprintf(to, "  %-9s %s\n", commands[i].name, commands[i].text);
     fputs("\n`realm COMMAND --help` says more. Exit status: 0 done, 1 failed, 2 usage.\n", to);
+    if (fflush(to) != 0) return 1;
     return to == stdout ? 0 : 2;
 }
 

@@ -136,6 +136,8 @@ typedef struct realm_server_config {
     realm_http_handler handler;
 } realm_server_config;
 
+/* Whether a text has the form of realm_listen.address. */
+bool realm_server_is_address(const char *text);
 /* Binds every address on every thread and starts serving. REALM_E_INVALID: an address that cannot be parsed;
  * REALM_E_EXISTS: in use; REALM_E_DENIED, REALM_E_IO. */
 REALM_WARN_UNUSED realm_status realm_server_open(realm_server **out, const realm_server_config *config,

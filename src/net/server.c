@@ -307,9 +307,8 @@ static realm_status socket_error(realm_error *err, const char *address, int e) {
     return realm_error_set(err, s, "%s: %s", address, strerror(e));
 }
 
-/* "host:port" or "[v6]:port" to a socket address. */
-static realm_status resolve(const char *address, struct sockaddr_storage *out, socklen_t *len, realm_error *err) {
-    char host[REALM_ADDRESS_TEXT_MAX];
+/* "host:port" or "[v6]:port" taken apart; the port is behind the last colon. */
+static bool host_of(const char *address, char host[REALM_ADDRESS_TEXT_MAX]) {
     const char *colon = strrchr(address, ':');
     size_t n = colon ? (size_t)(colon - address) : 0;
     const char *from = address;
@@ -324,13 +323,24 @@ static realm_status resolve(const char *address, struct sockaddr_storage *out, s
         port = 0;
         for (const char *p = colon + 1; *p; p++) port = port * 10 + (unsigned long)(*p - '0');
     }
-    if (n == 0 || n >= sizeof host || port > 65535)
-        return realm_error_set(err, REALM_E_INVALID, "'%s' is not an address like 127.0.0.1:8080 or [::1]:8080",
-                               address);
+    if (n == 0 || n >= REALM_ADDRESS_TEXT_MAX || port > 65535) return false;
     memcpy(host, from, n);
     host[n] = '\0';
+    return true;
+}
+
+bool realm_server_is_address(const char *text) {
+    char host[REALM_ADDRESS_TEXT_MAX];
+    return host_of(text, host);
+}
+
+static realm_status resolve(const char *address, struct sockaddr_storage *out, socklen_t *len, realm_error *err) {
+    char host[REALM_ADDRESS_TEXT_MAX];
+    if (!host_of(address, host))
+        return realm_error_set(err, REALM_E_INVALID, "'%s' is not an address like 127.0.0.1:8080 or [::1]:8080",
+                               address);
     struct addrinfo hints = {.ai_family = AF_UNSPEC, .ai_socktype = SOCK_STREAM, .ai_flags = AI_PASSIVE}, *found;
-    int e = getaddrinfo(host, colon + 1, &hints, &found);
+    int e = getaddrinfo(host, strrchr(address, ':') + 1, &hints, &found);
     if (e != 0) return realm_error_set(err, REALM_E_INVALID, "%s: %s", address, gai_strerror(e));
     memcpy(out, found->ai_addr, found->ai_addrlen);
     *len = found->ai_addrlen;
