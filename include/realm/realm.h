@@ -88,7 +88,7 @@ realm_status realm_model_load(realm *r, const char *id, const char *path, const 
 
 /* Makes the tenant if there is none of this name (a-z A-Z 0-9 . _ -) and gives it a program: a WebAssembly module
  * (docs/programs.md), or the default one with wasm NULL. Running jobs finish on the program they began with.
- * REALM_E_FORMAT, REALM_E_UNSUPPORTED, REALM_E_LIMIT: what of the module was refused. */
+ * REALM_E_FORMAT, REALM_E_UNSUPPORTED, REALM_E_LIMIT: what of the module was refused; nothing has changed then. */
 realm_status realm_tenant_add(realm *r, const char *name, const void *wasm, size_t len, realm_error *err);
 /* One limit by name, as `realm tenant set`: requests_per_minute, generations, kv_tokens, memory_bytes ... */
 realm_status realm_tenant_limit(realm *r, const char *name, const char *limit, uint64_t value, realm_error *err);

@@ -128,7 +128,8 @@ REALM_API realm_status realm_tenant_add(realm *r, const char *name, const void *
     realm_tenant_row row;
     if (!name) return missing("name", err);
     realm_status s = realm_store_tenant_find(store, name, &row, NULL);
-    if (s == REALM_E_NOT_FOUND) s = realm_store_tenant_create(store, name, NULL, NULL, 0, &row, err);
+    bool made = false;
+    if (s == REALM_E_NOT_FOUND) made = !(s = realm_store_tenant_create(store, name, NULL, NULL, 0, &row, err));
     if (s == REALM_E_EXISTS) s = REALM_OK; /* another process was quicker */
     if (s != REALM_OK) return s;
     realm_tenant *t;
@@ -136,7 +137,12 @@ REALM_API realm_status realm_tenant_add(realm *r, const char *name, const void *
     /* Refused here and now when it does not compile; kept in the store only after that. */
     s = realm_tenant_set_program(t, wasm, wasm ? len : 0, err);
     realm_tenant_release(t);
-    if (s == REALM_OK) s = realm_store_tenant_set(store, name, NULL, wasm ? wasm : "", wasm ? len : 0, err);
+    if (s == REALM_OK) return realm_store_tenant_set(store, name, NULL, wasm ? wasm : "", wasm ? len : 0, err);
+    /* A tenant that is there for this module alone does not stay behind with the default program: unless another thread
+     * has given it one meanwhile. */
+    if (made && !realm_store_tenant_find(store, name, &row, NULL) && !row.program_sha256[0] &&
+        !realm_store_tenant_delete(store, name, NULL))
+        realm_runtime_reload(r->rt);
     return s;
 }
 

@@ -111,6 +111,22 @@ static void wrong_jobs(void **state) {
     WRONG(p.top_p = 0, REALM_E_RANGE, "top_p");
 }
 
+static void a_refused_module_makes_no_tenant(void **state) {
+    (void)state;
+    static const unsigned char NONE[] = {0, 'a', 's', 'm'};
+    realm_job *job;
+    realm_error err = {0};
+    realm_job_params p = plain();
+    p.tenant = "late";
+    REFUSED(realm_tenant_add(r, "late", NONE, sizeof NONE, &why), REALM_E_FORMAT, "module");
+    REFUSED(realm_job_start(r, &p, &job, &why), REALM_E_NOT_FOUND, "late");
+    assert_int_equal(realm_tenant_add(r, "late", NULL, 0, &err), REALM_OK);
+    REFUSED(realm_tenant_add(r, "late", NONE, sizeof NONE, &why), REALM_E_FORMAT,
+            "module"); /* one that was there stays */
+    assert_int_equal(realm_job_start(r, &p, &job, &err), REALM_OK);
+    realm_job_close(job);
+}
+
 static bool once(void *user, const char *text, size_t len) {
     (void)text, (void)len;
     ++*(int *)user;
@@ -195,6 +211,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(structures_without_their_size),
         cmocka_unit_test(what_is_missing_is_named),
         cmocka_unit_test(wrong_jobs),
+        cmocka_unit_test(a_refused_module_makes_no_tenant),
         cmocka_unit_test(a_job_ends_once),
         cmocka_unit_test(opened_and_closed_beside_each_other),
         cmocka_unit_test(little_address_space),
