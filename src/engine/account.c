@@ -19,6 +19,7 @@ realm_status realm_account_open(realm_engine *e, const realm_account_limits *lim
     a->refs = 1;
     if (limits) a->limits = *limits;
     a->owner.max = UINT32_MAX;
+    a->owner.weight = realm_account_weight(&a->limits);
     a->owner.has_secret = cache_secret != NULL;
     if (cache_secret) memcpy(a->owner.secret, cache_secret, sizeof a->owner.secret);
     realm_mutex_lock(&e->mu);

@@ -27,7 +27,6 @@
 #define MAX_QUEUED_DEFAULT 1024u
 #define CHUNK_TOKENS_DEFAULT 256u
 #define MAX_GENERATIONS_MOST 4096u
-#define WEIGHT_DEFAULT 100u
 #define MAX_QUEUED_MOST (1u << 20)
 #define CHUNK_TOKENS_MOST 8192u
 #define PAGES_MOST (1u << 24)
@@ -110,7 +109,7 @@ static bool intake(realm_engine *e) {
         uint64_t limit = e->ring[i]->limits.kv_tokens;
         uint64_t pages = limit / REALM_KV_PAGE_TOKENS;
         e->ring[i]->owner.max = limit == 0 || pages > UINT32_MAX ? UINT32_MAX : (uint32_t)pages;
-        e->ring[i]->share.weight = e->ring[i]->limits.weight > 0 ? e->ring[i]->limits.weight : WEIGHT_DEFAULT;
+        e->ring[i]->share.weight = e->ring[i]->owner.weight = realm_account_weight(&e->ring[i]->limits);
         e->ring[i]->share.tokens_per_second = e->ring[i]->limits.tokens_per_second;
     }
     bool go_on = !e->stopping || e->n_ring > 0 || e->parked;

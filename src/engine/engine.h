@@ -94,7 +94,8 @@ typedef struct realm_account_limits {
      * fills the limit alone ends with LENGTH. Idle contexts are suspended and cached prefixes forgotten before that:
      * neither makes a request fail. */
     uint64_t kv_tokens;
-    uint32_t weight;            /* share of the engine relative to other accounts; 0 as 100 */
+    uint32_t weight;            /* share of the engine, and of the room outside the pool, relative to other accounts;
+                                   0 as 100 */
     uint64_t tokens_per_second; /* prompt and completion tokens, a token bucket of one second's worth; 0: no limit. At
                                    the limit generations miss turns, they do not end */
 } realm_account_limits;

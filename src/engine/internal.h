@@ -58,6 +58,7 @@ struct realm_account {
 
 /* Under engine->mu. The last reference frees. */
 void realm_account_unref_locked(realm_account *a);
+static inline uint32_t realm_account_weight(const realm_account_limits *l) { return l->weight ? l->weight : 100; }
 
 /* ---- shares, share.c -------------------------------------------------------------------------------------------- */
 

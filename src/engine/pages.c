@@ -13,7 +13,8 @@
  * the cache), then idle ones are suspended. An owner at its limit gives up its own and nobody else's. In a step content
  * is copied for a few milliseconds; what must be moved beyond that is for the next one (LATER).
  *
- * The room outside the pool is shared too: where there is none left, who has less of it takes it from who has most.
+ * The room outside the pool is shared too: where there is none left, who has less of it for its weight takes it from
+ * who has most for its own.
  */
 #include <assert.h>
 #include <string.h>
@@ -198,13 +199,13 @@ static void lose(realm_page_pool *p, realm_page *g, void **garbage) {
     p->dropped++;
 }
 
-/* Room for one of o's pages where there is none: whoever has most outside the pool, and more than o, loses the page
- * that was suspended first. So each has an equal part of the room, if it wants it. */
+/* Room for one of o's pages where there is none: whoever has most outside the pool for its weight, and more than o will
+ * have for its own, loses the page that was suspended first. So each has room by its weight, if it wants it. */
 static bool claim_room(realm_page_pool *p, const realm_page_owner *o, void **garbage) {
     realm_page_owner *most = p->owners_away;
     for (realm_page_owner *q = most; q; q = q->next_away)
-        if (q->away.n > most->away.n) most = q;
-    if (!most || most->away.n <= o->away.n + 1) return false;
+        if ((uint64_t)q->away.n * most->weight > (uint64_t)most->away.n * q->weight) most = q;
+    if (!most || (uint64_t)most->away.n * o->weight <= ((uint64_t)o->away.n + 1) * most->weight) return false;
     lose(p, most->away.head, garbage);
     return true;
 }

@@ -155,7 +155,8 @@ struct realm_page_owner { /* a part of each account */
     bool has_secret;
     uint8_t secret[32];
     /* engine's thread */
-    uint32_t max; /* pages in the pool; UINT32_MAX: no limit */
+    uint32_t max;    /* pages in the pool; UINT32_MAX: no limit */
+    uint32_t weight; /* of its part of the room outside the pool; not 0 */
     /* the pool's lock */
     uint32_t held, pinned; /* pages in the pool that somebody holds, that somebody runs on; shared ones once */
     realm_page_list idle, cached, away;      /* away: held, suspended */

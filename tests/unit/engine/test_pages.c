@@ -16,8 +16,8 @@ static void open_pool(fixture *f, uint32_t n_pages, uint32_t spill_pages) {
     assert_int_equal(
         realm_spill_init(&f->p.spill, &f->p.mu, f->p.page_bytes, spill_pages * f->p.page_bytes, NULL, 0, NULL),
         REALM_OK);
-    f->a = (realm_page_owner){.id = 1, .max = UINT32_MAX, .has_secret = true};
-    f->b = (realm_page_owner){.id = 2, .max = UINT32_MAX};
+    f->a = (realm_page_owner){.id = 1, .max = UINT32_MAX, .weight = 100, .has_secret = true};
+    f->b = (realm_page_owner){.id = 2, .max = UINT32_MAX, .weight = 100};
 }
 
 static void close_pool(fixture *f) {
@@ -215,6 +215,31 @@ static void whose_room(void **state) {
     }
 }
 
+/* With three times the weight an account has three times the room. */
+static void room_by_weight(void **state) {
+    (void)state;
+    fixture f;
+    realm_page *g;
+    open_pool(&f, 4, 4);
+    f.b.weight = 300;
+    realm_seq a = make_seq(&f, &f.a, 4, 10), b, taken = {0};
+    assert_true(realm_seq_reserve(&taken, 8 * REALM_KV_PAGE_TOKENS));
+    for (int k = 0; k < 2; k++) { /* first all of a's leave the pool, then all of b's */
+        for (int i = 0; i < 4; i++) {
+            assert_int_equal(realm_page_take(&f.p, k ? &f.a : &f.b, &g), REALM_PAGE_OK);
+            realm_seq_add_page(&taken, g, true);
+        }
+        assert_int_equal(f.a.away.n, k ? 1 : 4);
+        assert_int_equal(f.b.away.n, k ? 3 : 0);
+        if (k == 0) realm_seq_keep_pages(&f.p, &taken, 0);
+        if (k == 0) b = make_seq(&f, &f.b, 4, 50);
+    }
+    realm_seq_release(&f.p, &taken);
+    realm_seq_release(&f.p, &a);
+    realm_seq_release(&f.p, &b);
+    close_pool(&f);
+}
+
 /* A step moves pages for some time, at least one, and then says that there is more to do. */
 static void a_step_ends(void **state) {
     (void)state;
@@ -336,8 +361,9 @@ static void a_file_that_fails(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(no_memory_to_move), cmocka_unit_test(whose_pages_go),
-                                       cmocka_unit_test(a_file_that_fails), cmocka_unit_test(whose_room),
-                                       cmocka_unit_test(a_step_ends),       cmocka_unit_test(a_disk_that_stands_still)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(no_memory_to_move),       cmocka_unit_test(whose_pages_go),
+                                       cmocka_unit_test(a_file_that_fails),       cmocka_unit_test(whose_room),
+                                       cmocka_unit_test(room_by_weight),          cmocka_unit_test(a_step_ends),
+                                       cmocka_unit_test(a_disk_that_stands_still)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
