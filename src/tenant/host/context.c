@@ -33,9 +33,7 @@ static realm_call_result give(realm_host *h, const host_model *model, realm_cont
         return host_fail(h, result, REALM_E_NOMEM, "out of memory");
     }
     *c = (host_context){.model = model, .c = made, .charged = charged};
-    if (!host_slot_take(h, HOST_CONTEXT, c, result)) return REALM_CALL_DONE;
-    host_context_free(h, c);
-    return host_failed(h, result);
+    return host_handle_give(h, HOST_CONTEXT, c, result);
 }
 
 /* The engine makes room for a sequence's growth at once, at most twice of what is asked for, and keeps it. */

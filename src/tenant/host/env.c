@@ -45,9 +45,10 @@ static size_t take_string(realm_call *call, uint64_t at, char out[TEXT_MAX + 4])
 realm_call_result env_abort(realm_call *call, const uint64_t *args, int32_t *result) {
     char what[TEXT_MAX + 4], file[TEXT_MAX + 4];
     (void)result;
-    if (!take_string(call, args[0], what)) strcpy(what, "abort");
+    const bool said = take_string(call, args[0], what) > 0;
     take_string(call, args[1], file);
-    return realm_call_fail(call, "%.160s, at %.80s:%u:%u", what, file, (unsigned)args[2], (unsigned)args[3]);
+    return realm_call_fail(call, "%.160s, at %.80s:%u:%u", said ? what : "abort", file, (unsigned)args[2],
+                           (unsigned)args[3]);
 }
 
 static void log_text(realm_call *call, realm_log_level level, uint64_t at) {

@@ -13,13 +13,6 @@ void host_grammar_free(realm_host *h, void *object) {
     realm_free(g);
 }
 
-/* A handle for a grammar, which is taken over. */
-static realm_call_result give(realm_host *h, host_grammar *g, int32_t *result) {
-    if (!host_slot_take(h, HOST_GRAMMAR, g, result)) return REALM_CALL_DONE;
-    host_grammar_free(h, g);
-    return host_failed(h, result);
-}
-
 /* ---- compiling ---- */
 
 typedef struct compile_job {
@@ -101,7 +94,7 @@ realm_call_result host_grammar_compile(realm_call *call, const uint64_t *args, i
     if (realm_call_resumed(call)) {
         realm_call_result state;
         host_grammar *g = host_grammar_made(call, &state, result);
-        return g ? give(h, g, result) : state;
+        return g ? host_handle_give(h, HOST_GRAMMAR, g, result) : state;
     }
     if (args[0] < REALM_GRAMMAR_JSON_SCHEMA || args[0] > REALM_GRAMMAR_LARK)
         return host_fail(h, result, REALM_E_INVALID, "grammar_compile: there is no kind %u", (unsigned)args[0]);
@@ -126,7 +119,7 @@ realm_call_result host_grammar_fork(realm_call *call, const uint64_t *args, int3
     }
     if ((copy = realm_malloc(sizeof *copy))) {
         *copy = (host_grammar){.model = g->model, .state = made, .held = g->held};
-        return give(h, copy, result);
+        return host_handle_give(h, HOST_GRAMMAR, copy, result);
     }
     host_let_go_bytes(h, g->held);
     realm_grammar_state_close(made);

@@ -279,11 +279,18 @@ void *host_at(const realm_host *h, uint32_t slot, host_kind kind) {
     return h->slots[slot].kind == kind ? h->slots[slot].object : NULL;
 }
 
+#define FREE(kind, free) [HOST_##kind] = free,
+static void (*const FREES[])(realm_host *, void *) = {HOST_KINDS(FREE)};
+#undef FREE
+
+realm_call_result host_handle_give(realm_host *h, host_kind kind, void *object, int32_t *result) {
+    if (!host_slot_take(h, kind, object, result)) return REALM_CALL_DONE;
+    FREES[kind](h, object);
+    return host_failed(h, result);
+}
+
 /* Out of the table first: what other threads find there under mu is alive. */
 static void close_slot(realm_host *h, uint32_t i) {
-#define FREE(kind, free) [HOST_##kind] = free,
-    static void (*const FREES[])(realm_host *, void *) = {HOST_KINDS(FREE)};
-#undef FREE
     host_slot s = h->slots[i];
     realm_mutex_lock(&h->mu);
     h->slots[i].kind = HOST_FREE;

@@ -192,6 +192,8 @@ void host_job_end(realm_host *h);
 realm_call_result host_job_again(realm_call *call, int32_t *result);
 /* A free slot; REALM_E_LIMIT when as many are open as the tenant may. */
 realm_status host_slot_take(realm_host *h, host_kind kind, void *object, int32_t *handle);
+/* What a call that makes such an object ends with: its handle, or, with the object freed, that failure. */
+realm_call_result host_handle_give(realm_host *h, host_kind kind, void *object, int32_t *result);
 /* NULL when the handle is not open or of another kind. */
 void *host_get(realm_host *h, uint64_t handle, host_kind kind);
 /* The same of a slot, for going through all: NULL when it is free or of another kind. */

@@ -33,9 +33,7 @@ static realm_call_result give(realm_host *h, const host_model *model, realm_chai
         return host_fail(h, result, REALM_E_NOMEM, "out of memory");
     }
     *s = (host_sampler){.model = model, .chain = chain, .charged = charged, .held = held};
-    if (!host_slot_take(h, HOST_SAMPLER, s, result)) return REALM_CALL_DONE;
-    host_sampler_free(h, s);
-    return host_failed(h, result);
+    return host_handle_give(h, HOST_SAMPLER, s, result);
 }
 
 _Static_assert(sizeof(realm_bias) == sizeof(realm_logit_bias), "a program's list of biases is taken as it is");

@@ -90,9 +90,8 @@ realm_call_result host_memory64_load_tensor(realm_call *call, const uint64_t *ar
     const char *name = realm_call_memory(call, args[2], args[3]);
     int len = snprintf(full, sizeof full, "blk.%u.", (unsigned)args[1]);
     memcpy(full + len, name, (size_t)args[3]);
-    if (host_weight_open(h, m, full, (size_t)len + (size_t)args[3], &t) || host_tensor_give(h, t, m, result))
-        return host_failed(h, result);
-    return REALM_CALL_DONE;
+    if (host_weight_open(h, m, full, (size_t)len + (size_t)args[3], &t)) return host_failed(h, result);
+    return host_tensor_give(h, t, m, result);
 }
 
 realm_call_result host_memory64_unload_layer(realm_call *call, const uint64_t *args, int32_t *result) {

@@ -52,17 +52,14 @@ void host_tensors_close(realm_host *h) {
 
 bool host_model_is_own(const host_model *model) { return model->m->sha256[0] != 0; }
 
-realm_status host_tensor_give(realm_host *h, realm_tensor *t, const host_model *model, int32_t *handle) {
+realm_call_result host_tensor_give(realm_host *h, realm_tensor *t, const host_model *model, int32_t *result) {
     host_tensor *o = realm_malloc(sizeof *o);
-    if (o) {
-        *o = (host_tensor){t, model && !host_model_is_own(model)};
-        if (host_slot_take(h, HOST_TENSOR, o, handle) == REALM_OK) return REALM_OK;
-        realm_free(o);
-    } else {
-        realm_error_set(&h->error, REALM_E_NOMEM, "no memory for a tensor's handle");
+    if (!o) {
+        realm_tensor_release(t);
+        return host_fail(h, result, REALM_E_NOMEM, "no memory for a tensor's handle");
     }
-    realm_tensor_release(t);
-    return h->error.code;
+    *o = (host_tensor){t, model && !host_model_is_own(model)};
+    return host_handle_give(h, HOST_TENSOR, o, result);
 }
 
 void host_tensor_free(realm_host *h, void *object) {
@@ -144,9 +141,8 @@ realm_call_result host_tensor_new(realm_call *call, const uint64_t *args, int32_
     const void *from = host_range(call, args[0], args[1] * sizeof *dims, "tensor_new", result);
     if (!from) return REALM_CALL_DONE;
     memcpy(dims, from, (size_t)args[1] * sizeof *dims);
-    if (realm_tensor_new(budget_of(h), (uint32_t)args[1], dims, &t, &h->error) || host_tensor_give(h, t, NULL, result))
-        return host_failed(h, result);
-    return REALM_CALL_DONE;
+    if (realm_tensor_new(budget_of(h), (uint32_t)args[1], dims, &t, &h->error)) return host_failed(h, result);
+    return host_tensor_give(h, t, NULL, result);
 }
 
 typedef struct weight_hold { /* of a model that could be unloaded: the service may outlast the instance by a slice */
@@ -187,9 +183,8 @@ realm_call_result host_tensor_weight(realm_call *call, const uint64_t *args, int
     realm_call_result state = host_model_get(call, args[0], &m, result);
     if (!m) return state;
     const char *name = realm_call_memory(call, args[1], args[2]); /* again: loading the model may have taken its time */
-    if (host_weight_open(h, m, name, (size_t)args[2], &t) || host_tensor_give(h, t, m, result))
-        return host_failed(h, result);
-    return REALM_CALL_DONE;
+    if (host_weight_open(h, m, name, (size_t)args[2], &t)) return host_failed(h, result);
+    return host_tensor_give(h, t, m, result);
 }
 
 /* An open tensor, or NULL with *result set. */
@@ -444,8 +439,7 @@ realm_call_result host_tensor_logits(realm_call *call, const uint64_t *args, int
     realm_status st = host_charge_tensor(h, info.bytes, "tensor_logits");
     if (!st) l->rows.charged = info.bytes;
     if (!st) st = copy_logits(h, t, &info, l);
-    if (!st) st = host_slot_take(h, HOST_LOGITS, l, result);
-    if (!st) return REALM_CALL_DONE;
+    if (!st) return host_handle_give(h, HOST_LOGITS, l, result);
     host_logits_free(h, l);
     return host_failed(h, result);
 }

@@ -46,9 +46,9 @@ bool host_tensor_done(realm_call *call, const char *what, realm_call_result *sta
 void host_tensor_forget_own(realm_host *h);
 /* A weight of a model by its name in the file, which keeps the model loaded for as long as it lives. */
 realm_status host_weight_open(realm_host *h, const host_model *model, const char *name, size_t len, realm_tensor **out);
-/* A handle for a tensor, which it takes over; on failure it is released and h->error says why. `model` NULL: of no
- * model. */
-realm_status host_tensor_give(realm_host *h, realm_tensor *t, const host_model *model, int32_t *handle);
+/* What a call that makes a tensor ends with: its handle, or, with the tensor released, that failure. `model` NULL: of
+ * no model. */
+realm_call_result host_tensor_give(realm_host *h, realm_tensor *t, const host_model *model, int32_t *result);
 
 /* weights.c: calls that copy weights. They check and charge, then one of the first two suspends the program; when
  * the call runs again host_copy_go_on moves on what has been read, until all is at `out`. */
