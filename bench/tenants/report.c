@@ -165,8 +165,10 @@ void client_begin(client *c, realm_tenant *t, uint32_t max_tokens) {
     c->ready = false;
     c->n_tokens = 0;
     c->first_ns = c->last_ns = 0;
-    if (realm_request_open(t, "model", NULL, &c->request, &err) || realm_run_start(c->request, &p, &c->run, &err))
+    realm_served *m = realm_runtime_hold(realm_tenant_runtime(t), "model");
+    if (realm_request_open(t, m, NULL, &c->request, &err) || realm_run_start(c->request, &p, &c->run, &err))
         die(realm_tenant_name(t), &err);
+    realm_served_release(m);
 }
 
 bool client_poll(client *c) {
@@ -210,10 +212,12 @@ int main(int argc, char **argv) {
     if (realm_runtime_open(&b.rt, &config, &err) ||
         realm_runtime_add_model(b.rt, "model", argv[1], NULL, NULL, NULL, &err))
         die("open", &err);
-    b.engine = realm_runtime_engine(b.rt, "model");
+    realm_served *model = realm_runtime_hold(b.rt, "model");
+    b.engine = realm_served_engine(model);
     b.rss_model = resident_bytes();
     bench_tokens(&b);
     bench_scale(&b);
+    realm_served_release(model);
     realm_runtime_close(b.rt);
     snprintf(command, sizeof command, "rm -rf '%s'", state);
     if (system(command)) fprintf(stderr, "bench-tenants: %s is left\n", state);

@@ -90,7 +90,7 @@ bool gen_request_constrain(gen_request *q, realm_tenant *t, api_error *e) {
         if (!large) return api_error_status(e, REALM_E_NOMEM, NULL);
         return api_error_field(e, said, "invalid_value", "at most %u bytes are taken", REALM_GRAMMAR_BYTES_MAX);
     }
-    s = realm_tenant_grammar(t, q->model, REALM_GRAMMAR_KIND_JSON_SCHEMA, text.data, text.len, &q->grammar, &err);
+    s = realm_tenant_grammar(t, q->served, REALM_GRAMMAR_KIND_JSON_SCHEMA, text.data, text.len, &q->grammar, &err);
     realm_buf_release(&text);
     q->gen.grammar = q->grammar;
     switch (s) {

@@ -137,7 +137,7 @@ void gen_start(api_call *c) {
     gen_request *q = &c->gen;
     api_error *e = &c->error;
     realm_error err = {0};
-    realm_status s = realm_request_open(c->tenant, q->model, &c->rate, &c->request, &err);
+    realm_status s = realm_request_open(c->tenant, q->served, &c->rate, &c->request, &err);
     if (s == REALM_OK && ((q->constrained && !gen_request_constrain(q, c->tenant, e)) || !prepare(c))) return;
     if (s == REALM_OK) {
         /* A share is for one prompt: several prompts are computed and counted one by one. */
@@ -146,7 +146,6 @@ void gen_start(api_call *c) {
     }
     if (s == REALM_OK) return;
     run_error(c, s, &err);
-    if (s == REALM_E_NOT_FOUND) e->code = "model_not_found";
     api_error_rate(e, s, &c->rate);
 }
 

@@ -24,14 +24,16 @@ void info_ready(api_call *c) {
 
 /* ---- models ---- */
 
-static void write_model(realm_json_writer *w, const realm_model_info *m) {
+static void write_model(realm_json_writer *w, const realm_served *m) {
+    realm_model_info info;
+    realm_served_get_info(m, &info);
     realm_json_begin_object(w);
     realm_json_key(w, "id");
-    realm_json_write_cstr(w, m->id);
+    realm_json_write_cstr(w, info.id);
     realm_json_key(w, "object");
     realm_json_write_cstr(w, "model");
     realm_json_key(w, "created");
-    realm_json_write_int(w, m->created_s);
+    realm_json_write_int(w, info.created_s);
     realm_json_key(w, "owned_by");
     realm_json_write_cstr(w, "realm");
     realm_json_end_object(w);
@@ -39,15 +41,18 @@ static void write_model(realm_json_writer *w, const realm_model_info *m) {
 
 void info_models(api_call *c) {
     realm_json_writer w;
-    realm_model_info m;
+    realm_served *all[REALM_MODELS_MAX];
+    const size_t n = realm_runtime_hold_all(c->api->rt, all);
     realm_json_writer_init(&w, &c->reply);
     realm_json_begin_object(&w);
     realm_json_key(&w, "object");
     realm_json_write_cstr(&w, "list");
     realm_json_key(&w, "data");
     realm_json_begin_array(&w);
-    for (size_t i = 0; i < realm_runtime_model_count(c->api->rt); i++)
-        if (realm_runtime_model_at(c->api->rt, i, &m) == REALM_OK) write_model(&w, &m);
+    for (size_t i = 0; i < n; i++) {
+        write_model(&w, all[i]);
+        realm_served_release(all[i]);
+    }
     realm_json_end_array(&w);
     realm_json_end_object(&w);
 }
@@ -67,16 +72,15 @@ void info_model(api_call *c, const char *id, size_t len) {
         i += 2;
     }
     name[n] = '\0';
-    realm_model_info m;
-    for (size_t i = 0; i < realm_runtime_model_count(c->api->rt); i++) {
-        if (realm_runtime_model_at(c->api->rt, i, &m) != REALM_OK || strlen(m.id) != n || memcmp(m.id, name, n) != 0)
-            continue;
-        realm_json_writer w;
-        realm_json_writer_init(&w, &c->reply);
-        write_model(&w, &m);
+    realm_served *m = strlen(name) == n ? realm_runtime_hold(c->api->rt, name) : NULL;
+    if (!m) {
+        api_error_model(&c->error, name, n);
         return;
     }
-    api_error_model(&c->error, name, n);
+    realm_json_writer w;
+    realm_json_writer_init(&w, &c->reply);
+    write_model(&w, m);
+    realm_served_release(m);
 }
 
 /* ---- usage ---- */

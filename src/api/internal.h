@@ -126,7 +126,8 @@ typedef struct gen_request {
     realm_json_doc *doc;
     realm_json root, prompt_root; /* prompt_root: the array that elements in `prompts` hang on */
     const char *model;
-    realm_engine *engine;
+    realm_served *served; /* held */
+    realm_engine *engine; /* its */
     bool chat, stream, include_usage, echo, logprobs, parse_special, has_seed;
     uint32_t n, n_runs, top_logprobs; /* of each prompt: answers, and runs of which they are the best */
     uint64_t seed;

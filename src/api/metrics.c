@@ -42,8 +42,8 @@ static const metric runtime_metrics[] = {
     {"realm_ledger_failures_total", "counter", "Attempts to write the ledger that failed, and are made again.",
      OF(ledger_failures), COUNT, NULL},
 
-    {"realm_program_cpu_seconds_total", "counter", "CPU time of programs and of compiling them.", OF(program_cpu_ns), SECONDS,
-     NULL},
+    {"realm_program_cpu_seconds_total", "counter", "CPU time of programs and of compiling them.", OF(program_cpu_ns),
+     SECONDS, NULL},
     {"realm_program_failures_total", "counter", "Runs that ended by a trap, a limit or a failure.",
      OF(program_failures), COUNT, NULL},
     {"realm_program_bytes", "gauge", "Compiled code of programs in memory.", OF(program_bytes), COUNT, NULL},
@@ -277,14 +277,16 @@ static const char *model_name(const void *stats) { return ((const model_numbers 
 static const char *tenant_name(const void *stats) { return ((const realm_tenant_stats *)stats)->name; }
 
 static realm_status write_models(realm_runtime *rt, realm_buf *b) {
-    const size_t n = realm_runtime_model_count(rt);
-    model_numbers *list = realm_calloc(n + 1, sizeof *list);
+    realm_served *all[REALM_MODELS_MAX];
+    model_numbers *list = realm_calloc(REALM_MODELS_MAX, sizeof *list);
     if (!list) return REALM_E_NOMEM;
+    const size_t n = realm_runtime_hold_all(rt, all);
     for (size_t i = 0; i < n; i++) {
-        (void)realm_runtime_model_at(rt, i, &list[i].info);
-        (void)realm_runtime_model_stats(rt, i, &list[i].stats);
+        realm_served_get_info(all[i], &list[i].info);
+        realm_served_get_stats(all[i], &list[i].stats);
     }
     write_table(b, model_metrics, REALM_ARRAY_LEN(model_metrics), list, n, sizeof *list, "model", model_name);
+    for (size_t i = 0; i < n; i++) realm_served_release(all[i]);
     realm_free(list);
     return REALM_OK;
 }

@@ -294,6 +294,7 @@ void gen_request_release(gen_request *q) {
     realm_free(q->breakers);
     realm_free(q->prompts);
     realm_free(q->tokens);
+    realm_served_release(q->served); /* after its grammar */
     *q = (gen_request){0};
 }
 
@@ -312,8 +313,9 @@ bool gen_request_read(gen_request *q, realm_runtime *rt, const char *body, size_
                              realm_json_kind_name(realm_json_kind_of(&q->root)));
     (void)realm_json_get_set(&q->root, "model", &v);
     API_CHECK(realm_json_cstr(&v, &q->model, &err_), &v);
-    q->engine = realm_runtime_engine(rt, q->model);
-    if (!q->engine) return api_error_model(e, q->model, strlen(q->model));
+    q->served = realm_runtime_hold(rt, q->model);
+    if (!q->served) return api_error_model(e, q->model, strlen(q->model));
+    q->engine = realm_served_engine(q->served);
     if (!check_fields(q, e) || !read_max_tokens(q, e) || !gen_read_sampling(q, e) || !read_stop(q, e) ||
         !api_opt_bool(&q->root, "echo", &q->echo, e) || !read_logprobs(q, e) || !read_stream(q, e) ||
         !read_counts(q, e) || !read_plain(q, e) || !api_opt_bool(&q->root, "parse_special", &q->parse_special, e) ||

@@ -18,8 +18,8 @@
 typedef struct text_request {
     realm_json_doc *doc;
     realm_json root;
-    const char *model;
-    realm_engine *engine;
+    realm_served *served; /* held */
+    realm_engine *engine; /* its */
 } text_request;
 
 static bool open_request(api_call *c, text_request *t, const char *const *known, size_t n_known) {
@@ -36,16 +36,25 @@ static bool open_request(api_call *c, text_request *t, const char *const *known,
     realm_json v = t->root;
     if (realm_json_only(&t->root, known, n_known, &v, &err) != REALM_OK) return api_error_value(e, &v, &err);
     if (realm_json_get_set(&t->root, "model", &v)) {
-        if (realm_json_cstr(&v, &t->model, &err) != REALM_OK) return api_error_value(e, &v, &err);
+        const char *model;
+        if (realm_json_cstr(&v, &model, &err) != REALM_OK) return api_error_value(e, &v, &err);
+        t->served = realm_runtime_hold(c->api->rt, model);
+        if (!t->served) return api_error_model(e, model, strlen(model));
     } else {
-        realm_model_info info;
-        if (realm_runtime_model_count(c->api->rt) != 1 || realm_runtime_model_at(c->api->rt, 0, &info) != REALM_OK)
+        realm_served *all[REALM_MODELS_MAX];
+        const size_t n = realm_runtime_hold_all(c->api->rt, all);
+        for (size_t i = n == 1; i < n; i++) realm_served_release(all[i]);
+        if (n != 1)
             return api_error_field(e, &v, "missing_required_parameter", "is required: more than one model is loaded");
-        t->model = info.id;
+        t->served = all[0];
     }
-    t->engine = realm_runtime_engine(c->api->rt, t->model);
-    if (!t->engine) return api_error_model(e, t->model, strlen(t->model));
+    t->engine = realm_served_engine(t->served);
     return true;
+}
+
+static void close_request(text_request *t) {
+    realm_json_doc_close(t->doc);
+    realm_served_release(t->served);
 }
 
 static bool flag(api_call *c, const text_request *t, const char *name, bool *out) {
@@ -85,7 +94,7 @@ void text_tokenize(api_call *c) {
     realm_json_end_object(&w);
 done:
     realm_tokens_release(&ids);
-    realm_json_doc_close(t.doc);
+    close_request(&t);
 }
 
 void text_detokenize(api_call *c) {
@@ -123,7 +132,7 @@ void text_detokenize(api_call *c) {
 done:
     realm_buf_release(&text);
     realm_free(ids);
-    realm_json_doc_close(t.doc);
+    close_request(&t);
 }
 
 void text_apply_template(api_call *c) {
@@ -149,8 +158,8 @@ void text_apply_template(api_call *c) {
         }
     }
     realm_error err = {0};
-    realm_status st = realm_runtime_apply_template(c->api->rt, t.model, messages.data, messages.len, tools.data,
-                                                   tools.len, generation, &prompt, &spans, &n_spans, &err);
+    realm_status st = realm_served_apply_template(t.served, messages.data, messages.len, tools.data, tools.len,
+                                                  generation, &prompt, &spans, &n_spans, &err);
     if (st != REALM_OK) {
         api_error_status(&c->error, st, &err);
         goto done;
@@ -166,5 +175,5 @@ done:
     realm_buf_release(&messages);
     realm_buf_release(&tools);
     realm_buf_release(&prompt);
-    realm_json_doc_close(t.doc);
+    close_request(&t);
 }

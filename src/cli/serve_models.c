@@ -1,12 +1,13 @@
-/* cli/serve_models.c - models of a server are loaded before it is ready, and when its configuration names new ones.
+/* cli/serve_models.c - models of a server are loaded before it is ready, and follow its configuration from then on.
  *
  *      serve_models_first --------> load each --> served
- *      serve_models_again --> [the last configuration read] --thread--> not served: load --> served
- *                                                                       served: publish prefixes that are new
+ *      serve_models_again --> [the last configuration read] --thread--> served, not in it: retire
+ *                                                                       in it, not served: load --> served
+ *                                                                       both: publish prefixes that are new
  *
  * Loading takes from a second to minutes, so it has a thread of its own once requests are being answered: signals are
- * heard meanwhile. A model that fails to load then is said and left out; the server goes on. Models are never taken
- * away from a running server: contexts, programs and answers under way may hold on to one for hours.
+ * heard meanwhile. A model that fails to load then is said and left out; the server goes on. One that is retired
+ * answers what it has begun, and gives its memory back after that (tenant/served.c).
  */
 #include "cli/serve_models.h"
 
@@ -88,7 +89,6 @@ static realm_status load_model(serve_models *l, serve_model *m, const realm_engi
     uint64_t t0 = realm_clock_ns();
     load now = {l, m->id, 0};
     realm_model_config mc = {.engine = *engine, .weight_budget_bytes = m->weight_budget};
-    realm_model_info info;
     if (l->n_served == SERVE_MODELS_MAX)
         return realm_error_set(err, REALM_E_LIMIT, "model %s: at most %u models", m->id, SERVE_MODELS_MAX);
     serve_say("loading %s from %s", m->id, m->file);
@@ -101,11 +101,16 @@ static realm_status load_model(serve_models *l, serve_model *m, const realm_engi
     *to = *m;
     *m = (serve_model){0};
     for (size_t k = 0; st == REALM_OK && k < to->n_prefixes; k++) st = publish(l, to->id, to->prefixes[k], k + 1, err);
-    if (st == REALM_OK && realm_runtime_model_at(l->rt, realm_runtime_model_count(l->rt) - 1, &info) == REALM_OK)
+    realm_served *served = st == REALM_OK ? realm_runtime_hold(l->rt, to->id) : NULL;
+    if (served) {
+        realm_model_info info;
+        realm_served_get_info(served, &info);
         serve_say("loaded %s: %s, %u layers, %" PRIu64 " MiB of weights, context %u, in %.1f s%s", to->id,
                   info.hparams->arch, info.hparams->n_layers, info.weight_bytes >> 20,
-                  realm_engine_context_length(realm_runtime_engine(l->rt, to->id)),
-                  (double)(realm_clock_ns() - t0) / 1e9, info.has_template ? "" : "; it has no chat template");
+                  realm_engine_context_length(realm_served_engine(served)), (double)(realm_clock_ns() - t0) / 1e9,
+                  info.has_template ? "" : "; it has no chat template");
+        realm_served_release(served);
+    }
     return st;
 }
 
@@ -151,11 +156,23 @@ static void add_prefixes(serve_models *l, serve_model *served, serve_model *fres
     if (n_gone) serve_say("model %s: %zu prefixes are kept until the next start", served->id, n_gone);
 }
 
+/* Those that the configuration does not name any more. */
+static void retire(serve_models *l, serve_config *c) {
+    for (size_t i = 0; i < l->n_served;) {
+        serve_model *m = &l->served[i];
+        if (find(c->models, c->n_models, m->id)) {
+            i++;
+            continue;
+        }
+        if (realm_runtime_retire_model(l->rt, m->id, NULL) == REALM_OK)
+            serve_say("model %s is not in the configuration any more: it takes no new requests", m->id);
+        serve_model_release(m);
+        memmove(m, m + 1, (--l->n_served - i) * sizeof *m);
+    }
+}
+
 static void look_at(serve_models *l, serve_config *c) {
-    for (size_t i = 0; i < l->n_served; i++)
-        if (!find(c->models, c->n_models, l->served[i].id))
-            serve_say("model %s is not in the configuration any more: it is served until the next start",
-                      l->served[i].id);
+    retire(l, c);
     for (size_t i = 0; i < c->n_models && !asked_to_stop(l); i++) {
         serve_model *m = &c->models[i], *served = find(l->served, l->n_served, m->id);
         realm_error err = {0};

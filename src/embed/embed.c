@@ -270,25 +270,33 @@ static realm_status check_params(const realm_job_params *p, realm_error *err) {
     return REALM_OK;
 }
 
-static realm_status start(realm *r, realm_job *job, const realm_job_params *p, realm_error *err) {
-    realm_status s = check_params(p, err);
-    if (s != REALM_OK) return s;
-    realm_model_info info;
-    const char *model = p->model;
-    if (!model) {
-        if (realm_runtime_model_at(r->rt, 0, &info) != REALM_OK)
-            return realm_error_set(err, REALM_E_NOT_FOUND, "no model is loaded");
-        model = info.id;
+/* The model of this id, or the first; held. */
+static realm_status hold_model(realm *r, const char *id, realm_served **out, realm_error *err) {
+    realm_served *all[REALM_MODELS_MAX];
+    *out = NULL;
+    if (id) {
+        *out = realm_runtime_hold(r->rt, id);
+        return *out ? REALM_OK : realm_error_set(err, REALM_E_NOT_FOUND, "no model is called \"%s\"", id);
     }
+    const size_t n = realm_runtime_hold_all(r->rt, all);
+    for (size_t i = 1; i < n; i++) realm_served_release(all[i]);
+    if (n > 0) *out = all[0];
+    return n > 0 ? REALM_OK : realm_error_set(err, REALM_E_NOT_FOUND, "no model is loaded");
+}
+
+static realm_status start_on(realm *r, realm_job *job, const realm_job_params *p, realm_served *m, realm_error *err) {
+    realm_status s;
+    realm_model_info info;
+    realm_served_get_info(m, &info);
     if ((s = realm_runtime_tenant(r->rt, p->tenant, &job->tenant, err)) != REALM_OK) return s;
     if ((s = realm_tenant_admit(job->tenant, NULL, err)) != REALM_OK) return s;
-    if ((s = realm_request_open(job->tenant, model, NULL, &job->request, err)) != REALM_OK) return s;
+    if ((s = realm_request_open(job->tenant, m, NULL, &job->request, err)) != REALM_OK) return s;
 
     realm_buf input, messages;
     realm_gguf_str *stop = realm_calloc(p->n_stop + 1, sizeof *stop);
     realm_buf_init(&input, INPUT_MAX);
     realm_buf_init(&messages, INPUT_MAX);
-    s = stop ? write_input(p, model, &input, &messages) : REALM_E_NOMEM;
+    s = stop ? write_input(p, info.id, &input, &messages) : REALM_E_NOMEM;
     if (s != REALM_OK) {
         realm_error_set(err, s, "prompt: %s", realm_status_text(s));
         goto done;
@@ -311,16 +319,22 @@ static realm_status start(realm *r, realm_job *job, const realm_job_params *p, r
     rp.generation.sampling.seed = p->seed;
     rp.generation.stop = stop;
     rp.generation.n_stop = p->n_stop;
-    realm_model_info at = {0};
-    size_t n_vocab = 0;
-    for (size_t i = 0; realm_runtime_model_at(r->rt, i, &at) == REALM_OK; i++)
-        if (strcmp(at.id, model) == 0) n_vocab = at.hparams->n_vocab;
-    if ((s = realm_sampling_check(&rp.generation.sampling, n_vocab, err)) != REALM_OK) goto done;
+    if ((s = realm_sampling_check(&rp.generation.sampling, info.hparams->n_vocab, err)) != REALM_OK) goto done;
     s = realm_run_start(job->request, &rp, &job->run, err);
 done:
     realm_free(stop);
     realm_buf_release(&input);
     realm_buf_release(&messages);
+    return s;
+}
+
+static realm_status start(realm *r, realm_job *job, const realm_job_params *p, realm_error *err) {
+    realm_served *m;
+    realm_status s = check_params(p, err);
+    if (s == REALM_OK) s = hold_model(r, p->model, &m, err);
+    if (s != REALM_OK) return s;
+    s = start_on(r, job, p, m, err);
+    realm_served_release(m); /* the request holds it */
     return s;
 }
 

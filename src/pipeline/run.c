@@ -193,6 +193,14 @@ static realm_status allowed(const pipe_run *r, const pipe_step *s, realm_error *
                            (unsigned long long)used, (long long)r->p->limits.tokens, s->params.max_tokens);
 }
 
+static realm_status open_request(pipe_run *r, const char *model, realm_request **out, realm_error *err) {
+    realm_served *m = realm_runtime_hold(realm_tenant_runtime(r->tenant), model);
+    if (!m) return realm_error_set(err, REALM_E_NOT_FOUND, "no model is called \"%s\"", model);
+    realm_status st = realm_request_open(r->tenant, m, NULL, out, err);
+    realm_served_release(m); /* the request holds it */
+    return st;
+}
+
 static realm_status open_call(pipe_run *r, pipe_call *c, uint32_t model, uint32_t attempt, realm_error *err) {
     const pipe_step *s = &r->p->steps[c->step];
     const char *id = r->p->models[model].id;
@@ -214,7 +222,7 @@ static realm_status open_call(pipe_run *r, pipe_call *c, uint32_t model, uint32_
         write_input(s, id, rp.generation.sampling.seed, &prompt, &input);
         if ((st = realm_buf_status(&input)) != REALM_OK) realm_error_set(err, st, "the prompt is too long");
     }
-    if (st == REALM_OK) st = realm_request_open(r->tenant, id, NULL, &c->request, err);
+    if (st == REALM_OK) st = open_request(r, id, &c->request, err);
     if (st == REALM_OK) {
         rp.input = input.data;
         rp.input_len = input.len;

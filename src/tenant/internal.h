@@ -1,7 +1,7 @@
 /* tenant/internal.h - the objects of this folder and who guards what.
  *
  *      runtime --owns--> models (each with its engine), tenants, sandbox, store, ledger and sweeper threads
- *      request --holds--> tenant;   run --holds--> request;   an instance that still runs --holds--> run
+ *      request --holds--> tenant, model;   run --holds--> request;   an instance that still runs --holds--> run
  *
  * So whoever is released first, the rest stays until the last user is gone. Lock order is that of base/thread.h:
  * runtime.mu, then tenant.mu, then run.mu, then what the sandbox and the engine lock.
@@ -21,20 +21,20 @@
 #include "tenant/tenant.h"
 #include "tensor/tensor.h"
 
-#define RUNTIME_MODELS_MAX 16u
 #define STORED_LOADED_MAX 16u           /* models that tenants stored, loaded at once */
 #define STORED_LOADED_PER_TENANT 4u     /* of these, of one tenant */
 #define STARTING_MAX 1024u              /* runs of a tenant that wait for its program to be compiled */
 #define MODEL_ID_SERVER 0x40000000      /* bit of the ids of the server's models: no tenant can choose it */
 #define MODEL_ID_CHOSEN_MAX 0x3fffffffu /* ids of stored models are 1 to this */
 
-typedef struct tenant_model tenant_model;
+typedef struct tenant_model tenant_model;   /* to the outside a realm_served */
 typedef struct saved_context saved_context; /* saved.c */
 typedef enum model_state { MODEL_READY, MODEL_LOADING, MODEL_UNLOADING } model_state;
 
 typedef struct model_idle model_idle; /* idle.c */
 
 struct tenant_model {
+    realm_runtime *rt;
     char id[REALM_MODEL_ID_MAX + 1];
     char *path;
     int64_t created_s;
@@ -47,14 +47,19 @@ struct tenant_model {
     char *template_error;       /* why not; NULL: it has none */
     realm_token_counts flushed; /* engine totals that are in the ledger; flush_mu */
 
-    /* Of a model that a tenant stored; its engine has that tenant's account alone. */
+    model_state state; /* runtime.mu, like the following */
+    uint32_t users;    /* requests, instances and jobs that hold it */
+    uint64_t used_ns;  /* when the last one let go */
+    bool removed;      /* no id names it any more: goes when nobody holds it */
+
+    /* Of one that the server serves. */
+    int32_t server_id; /* by which programs know it; 0: a stored one */
+    uint32_t slot;     /* in the runtime's list, and of the tenants' accounts */
+
+    /* Of one that a tenant stored; its engine has that tenant's account alone. */
     char sha256[65];
     realm_account *account;
-    tenant_model *next; /* of its tenant's list; runtime.mu, like the following */
-    model_state state;
-    uint32_t users;              /* instances that hold it */
-    uint64_t used_ns;            /* when the last one let go */
-    bool removed;                /* no id names it any more: goes when nobody holds it */
+    tenant_model *next;          /* of its tenant's list; runtime.mu */
     realm_token_counts snapshot; /* flush_mu */
 
     realm_mutex vocab_mu;
@@ -125,8 +130,8 @@ struct realm_tenant {
     uint32_t n_starting;       /* mu */
     realm_error program_error; /* mu: why the stored program could not be opened */
     realm_account
-        *accounts[RUNTIME_MODELS_MAX]; /* by model, made when first used: under flush_mu and mu, read under either */
-    double request_credit;             /* mu: token bucket of requests_per_minute */
+        *accounts[REALM_MODELS_MAX]; /* by model, made when first used: under flush_mu and mu, read under either */
+    double request_credit;           /* mu: token bucket of requests_per_minute */
     uint64_t request_credit_ns;
     double token_credit; /* mu: token bucket of tokens_per_minute */
     uint64_t token_credit_ns;
@@ -140,7 +145,7 @@ struct realm_tenant {
     uint64_t cpu_ns;                        /* runtime.cpu_mu: of its programs, since start */
     /* What is in the ledger already; flush_mu. */
     tenant_spent spent_flushed;
-    realm_token_counts flushed[RUNTIME_MODELS_MAX];
+    realm_token_counts flushed[REALM_MODELS_MAX];
 };
 
 struct realm_runtime {
@@ -154,8 +159,8 @@ struct realm_runtime {
     char *models_dir;              /* NULL without a state folder */
 
     realm_mutex mu;
-    tenant_model *models[RUNTIME_MODELS_MAX]; /* written under mu, before n_models; read freely below n_models */
-    _Atomic size_t n_models;
+    tenant_model *models[REALM_MODELS_MAX]; /* by slot, NULL: free; written under flush_mu too once it has accounts */
+    uint32_t n_server_ids;                  /* given out */
     realm_tenant *tenants;
     uint64_t store_version;
     realm_run *waiting; /* runs whose END waits for the ledger */
@@ -178,8 +183,7 @@ struct realm_runtime {
 
 struct realm_request {
     realm_tenant *tenant;
-    tenant_model *model;
-    size_t model_index; /* of the runtime's list */
+    tenant_model *model; /* held */
     realm_account *account;
     realm_prompt_share *share;
     atomic_uint refs; /* the caller's and one per run */
@@ -257,11 +261,9 @@ void idle_settle(model_idle *i); /* waits until readers that are being woken hav
 void idle_close(model_idle *i);  /* NULL-safe */
 
 /* stored.c: models that tenants stored. All of it blocks, but where said, and is for threads of the pool. */
-/* Finds the tenant's model by id, loads it if need be and holds it. REALM_E_NOT_FOUND, REALM_E_BUSY (all that may be
- * loaded are in use), or why it cannot be loaded. */
+/* Finds the tenant's model by id, loads it if need be and holds it (until realm_served_release). REALM_E_NOT_FOUND,
+ * REALM_E_BUSY (all that may be loaded are in use), or why it cannot be loaded. */
 REALM_WARN_UNUSED realm_status model_hold(realm_tenant *t, uint32_t id, tenant_model **out, realm_error *err);
-void model_hold_again(realm_tenant *t, tenant_model *m); /* one that is held; any thread */
-void model_let_go(realm_tenant *t, tenant_model *m);     /* any thread, does not block */
 /* Unloads models of the tenant that nobody holds: all, or those that were removed. */
 void models_unload_idle(realm_tenant *t, bool removed_only);
 
@@ -282,24 +284,24 @@ void models_sweep_deleted(realm_runtime *rt);
 /* Removes files that no tenant's list names: of deleted tenants, and of a process that ended in the middle. */
 void models_sweep(realm_runtime *rt);
 
-/* runtime.c */
-tenant_model *runtime_model(const realm_runtime *rt, const char *id, size_t *index);
+/* served.c: the server's models */
+tenant_model *model_hold_again(tenant_model *m); /* one that is held; any thread; returns m */
+tenant_model *runtime_hold_server_id(realm_runtime *rt, int32_t server_id); /* NULL: there is none */
+bool models_any_unused(const realm_runtime *rt);  /* retired ones that nobody holds; runtime.mu is held */
+void models_take_apart_unused(realm_runtime *rt); /* blocks; the sweeper's */
 
-/* prompt.c: a model's template over a conversation, as realm_runtime_apply_template */
-REALM_WARN_UNUSED realm_status template_apply(const tenant_model *m, const char *messages, size_t messages_len,
-                                              const char *tools, size_t tools_len, bool answer, realm_buf *text,
-                                              realm_text_span **spans, size_t *n_spans, realm_error *err);
+/* prompt.c */
 /* Compiles a chat template with the control tokens of a vocabulary. */
 realm_status template_open_for(const realm_tokenizer *tok, const char *source, size_t len, realm_template **out,
                                realm_error *err);
 
 /* tenants.c; what the ledger's thread does between flushes */
 realm_account_limits tenant_account_limits(const realm_limits *l);
-/* The tenant's account with a server model's engine; may wait for a flush of the ledger when it is new. */
 /* With a prefix cache under a secret of the tenant's own. `al` NULL: the engine's defaults. */
 realm_status tenant_open_account(realm_tenant *t, realm_engine *e, const char *model, const realm_account_limits *al,
                                  realm_account **out, realm_error *err);
-realm_status tenant_account(realm_tenant *t, size_t model_index, realm_account **out, realm_error *err);
+/* The tenant's account with a server model's engine; may wait for a flush of the ledger when it is new. */
+realm_status tenant_account(realm_tenant *t, const tenant_model *m, realm_account **out, realm_error *err);
 /* The program for a run, retained. REALM_E_AGAIN: it has to be opened first, by the pool; run_program_ready follows, on
  * another thread, perhaps at once. */
 REALM_WARN_UNUSED realm_status tenant_program(realm_tenant *t, realm_run *run, realm_program **out, realm_error *err);
@@ -320,6 +322,8 @@ void ledger_charge_cpu(realm_tenant *t, uint64_t ns);
 /* Nothing that it used is missing from the ledger, and nothing is under way for it; flush_mu is held. */
 bool ledger_has_all(realm_tenant *t);
 void ledger_flush(realm_runtime *rt);
+/* The same where a failure is the caller's to deal with; flush_mu is held. */
+REALM_WARN_UNUSED realm_status ledger_write(realm_runtime *rt, realm_error *err);
 void ledger_enqueue(realm_runtime *rt, realm_run *run); /* run_durable follows */
 void *ledger_thread(void *arg);
 

@@ -2,8 +2,8 @@
  *
  * The engines count every token as it is computed, per account and in total; the tensor service likewise what its lists
  * take of the device, and the sandbox what programs take of processors, in portions of a millisecond, and at their end
- * the rest. A flush takes a snapshot of each of them at one moment (an engine's step boundary), subtracts what is in the
- * store already and adds the rest in one transaction, which waits for nobody: beside a store that somebody else is
+ * the rest. A flush takes a snapshot of each of them at one moment (an engine's step boundary), subtracts what is in
+ * the store already and adds the rest in one transaction, which waits for nobody: beside a store that somebody else is
  * writing, the counts are kept in a file. When that fails (disk full) nothing is marked as written and the next flush
  * carries it. Runs that ended wait here, so that all that end within one flush share its transaction.
  */
@@ -32,11 +32,12 @@ static void add(realm_usage *u, realm_token_counts c) {
 typedef struct snapshot { /* of one flush */
     size_t n;             /* tenants, each held */
     realm_tenant **tenants;
-    realm_token_counts *counts; /* (n, RUNTIME_MODELS_MAX) */
-    realm_usage_entry *entries; /* (n) */
-    realm_account **accounts;   /* (n), scratch */
-    realm_token_counts *each;   /* (n), scratch */
-    realm_token_counts totals[RUNTIME_MODELS_MAX];
+    realm_token_counts *counts;             /* (n, REALM_MODELS_MAX) */
+    realm_usage_entry *entries;             /* (n) */
+    realm_account **accounts;               /* (n), scratch */
+    realm_token_counts *each;               /* (n), scratch */
+    tenant_model *models[REALM_MODELS_MAX]; /* none goes meanwhile: that takes flush_mu */
+    realm_token_counts totals[REALM_MODELS_MAX];
     tenant_spent *spent;           /* (n) */
     uint64_t cpu_ns, tensor_ns;    /* of all */
     realm_tensor_budget **budgets; /* (n), scratch */
@@ -91,8 +92,9 @@ static bool snapshot_tenants(realm_runtime *rt, snapshot *p) {
         }
         p->n = n;
     }
+    memcpy(p->models, rt->models, sizeof p->models);
     realm_mutex_unlock(&rt->mu);
-    p->counts = realm_calloc(n + 1, RUNTIME_MODELS_MAX * sizeof *p->counts);
+    p->counts = realm_calloc(n + 1, REALM_MODELS_MAX * sizeof *p->counts);
     p->entries = realm_calloc(n + 1, sizeof *p->entries);
     p->accounts = realm_calloc(n + 1, sizeof *p->accounts);
     p->each = realm_calloc(n + 1, sizeof *p->each);
@@ -132,7 +134,7 @@ bool ledger_has_all(realm_tenant *t) {
     realm_runtime *rt = t->rt;
     realm_tensor_usage total, tensors;
     bool all = memcmp(&t->carried, &none, sizeof none) == 0;
-    for (size_t i = 0; i < RUNTIME_MODELS_MAX && all; i++) {
+    for (size_t i = 0; i < REALM_MODELS_MAX && all; i++) {
         realm_token_counts c = {0};
         if (t->accounts[i]) realm_account_counts(t->accounts[i], &c);
         all = memcmp(&c, &t->flushed[i], sizeof c) == 0;
@@ -148,24 +150,25 @@ bool ledger_has_all(realm_tenant *t) {
     return all && tensors.lists == 0 && memcmp(&now, &t->spent_flushed, sizeof now) == 0;
 }
 
-static realm_status flush(realm_runtime *rt, realm_error *err) {
+realm_status ledger_write(realm_runtime *rt, realm_error *err) {
     snapshot p = {0};
     realm_status s = REALM_OK;
     realm_usage engine = {0};
-    size_t n_models = realm_runtime_model_count(rt), n_entries = 0;
+    size_t n_entries = 0;
     if (!snapshot_tenants(rt, &p)) {
         snapshot_release(&p);
         return realm_error_set(err, REALM_E_NOMEM, "out of memory");
     }
-    for (size_t m = 0; m < n_models; m++) {
+    for (size_t m = 0; m < REALM_MODELS_MAX; m++) {
         size_t n = 0;
+        if (!p.models[m]) continue;
         /* Accounts are made under flush_mu, which is held: those that are there now are all there are. */
         for (size_t i = 0; i < p.n; i++)
             if (p.tenants[i]->accounts[m]) p.accounts[n++] = p.tenants[i]->accounts[m];
-        realm_engine_counts(rt->models[m]->engine, &p.totals[m], p.accounts, n, p.each);
+        realm_engine_counts(p.models[m]->engine, &p.totals[m], p.accounts, n, p.each);
         for (size_t i = 0, k = 0; i < p.n; i++)
-            if (p.tenants[i]->accounts[m]) p.counts[i * RUNTIME_MODELS_MAX + m] = p.each[k++];
-        add(&engine, minus(p.totals[m], rt->models[m]->flushed));
+            if (p.tenants[i]->accounts[m]) p.counts[i * REALM_MODELS_MAX + m] = p.each[k++];
+        add(&engine, minus(p.totals[m], p.models[m]->flushed));
     }
     snapshot_spent(rt, &p);
     engine.program_cpu_ns = p.cpu_ns - rt->cpu_flushed;
@@ -174,7 +177,8 @@ static realm_status flush(realm_runtime *rt, realm_error *err) {
         realm_tenant *t = p.tenants[i];
         const tenant_spent *spent = &p.spent[i], *had = &t->spent_flushed;
         realm_usage_entry e = {.tenant_id = t->id};
-        for (size_t m = 0; m < n_models; m++) add(&e.delta, minus(p.counts[i * RUNTIME_MODELS_MAX + m], t->flushed[m]));
+        for (size_t m = 0; m < REALM_MODELS_MAX; m++)
+            add(&e.delta, minus(p.counts[i * REALM_MODELS_MAX + m], t->flushed[m]));
         realm_token_counts stored = snapshot_stored(rt, t);
         add(&e.delta, stored);
         add(&engine, stored);
@@ -189,12 +193,13 @@ static realm_status flush(realm_runtime *rt, realm_error *err) {
         s = realm_store_usage_add(rt->store, p.entries, n_entries, n_entries ? &engine : NULL, err);
     if (n_entries && s == REALM_OK) atomic_fetch_add_explicit(&rt->ledger_writes, 1, memory_order_relaxed);
     if (s == REALM_OK && n_entries) {
-        for (size_t m = 0; m < n_models; m++) rt->models[m]->flushed = p.totals[m];
+        for (size_t m = 0; m < REALM_MODELS_MAX; m++)
+            if (p.models[m]) p.models[m]->flushed = p.totals[m];
         rt->cpu_flushed = p.cpu_ns;
         rt->tensor_flushed = p.tensor_ns;
         for (size_t i = 0, k = 0; i < p.n; i++) {
             realm_tenant *t = p.tenants[i];
-            memcpy(t->flushed, &p.counts[i * RUNTIME_MODELS_MAX], sizeof t->flushed);
+            memcpy(t->flushed, &p.counts[i * REALM_MODELS_MAX], sizeof t->flushed);
             stored_flushed(rt, t);
             t->spent_flushed = p.spent[i];
             if (k < n_entries && p.entries[k].tenant_id == t->id) tenant_spend(t, &p.entries[k++].delta);
@@ -207,7 +212,7 @@ static realm_status flush(realm_runtime *rt, realm_error *err) {
 void ledger_flush(realm_runtime *rt) {
     realm_error err = {0};
     realm_mutex_lock(&rt->flush_mu);
-    realm_status s = flush(rt, &err);
+    realm_status s = ledger_write(rt, &err);
     if (s != REALM_OK) {
         atomic_fetch_add_explicit(&rt->ledger_failures, 1, memory_order_relaxed);
         uint64_t now_ns = realm_clock_ns();

@@ -68,6 +68,7 @@ realm_status model_load(realm_runtime *rt, const char *id, const char *path, con
     tenant_model *m = realm_calloc(1, sizeof *m);
     if (!m) return realm_error_set(err, REALM_E_NOMEM, "%s: out of memory", id);
     realm_mutex_init(&m->vocab_mu, REALM_RANK_LEAF);
+    m->rt = rt;
     memcpy(m->id, id, id_len + 1);
     struct stat st;
     if (stat(path, &st) == 0) m->created_s = st.st_mtime;

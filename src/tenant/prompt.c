@@ -32,9 +32,9 @@ realm_status template_open_for(const realm_tokenizer *tok, const char *source, s
     return s;
 }
 
-realm_status template_apply(const tenant_model *m, const char *messages, size_t messages_len, const char *tools,
-                            size_t tools_len, bool answer, realm_buf *text, realm_text_span **spans, size_t *n_spans,
-                            realm_error *err) {
+realm_status realm_served_apply_template(const realm_served *m, const char *messages, size_t messages_len,
+                                         const char *tools, size_t tools_len, bool add_generation_prompt,
+                                         realm_buf *text, realm_text_span **spans, size_t *n_spans, realm_error *err) {
     if (!m->template && m->template_error)
         return realm_error_set(err, REALM_E_UNSUPPORTED, "model \"%s\": its chat template cannot be used: %s", m->id,
                                m->template_error);
@@ -44,7 +44,7 @@ realm_status template_apply(const tenant_model *m, const char *messages, size_t 
                                m->id);
     realm_template_input in = {.messages = {messages, messages_len},
                                .tools = {tools, tools ? tools_len : 0},
-                               .add_generation_prompt = answer,
+                               .add_generation_prompt = add_generation_prompt,
                                .now_unix = realm_clock_wall_s()};
     realm_template_spans found = {0};
     realm_status s = realm_template_render(m->template, &in, text, &found, err);
@@ -62,14 +62,4 @@ realm_status template_apply(const tenant_model *m, const char *messages, size_t 
     *n_spans = found.len;
     realm_template_spans_release(&found);
     return REALM_OK;
-}
-
-realm_status realm_runtime_apply_template(const realm_runtime *rt, const char *model_id, const char *messages,
-                                          size_t messages_len, const char *tools, size_t tools_len,
-                                          bool add_generation_prompt, realm_buf *text, realm_text_span **spans,
-                                          size_t *n_spans, realm_error *err) {
-    const tenant_model *m = runtime_model(rt, model_id, NULL);
-    if (!m) return realm_error_set(err, REALM_E_NOT_FOUND, "no model is called \"%s\"", model_id);
-    return template_apply(m, messages, messages_len, tools, tools_len, add_generation_prompt, text, spans, n_spans,
-                          err);
 }

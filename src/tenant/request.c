@@ -2,24 +2,20 @@
 #include "base/alloc.h"
 #include "tenant/internal.h"
 
-realm_status realm_request_open(realm_tenant *t, const char *model_id, realm_rate *rate, realm_request **out,
+realm_status realm_request_open(realm_tenant *t, realm_served *m, realm_rate *rate, realm_request **out,
                                 realm_error *err) {
-    size_t index;
     realm_runtime *rt = t->rt;
-    tenant_model *m = runtime_model(rt, model_id, &index);
     if (rate) *rate = (realm_rate){0};
-    if (!m) return realm_error_set(err, REALM_E_NOT_FOUND, "no model is called \"%s\"", model_id);
     realm_request *r = realm_calloc(1, sizeof *r);
     if (!r) return realm_error_set(err, REALM_E_NOMEM, "request: out of memory");
-    realm_status s = tenant_account(t, index, &r->account, err);
+    realm_status s = tenant_account(t, m, &r->account, err);
     if (s == REALM_OK) s = tenant_admitted(t, rate, err);
     if (s != REALM_OK) {
         realm_free(r);
         return s;
     }
     r->tenant = t;
-    r->model = m;
-    r->model_index = index;
+    r->model = model_hold_again(m);
     atomic_init(&r->refs, 1);
     /* relaxed: the caller holds a reference already */
     atomic_fetch_add_explicit(&t->refs, 1, memory_order_relaxed);
@@ -51,6 +47,7 @@ void request_release(realm_request *r) {
     if (atomic_fetch_sub_explicit(&r->refs, 1, memory_order_acq_rel) != 1) return;
     realm_prompt_share_close(r->share);
     atomic_fetch_sub_explicit(&r->tenant->rt->requests_active, 1, memory_order_relaxed);
+    realm_served_release(r->model);
     realm_tenant_release(r->tenant);
     realm_free(r);
 }

@@ -204,7 +204,8 @@ static realm_status prompt_text(realm_run *run, realm_buf *rendered, realm_insta
     if (p->kind == REALM_PROMPT_MESSAGES) {
         realm_text_span *spans = NULL;
         size_t n_spans;
-        s = template_apply(m, p->prompt, p->prompt_len, p->tools, p->tools_len, true, rendered, &spans, &n_spans, err);
+        s = realm_served_apply_template(m, p->prompt, p->prompt_len, p->tools, p->tools_len, true, rendered, &spans,
+                                        &n_spans, err);
         realm_free(spans);
     } else {
         s = realm_tokenizer_decode(m->tokenizer, p->tokens, p->n_tokens, true, rendered, err);
@@ -222,7 +223,7 @@ static realm_status launch(realm_run *run, realm_error *err) {
                                 .memory_bytes = run->limits.memory_bytes,
                                 .cpu_ms_per_wake = run->limits.cpu_ms_per_wake,
                                 .wall_ms = run->limits.wall_ms,
-                                .model_id = MODEL_ID_SERVER | (int32_t)run->request->model_index,
+                                .model_id = run->request->model->server_id,
                                 .on_answer = on_answer,
                                 .on_cpu = run_used_cpu,
                                 .on_done = run_instance_done};

@@ -1,9 +1,6 @@
-/* tenant/runtime.c - opening and closing everything one process serves; models and their templates. */
-#include <string.h>
-
+/* tenant/runtime.c - opening and closing everything one process serves. */
 #include "base/alloc.h"
 #include "base/file.h"
-#include "base/log.h"
 #include "gen/default_program.h"
 #include "realm/abi.h"
 #include "tenant/internal.h"
@@ -82,8 +79,8 @@ void realm_runtime_close(realm_runtime *rt) {
         if (rt->sweeper_started) pthread_join(rt->sweeper, NULL);
     }
     jobs_stop(rt->jobs); /* they hold instances and tenants */
-    size_t n = atomic_load_explicit(&rt->n_models, memory_order_acquire);
-    for (size_t i = 0; i < n; i++) model_end_lending(rt->models[i]);
+    for (size_t i = 0; i < REALM_MODELS_MAX; i++)
+        if (rt->models[i]) model_end_lending(rt->models[i]);
     for (realm_tenant *t = rt->tenants; t; t = t->next)
         for (tenant_model *m = t->stored; m; m = m->next) model_end_lending(m);
     for (realm_tenant *t = rt->tenants; t; t = t->next) {
@@ -96,7 +93,7 @@ void realm_runtime_close(realm_runtime *rt) {
     if (rt->tensors) ledger_flush(rt);       /* everything is there */
     realm_tensor_service_close(rt->tensors); /* what it still computed held models and tenants */
     tenants_close(rt);
-    for (size_t i = 0; i < n; i++) model_free(rt->models[i]);
+    for (size_t i = 0; i < REALM_MODELS_MAX; i++) model_free(rt->models[i]);
     realm_backend_close(rt->backend);
     realm_store_close(rt->store);
     realm_cond_destroy(&rt->work);
@@ -130,90 +127,5 @@ realm_status realm_runtime_check_program(const char *state_dir, const char *comp
     realm_program_release(program);
     realm_sandbox_close(sandbox);
     realm_free(cache);
-    return s;
-}
-
-/* ---- models ------------------------------------------------------------------------------------------------------ */
-
-realm_status realm_runtime_add_model(realm_runtime *rt, const char *id, const char *path,
-                                     const realm_model_config *config, realm_model_progress progress, void *user,
-                                     realm_error *err) {
-    static const realm_model_config defaults;
-    realm_error local = {0};
-    if (!err) err = &local;
-    tenant_model *m = NULL;
-    realm_status s = model_load(rt, id, path, config ? config : &defaults, progress, user, &m, err);
-    if (s != REALM_OK) return s;
-    realm_mutex_lock(&rt->mu);
-    size_t n = atomic_load_explicit(&rt->n_models, memory_order_relaxed);
-    if (runtime_model(rt, id, NULL)) {
-        s = realm_error_set(err, REALM_E_EXISTS, "a model is called \"%s\" already", id);
-    } else if (n == RUNTIME_MODELS_MAX) {
-        s = realm_error_set(err, REALM_E_LIMIT, "%s: at most %u models are served", id, RUNTIME_MODELS_MAX);
-    } else {
-        rt->models[n] = m;
-        /* release: readers of the count see the model */
-        atomic_store_explicit(&rt->n_models, n + 1, memory_order_release);
-    }
-    realm_mutex_unlock(&rt->mu);
-    if (s != REALM_OK) model_free(m);
-    return s;
-}
-
-tenant_model *runtime_model(const realm_runtime *rt, const char *id, size_t *index) {
-    size_t n = atomic_load_explicit(&rt->n_models, memory_order_acquire);
-    for (size_t i = 0; i < n; i++) {
-        if (strcmp(rt->models[i]->id, id) != 0) continue;
-        if (index) *index = i;
-        return rt->models[i];
-    }
-    return NULL;
-}
-
-size_t realm_runtime_model_count(const realm_runtime *rt) {
-    return atomic_load_explicit(&rt->n_models, memory_order_acquire);
-}
-
-realm_status realm_runtime_model_at(const realm_runtime *rt, size_t i, realm_model_info *out) {
-    if (i >= realm_runtime_model_count(rt)) return REALM_E_RANGE;
-    const tenant_model *m = rt->models[i];
-    *out = (realm_model_info){.id = m->id,
-                              .path = m->path,
-                              .created_s = m->created_s,
-                              .has_template = m->template != NULL,
-                              .hparams = realm_model_hparams(m->model),
-                              .weight_bytes = realm_model_weight_bytes(m->model)};
-    return REALM_OK;
-}
-
-realm_engine *realm_runtime_engine(const realm_runtime *rt, const char *id) {
-    tenant_model *m = runtime_model(rt, id, NULL);
-    return m ? m->engine : NULL;
-}
-
-realm_status realm_tenant_grammar(realm_tenant *t, const char *model_id, realm_grammar_kind kind, const char *text,
-                                  size_t len, realm_grammar_state **out, realm_error *err) {
-    tenant_model *m = runtime_model(t->rt, model_id, NULL);
-    realm_grammar_vocab *vocab;
-    realm_grammar *g = NULL;
-    *out = NULL;
-    if (!m) return realm_error_set(err, REALM_E_NOT_FOUND, "there is no model %s", model_id);
-    realm_status s = model_vocab(m, &vocab, err);
-    if (s == REALM_OK) s = realm_grammar_compile(vocab, (uint64_t)t->id, kind, text, len, &g, err);
-    if (s == REALM_OK) s = realm_grammar_state_open(g, out, err);
-    realm_grammar_release(g); /* the state holds it */
-    return s;
-}
-
-realm_status realm_runtime_publish_prefix(realm_runtime *rt, const char *id, const char *text, size_t len,
-                                          realm_error *err) {
-    const tenant_model *m = runtime_model(rt, id, NULL);
-    realm_tokens tokens = {0};
-    if (!m) return realm_error_set(err, REALM_E_NOT_FOUND, "no model has the id %s", id);
-    realm_status s =
-        realm_tokenizer_encode(m->tokenizer, text, len, REALM_ENCODE_ADD_SPECIAL | REALM_ENCODE_PARSE_SPECIAL,
-                               realm_engine_context_length(m->engine), &tokens, err);
-    if (s == REALM_OK) s = realm_engine_publish_prefix(m->engine, tokens.ids, tokens.len, err);
-    realm_tokens_release(&tokens);
     return s;
 }

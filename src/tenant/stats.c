@@ -48,13 +48,10 @@ void realm_runtime_get_stats(realm_runtime *rt, realm_runtime_stats *out) {
     realm_mutex_unlock(&rt->mu);
 }
 
-realm_status realm_runtime_model_stats(const realm_runtime *rt, size_t i, realm_model_stats *out) {
-    if (i >= realm_runtime_model_count(rt)) return REALM_E_RANGE;
-    const tenant_model *m = rt->models[i];
+void realm_served_get_stats(const realm_served *m, realm_model_stats *out) {
     realm_engine_get_stats(m->engine, &out->engine);
     realm_engine_counts(m->engine, &out->tokens, NULL, 0, NULL);
     realm_model_get_stream_stats(m->model, &out->stream);
-    return REALM_OK;
 }
 
 /* ---- tenants ----------------------------------------------------------------------------------------------------- */
@@ -68,7 +65,7 @@ static void take_tenant(realm_tenant *t, realm_tenant_stats *to) {
     to->tensor_bytes = tensors.bytes;
     realm_mutex_lock(&t->mu);
     to->used = t->used;
-    for (size_t i = 0; i < RUNTIME_MODELS_MAX; i++)
+    for (size_t i = 0; i < REALM_MODELS_MAX; i++)
         if (t->accounts[i]) to->generations += realm_account_generations(t->accounts[i]);
     realm_mutex_unlock(&t->mu);
     for (const tenant_model *m = t->stored; m; m = m->next)

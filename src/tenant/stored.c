@@ -3,7 +3,7 @@
  * One belongs to its tenant alone: its own engine with the one account, in its tenant's list. Its file is named by its
  * hash (files.c), and so is it: several ids may name the same one.
  *
- *                 model_hold: none holds it yet            loaded                    last model_let_go
+ *                 model_hold: none holds it yet            loaded                    last one releases
  *      (on disk) -------------------------------> LOADING --------> READY, held <-----------------------> READY, idle
  *          ^                                         | cannot be                model_hold                   |
  *          +-----------------------------------------+                                                       |
@@ -166,6 +166,7 @@ realm_status model_hold(realm_tenant *t, uint32_t id, tenant_model **out, realm_
         return realm_error_set(err, REALM_E_NOMEM, "out of memory");
     }
     realm_mutex_init(&m->vocab_mu, REALM_RANK_LEAF);
+    m->rt = rt;
     memcpy(m->sha256, row.sha256, sizeof m->sha256);
     m->state = MODEL_LOADING;
     m->next = t->stored;
@@ -192,17 +193,4 @@ realm_status model_hold(realm_tenant *t, uint32_t id, tenant_model **out, realm_
     }
     *out = m;
     return REALM_OK;
-}
-
-void model_hold_again(realm_tenant *t, tenant_model *m) {
-    realm_mutex_lock(&t->rt->mu);
-    m->users++;
-    realm_mutex_unlock(&t->rt->mu);
-}
-
-void model_let_go(realm_tenant *t, tenant_model *m) {
-    realm_mutex_lock(&t->rt->mu);
-    m->users--;
-    m->used_ns = realm_clock_ns();
-    realm_mutex_unlock(&t->rt->mu);
 }

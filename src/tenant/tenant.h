@@ -21,6 +21,7 @@
 #include "store/store.h"
 
 #define REALM_MODEL_ID_MAX 128u         /* bytes of a model id */
+#define REALM_MODELS_MAX 16u            /* served at once */
 #define REALM_RUN_INPUT_MAX (32u << 20) /* bytes of a run's input document */
 
 typedef struct realm_runtime realm_runtime;
@@ -78,24 +79,31 @@ typedef struct realm_model_info {
 REALM_WARN_UNUSED realm_status realm_runtime_add_model(realm_runtime *rt, const char *id, const char *path,
                                                        const realm_model_config *config, realm_model_progress progress,
                                                        void *user, realm_error *err);
-size_t realm_runtime_model_count(const realm_runtime *rt);
-/* In the order added; valid until the runtime closes. */
-realm_status realm_runtime_model_at(const realm_runtime *rt, size_t i, realm_model_info *out);
+/* Takes a model away: from here on no id finds it, who holds it goes on, and once nobody does its memory is given back,
+ * with the contexts that tenants saved on it. The id is free at once. REALM_E_NOT_FOUND. */
+REALM_WARN_UNUSED realm_status realm_runtime_retire_model(realm_runtime *rt, const char *id, realm_error *err);
+size_t realm_runtime_model_count(realm_runtime *rt);
+
+/* A model that is served; whoever holds it may use it also when it was retired meanwhile. */
+typedef struct tenant_model realm_served;
+realm_served *realm_runtime_hold(realm_runtime *rt, const char *id); /* NULL when no model has this id */
+/* All of them, in the order added, each to be released; returns how many. */
+size_t realm_runtime_hold_all(realm_runtime *rt, realm_served *out[REALM_MODELS_MAX]);
+void realm_served_release(realm_served *m);                               /* NULL-safe; does not block */
+void realm_served_get_info(const realm_served *m, realm_model_info *out); /* pointers live as long as the model */
+realm_engine *realm_served_engine(const realm_served *m);                 /* likewise */
 /* Computes the text's tokens once and keeps them for all tenants (realm_engine_publish_prefix): control tokens in it
  * are parsed, as in a chat template's own text. Blocks for as long as it takes. */
 REALM_WARN_UNUSED realm_status realm_runtime_publish_prefix(realm_runtime *rt, const char *id, const char *text,
                                                             size_t len, realm_error *err);
-/* NULL when no model has this id. */
-realm_engine *realm_runtime_engine(const realm_runtime *rt, const char *id);
 /* Renders the model's chat template. `messages` and `tools` (or NULL) are JSON arrays. `spans` (freed with realm_free)
  * says which parts are the template's own (control tokens are parsed there) and which came from messages.
  * REALM_E_UNSUPPORTED: the model has no template. REALM_E_INVALID: the template refused the messages;
  * REALM_E_TOO_LARGE: they are more than it may work on. */
-REALM_WARN_UNUSED realm_status realm_runtime_apply_template(const realm_runtime *rt, const char *model_id,
-                                                            const char *messages, size_t messages_len,
-                                                            const char *tools, size_t tools_len,
-                                                            bool add_generation_prompt, realm_buf *text,
-                                                            realm_text_span **spans, size_t *n_spans, realm_error *err);
+REALM_WARN_UNUSED realm_status realm_served_apply_template(const realm_served *m, const char *messages,
+                                                           size_t messages_len, const char *tools, size_t tools_len,
+                                                           bool add_generation_prompt, realm_buf *text,
+                                                           realm_text_span **spans, size_t *n_spans, realm_error *err);
 
 /* ---- tenants ----------------------------------------------------------------------------------------------------- */
 
@@ -110,6 +118,7 @@ REALM_WARN_UNUSED realm_status realm_runtime_tenant(realm_runtime *rt, const cha
 void realm_runtime_reload(realm_runtime *rt);
 void realm_tenant_release(realm_tenant *t); /* NULL-safe */
 const char *realm_tenant_name(const realm_tenant *t);
+realm_runtime *realm_tenant_runtime(const realm_tenant *t); /* borrowed */
 /* Checks and compiles a module as this tenant's program from the next run on; running ones finish on the old one. With
  * wasm NULL the default program. Not written to the store, and kept whatever the store says later. */
 REALM_WARN_UNUSED realm_status realm_tenant_set_program(realm_tenant *t, const void *wasm, size_t len,
@@ -119,10 +128,10 @@ typedef struct realm_program realm_program;
 REALM_WARN_UNUSED realm_status realm_tenant_open_program(realm_tenant *t, const void *wasm, size_t len,
                                                          realm_program **out, realm_error *err);
 void realm_tenant_close_program(realm_program *p); /* NULL-safe; runs that have begun keep it */
-/* What an answer must look like, for realm_run_params.generation.grammar (a run takes a copy); closed with
- * realm_grammar_state_close. Takes up to seconds: not for an I/O thread. REALM_E_NOT_FOUND without the model, else as
- * realm_grammar_compile for this tenant. */
-REALM_WARN_UNUSED realm_status realm_tenant_grammar(realm_tenant *t, const char *model_id, realm_grammar_kind kind,
+/* What an answer of this model must look like, for realm_run_params.generation.grammar (a run takes a copy); closed
+ * with realm_grammar_state_close while the model is still held. Takes up to seconds: not for an I/O thread. Fails as
+ * realm_grammar_compile does for this tenant. */
+REALM_WARN_UNUSED realm_status realm_tenant_grammar(realm_tenant *t, realm_served *m, realm_grammar_kind kind,
                                                     const char *text, size_t len, realm_grammar_state **out,
                                                     realm_error *err);
 
@@ -140,9 +149,9 @@ typedef struct realm_rate {                /* for x-ratelimit-* and retry-after 
  * REALM_E_RATE, REALM_E_QUOTA: a limit of the tenant (the text says which; `rate` is filled on success and failure, may
  * be NULL). Any thread, also one that may not block. */
 REALM_WARN_UNUSED realm_status realm_tenant_admit(realm_tenant *t, realm_rate *rate, realm_error *err);
-/* A request that was admitted begins. REALM_E_NOT_FOUND: no such model. REALM_E_RATE, REALM_E_QUOTA: its tenant's
- * tokens were used up meanwhile, or on this day before the server started. `rate` as above. */
-REALM_WARN_UNUSED realm_status realm_request_open(realm_tenant *t, const char *model_id, realm_rate *rate,
+/* A request that was admitted begins; it holds the model. REALM_E_RATE, REALM_E_QUOTA: its tenant's tokens were used up
+ * meanwhile, or on this day before the server started. `rate` as above. */
+REALM_WARN_UNUSED realm_status realm_request_open(realm_tenant *t, realm_served *m, realm_rate *rate,
                                                   realm_request **out, realm_error *err);
 /* Before the first run is started: says that this many runs with the same prompt will come, so that they compute and
  * count it once. */
@@ -219,8 +228,7 @@ typedef struct realm_model_stats {
     realm_token_counts tokens;
     realm_model_stream_stats stream;
 } realm_model_stats;
-/* Of the i-th model (realm_runtime_model_at). */
-realm_status realm_runtime_model_stats(const realm_runtime *rt, size_t i, realm_model_stats *out);
+void realm_served_get_stats(const realm_served *m, realm_model_stats *out);
 
 typedef struct realm_tenant_stats {
     int64_t id;

@@ -28,7 +28,7 @@ static void tenant_free(realm_tenant *t) {
         t->stored = m->next;
         model_free(m);
     }
-    for (size_t i = 0; i < RUNTIME_MODELS_MAX; i++)
+    for (size_t i = 0; i < REALM_MODELS_MAX; i++)
         if (t->accounts[i]) realm_account_close(t->accounts[i]);
     realm_program_release(t->program);
     realm_tensor_budget_close(t->tensors);
@@ -73,7 +73,7 @@ static void apply_row(realm_tenant *t, const realm_tenant_row *row) {
     }
     realm_tensor_budget_set_limit(t->tensors, t->limits.tensor_bytes);
     realm_account_limits al = tenant_account_limits(&t->limits);
-    for (size_t i = 0; i < RUNTIME_MODELS_MAX; i++)
+    for (size_t i = 0; i < REALM_MODELS_MAX; i++)
         if (t->accounts[i]) realm_account_set_limits(t->accounts[i], &al);
     realm_mutex_unlock(&t->mu);
 }
@@ -152,6 +152,7 @@ void realm_tenant_release(realm_tenant *t) {
 }
 
 const char *realm_tenant_name(const realm_tenant *t) { return t->name; }
+realm_runtime *realm_tenant_runtime(const realm_tenant *t) { return t->rt; }
 
 /* Reads rows again: all, or those that may not be what the store says. */
 static void reread(realm_runtime *rt, bool all) {
@@ -189,8 +190,9 @@ static bool any_leftovers(realm_runtime *rt) {
     realm_mutex_lock(&rt->mu);
     const realm_tenant *t = rt->tenants;
     while (t && !has_leftovers(t)) t = t->next;
+    const bool any = t || models_any_unused(rt);
     realm_mutex_unlock(&rt->mu);
-    return t != NULL;
+    return any;
 }
 
 static void clear_leftovers(realm_runtime *rt) {
@@ -224,6 +226,7 @@ void *sweeper_thread(void *arg) {
         rt->sweep_leftovers = rt->sweep_folders = false;
         realm_mutex_unlock(&rt->mu);
         clear_leftovers(rt);
+        models_take_apart_unused(rt);
         if (folders) models_sweep_deleted(rt);
         realm_mutex_lock(&rt->mu);
     }
@@ -306,20 +309,21 @@ realm_status tenant_open_account(realm_tenant *t, realm_engine *e, const char *m
     return s;
 }
 
-realm_status tenant_account(realm_tenant *t, size_t i, realm_account **out, realm_error *err) {
+realm_status tenant_account(realm_tenant *t, const tenant_model *m, realm_account **out, realm_error *err) {
+    realm_account **own = &t->accounts[m->slot];
     realm_status s = REALM_OK;
     realm_mutex_lock(&t->mu);
-    *out = t->accounts[i];
+    *out = *own;
     realm_mutex_unlock(&t->mu);
     if (*out) return s;
     /* Not while a flush takes its snapshot: it would see the engine's total with this account's tokens, not them. */
     realm_mutex_lock(&t->rt->flush_mu);
     realm_mutex_lock(&t->mu);
-    if (!t->accounts[i]) {
+    if (!*own) {
         realm_account_limits al = tenant_account_limits(&t->limits);
-        s = tenant_open_account(t, t->rt->models[i]->engine, t->rt->models[i]->id, &al, &t->accounts[i], err);
+        s = tenant_open_account(t, m->engine, m->id, &al, own, err);
     }
-    *out = t->accounts[i];
+    *out = *own;
     realm_mutex_unlock(&t->mu);
     realm_mutex_unlock(&t->rt->flush_mu);
     return s;

@@ -242,68 +242,6 @@ def test_configuration_file():
         shutil.rmtree(dir, ignore_errors=True)
 
 
-def test_sighup_takes_what_a_running_server_can():
-    def configuration(models, tenants, extra=""):
-        return ("state: state\nlisten: 127.0.0.1:0\nadmin_listen: 127.0.0.1:0\nthreads: 2\n" + extra +
-                "models:\n" + "".join(f"  - id: {id}\n    file: {MODEL}\n" + more for id, more in models) +
-                "tenants:\n" + "".join(f"  - name: {n}\n    key_file: {n}.key\n    limits: {{requests_per_minute: {r}}}\n"
-                                       for n, r in tenants))
-
-    def says(s, text):
-        wait_until(lambda: any(text in line for line in s.log), 60, f"a line with: {text}")
-
-    with tempfile.TemporaryDirectory() as dir:
-        dir = pathlib.Path(dir)
-        for n in ("alpha", "beta"):
-            (dir / f"{n}.key").write_text(f"rk-{n}-chosen-by-the-operator")
-        config = dir / "realm.yaml"
-        config.write_text(configuration([("smollm2", "")], [("alpha", 600)]))
-        with Server(tenants=(), state=dir / "state", args=["--config", str(config)], model=None) as s:
-            c = s.client("rk-alpha-chosen-by-the-operator")
-            refused = raises(openai.NotFoundError, lambda: c.completions.create(model="second", prompt="One", max_tokens=1))
-            assert refused.code == "model_not_found"
-            stream = c.chat.completions.create(**{**LONG, "max_tokens": 120}, stream=True)
-            next(stream)
-            # a model more, another limit, a tenant more; an answer under way does not notice
-            config.write_text(configuration([("smollm2", ""), ("second", "")], [("alpha", 500), ("beta", 600)],
-                                            "workers: 3\nhttp: {idle_ms: 60000}\n"))
-            s.process.send_signal(signal.SIGHUP)
-            says(s, "configuration read again: 2 tenants; the next start takes: workers, http.idle_ms")
-            r = c.chat.completions.with_raw_response.create(**SHORT)
-            assert r.headers["x-ratelimit-limit-requests"] == "500"
-            says(s, "loaded second: llama")
-            assert sum(1 for _ in stream) > 100, "the stream went on to its end"
-            for client in (c, s.client("rk-beta-chosen-by-the-operator")):
-                assert [m.id for m in client.models.list()] == ["smollm2", "second"]
-                answer = client.chat.completions.create(**{**SHORT, "model": "second"})
-                assert answer.choices[0].message.content == r.parse().choices[0].message.content
-            assert s.metric("realm_completion_tokens_total") == s.usage("--engine")["completion_tokens"]
-            assert sum(u["completion_tokens"] for u in s.usage()) == s.usage("--engine")["completion_tokens"]
-            # what a running server keeps, and says so; what can be added is
-            config.write_text(configuration([("second", "    weight_budget: 60M\n    prefixes: ['" + "One, two. " * 40 + "']\n")],
-                                            [("alpha", 500)]))
-            s.process.send_signal(signal.SIGHUP)
-            says(s, "model smollm2 is not in the configuration any more: it is served until the next start")
-            says(s, "model second: the next start takes its weight_budget")
-            says(s, "model second: 1 prefixes published")
-            assert c.completions.create(model="second", prompt="One, two. " * 45,
-                                        max_tokens=1).usage.prompt_tokens_details.cached_tokens >= 32
-            c.chat.completions.create(**SHORT)
-            # a file that is no model
-            (dir / "bad.gguf").write_text("nothing")
-            config.write_text(configuration([("second", "")], [("alpha", 500)]).replace(
-                "tenants:", f"  - id: bad\n    file: bad.gguf\ntenants:"))
-            s.process.send_signal(signal.SIGHUP)
-            says(s, "not taken: model bad: ")
-            c.chat.completions.create(**SHORT)
-            # asked to stop while a model is loaded
-            config.write_text(configuration([("second", ""), ("third", "")], [("alpha", 500)]))
-            s.process.send_signal(signal.SIGHUP)
-            says(s, "loading third")
-            s.process.send_signal(signal.SIGTERM)
-            assert s.process.wait(20) == 0
-
-
 def test_wrong_configurations_name_the_line():
     with tempfile.TemporaryDirectory() as dir:
         config = pathlib.Path(dir) / "realm.yaml"

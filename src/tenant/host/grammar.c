@@ -18,8 +18,7 @@ void host_grammar_free(realm_host *h, void *object) {
 typedef struct compile_job {
     tenant_job job;
     const host_model *model; /* the program's; the work itself looks at `m` alone */
-    tenant_model *m;
-    bool keeps_model; /* a stored one, which the job keeps loaded itself: its program may end meanwhile */
+    tenant_model *m;         /* held: the program may end meanwhile */
     realm_grammar_kind kind;
     char *text;
     size_t len;
@@ -42,7 +41,7 @@ static void compile_free(tenant_job *job) {
     compile_job *j = (compile_job *)job;
     realm_grammar_state_close(j->state);
     realm_tensor_budget_refund(job->tenant->tensors, j->held);
-    if (j->keeps_model) model_let_go(job->tenant, j->m);
+    realm_served_release(j->m);
     realm_free(j->text);
     realm_free(j);
 }
@@ -62,13 +61,10 @@ realm_call_result host_grammar_begin(realm_call *call, const host_model *model, 
     j->len = len;
     j->kind = kind;
     j->model = model;
-    j->m = model->m;
+    j->m = model_hold_again(model->m);
     j->job.work = compile_work;
     j->job.free = compile_free;
-    realm_tenant *t = realm_run_request(h->run)->tenant;
-    job_init(&j->job, t, realm_call_instance(call), true);
-    j->keeps_model = model != &h->models[0] && !(model->id & MODEL_ID_SERVER);
-    if (j->keeps_model) model_hold_again(t, j->m);
+    job_init(&j->job, realm_run_request(h->run)->tenant, realm_call_instance(call), true);
     return host_job_start(call, &j->job, result);
 }
 

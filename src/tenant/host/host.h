@@ -252,6 +252,7 @@ host_grammar *host_grammar_made(realm_call *call, realm_call_result *state, int3
  * is resumed. */
 realm_call_result host_model_get(realm_call *call, uint64_t id, const host_model **out, int32_t *result);
 void host_models_close(realm_host *h);
+int32_t host_server_id(const realm_host *h, const char *name); /* of a model that the server serves; 0: none */
 const realm_tokenizer *host_tokenizer(const host_model *model);
 /* Longest sequence of the model's engine. */
 size_t host_context_length(const host_model *model);

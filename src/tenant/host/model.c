@@ -29,16 +29,14 @@ size_t host_context_length(const host_model *model) { return realm_engine_contex
 typedef struct hold_job {
     tenant_job job;
     uint32_t id;
-    bool server;
-    size_t index; /* of the server's */
-    tenant_model *m;
+    tenant_model *m; /* held; NULL: a stored one that is still to be found */
     realm_account *account;
 } hold_job;
 
 static void hold_work(tenant_job *job) {
     hold_job *j = (hold_job *)job;
-    if (j->server) {
-        (void)!tenant_account(job->tenant, j->index, &j->account, &job->error);
+    if (j->m) {
+        (void)!tenant_account(job->tenant, j->m, &j->account, &job->error);
         return;
     }
     if (model_hold(job->tenant, j->id, &j->m, &job->error) == REALM_OK) j->account = j->m->account;
@@ -46,14 +44,8 @@ static void hold_work(tenant_job *job) {
 
 static void hold_free(tenant_job *job) {
     hold_job *j = (hold_job *)job;
-    if (j->m && !j->server) model_let_go(job->tenant, j->m);
+    realm_served_release(j->m);
     realm_free(j);
-}
-
-static tenant_model *server_model(realm_host *h, uint64_t id, size_t *index) {
-    realm_runtime *rt = realm_run_runtime(h->run);
-    *index = (size_t)(id & MODEL_ID_CHOSEN_MAX);
-    return id == (MODEL_ID_SERVER | *index) && *index < realm_runtime_model_count(rt) ? rt->models[*index] : NULL;
 }
 
 static realm_call_result no_model(realm_host *h, uint64_t id, int32_t *result) {
@@ -61,10 +53,19 @@ static realm_call_result no_model(realm_host *h, uint64_t id, int32_t *result) {
 }
 
 /* One that the instance has already. */
-static const host_model *held(const realm_host *h, uint64_t id, const tenant_model *server) {
+static const host_model *held(const realm_host *h, uint64_t id) {
     for (uint32_t i = 0; i < h->n_models; i++)
-        if (server ? h->models[i].m == server : h->models[i].id == (int32_t)id) return &h->models[i];
+        if ((uint64_t)h->models[i].id == id || (id != 0 && (uint64_t)h->models[i].m->server_id == id))
+            return &h->models[i];
     return NULL;
+}
+
+/* Holds one of the server's; NULL when the id names none of them. */
+static tenant_model *hold_server(realm_host *h, uint64_t id) {
+    const host_model *own = held(h, id);
+    if (own) return own->m->server_id ? model_hold_again(own->m) : NULL;
+    return id & MODEL_ID_SERVER && id <= INT32_MAX ? runtime_hold_server_id(realm_run_runtime(h->run), (int32_t)id)
+                                                   : NULL;
 }
 
 static const host_model *keep(realm_host *h, hold_job *j) {
@@ -87,28 +88,26 @@ realm_call_result host_model_get(realm_call *call, uint64_t id, const host_model
         host_job_end(h);
         return REALM_CALL_DONE;
     }
-    size_t index = 0;
-    tenant_model *server = server_model(h, id, &index);
-    if ((*out = held(h, id, server))) return REALM_CALL_DONE;
-    if (!server && (id == 0 || id > MODEL_ID_CHOSEN_MAX)) return no_model(h, id, result);
-    if (h->n_models == HOST_MODELS_MAX)
+    if ((*out = held(h, id))) return REALM_CALL_DONE;
+    tenant_model *server = hold_server(h, id);
+    if (!server && id > MODEL_ID_CHOSEN_MAX) return no_model(h, id, result);
+    hold_job *j = h->n_models < HOST_MODELS_MAX ? realm_calloc(1, sizeof *j) : NULL;
+    if (!j) {
+        realm_served_release(server);
+        if (h->n_models < HOST_MODELS_MAX) return host_fail(h, result, REALM_E_NOMEM, "out of memory");
         return host_fail(h, result, REALM_E_LIMIT, "a program uses at most %u models", HOST_MODELS_MAX);
-    hold_job *j = realm_calloc(1, sizeof *j);
-    if (!j) return host_fail(h, result, REALM_E_NOMEM, "out of memory");
+    }
     j->id = (uint32_t)id;
-    j->server = server != NULL;
-    j->index = index;
     j->m = server;
     j->job.work = hold_work;
     j->job.free = hold_free;
     /* One of the server's is there already: that must not wait behind others' loading. */
-    job_init(&j->job, realm_run_request(h->run)->tenant, realm_call_instance(call), !j->server);
+    job_init(&j->job, realm_run_request(h->run)->tenant, realm_call_instance(call), !server);
     return host_job_start(call, &j->job, result);
 }
 
 void host_models_close(realm_host *h) {
-    for (uint32_t i = 1; i < h->n_models; i++)
-        if (!(h->models[i].id & MODEL_ID_SERVER)) model_let_go(realm_run_request(h->run)->tenant, h->models[i].m);
+    for (uint32_t i = 1; i < h->n_models; i++) realm_served_release(h->models[i].m); /* the first is the request's */
 }
 
 realm_call_result host_model_use(realm_call *call, const uint64_t *args, int32_t *result) {
@@ -135,8 +134,9 @@ typedef struct file_job {
     size_t piece_len;
     bool last;
     /* Reading: the file, and the tensor. */
+    tenant_model *server; /* held; NULL: `own` is read */
     realm_gguf *own;
-    const realm_gguf *gguf; /* `own`, or a server model's */
+    const realm_gguf *gguf; /* of either */
     const realm_gguf_tensor *tensor;
     char name[TENSOR_NAME_MAX + 1];
     uint64_t n_values, at;
@@ -154,6 +154,7 @@ static void file_free(tenant_job *job) {
     realm_free(j->piece);
     realm_free(j->values);
     realm_gguf_close(j->own);
+    realm_served_release(j->server);
     realm_buf_release(&j->text);
     realm_free(j);
 }
@@ -190,6 +191,14 @@ static realm_status open_stored(file_job *j) {
     return s == REALM_OK ? s : realm_error_set(err, s, "model %u cannot be read", j->id);
 }
 
+/* False when there is none of this id. Whether a stored one is there is seen when it is opened. */
+static bool name_model(realm_host *h, uint64_t id, file_job *j) {
+    j->id = (uint32_t)id;
+    j->server = hold_server(h, id);
+    j->gguf = j->server ? j->server->gguf : NULL;
+    return j->server || id <= MODEL_ID_CHOSEN_MAX;
+}
+
 /* ---- finding, and telling about ---- */
 
 static void find_work(tenant_job *job) {
@@ -209,11 +218,17 @@ static uint32_t number_of(const char *name, size_t len) {
     return v <= MODEL_ID_CHOSEN_MAX ? (uint32_t)v : 0;
 }
 
+int32_t host_server_id(const realm_host *h, const char *name) {
+    tenant_model *m = realm_runtime_hold(realm_run_runtime(h->run), name);
+    const int32_t id = m ? m->server_id : 0;
+    realm_served_release(m);
+    return id;
+}
+
 realm_call_result host_model_find(realm_call *call, const uint64_t *args, int32_t *result) {
     realm_host *h = host_of(call);
     realm_call_result state;
     char name[REALM_MODEL_ID_MAX + 1];
-    size_t index;
     if (realm_call_resumed(call)) {
         file_job *j = (file_job *)host_job_done(call, &state, result);
         if (!j) return state;
@@ -227,10 +242,7 @@ realm_call_result host_model_find(realm_call *call, const uint64_t *args, int32_
     if (!from) return REALM_CALL_DONE;
     memcpy(name, from, (size_t)args[1]);
     name[args[1]] = 0;
-    if (strlen(name) == args[1] && runtime_model(realm_run_runtime(h->run), name, &index)) {
-        *result = MODEL_ID_SERVER | (int32_t)index;
-        return REALM_CALL_DONE;
-    }
+    if (strlen(name) == args[1] && (*result = host_server_id(h, name))) return REALM_CALL_DONE;
     uint32_t id = number_of(name, (size_t)args[1]);
     if (!id) return host_fail(h, result, REALM_E_NOT_FOUND, "model_find: no model has this name");
     file_job *j = file_job_open(call, find_work, false, result);
@@ -248,7 +260,6 @@ static void info_work(tenant_job *job) {
 realm_call_result host_realm_get_model_info(realm_call *call, const uint64_t *args, int32_t *result) {
     realm_host *h = host_of(call);
     realm_call_result state;
-    size_t index;
     if (realm_call_resumed(call)) {
         file_job *j = (file_job *)host_job_done(call, &state, result);
         if (!j) return state;
@@ -256,12 +267,12 @@ realm_call_result host_realm_get_model_info(realm_call *call, const uint64_t *ar
         host_job_end(h);
         return REALM_CALL_DONE;
     }
-    const tenant_model *m = args[0] == 0 ? h->models[0].m : server_model(h, args[0], &index);
-    if (!m && args[0] > MODEL_ID_CHOSEN_MAX) return no_model(h, args[0], result);
     file_job *j = file_job_open(call, info_work, true, result);
     if (!j) return REALM_CALL_DONE;
-    j->id = (uint32_t)args[0];
-    j->gguf = m ? m->gguf : NULL;
+    if (!name_model(h, args[0], j)) {
+        job_release(&j->job);
+        return no_model(h, args[0], result);
+    }
     return host_job_start(call, &j->job, result);
 }
 
@@ -448,7 +459,6 @@ static bool tensor_fits(realm_call *call, const uint64_t *args, const file_job *
 realm_call_result host_realm_get_tensor(realm_call *call, const uint64_t *args, int32_t *result) {
     realm_host *h = host_of(call);
     realm_call_result state;
-    size_t index;
     if (realm_call_resumed(call)) {
         file_job *j = (file_job *)host_job_done(call, &state, result);
         if (!j) return state;
@@ -466,18 +476,21 @@ realm_call_result host_realm_get_tensor(realm_call *call, const uint64_t *args, 
         host_job_end(h);
         return REALM_CALL_DONE;
     }
-    const tenant_model *m = args[0] == 0 ? h->models[0].m : server_model(h, args[0], &index);
-    if (!m && args[0] > MODEL_ID_CHOSEN_MAX) return no_model(h, args[0], result);
-    if (m && !realm_run_limits(h->run)->read_weights)
-        return host_fail(h, result, REALM_E_DENIED, "realm_get_tensor: read_weights is not granted to this tenant");
-    if (args[2] > TENSOR_NAME_MAX)
-        return host_fail(h, result, REALM_E_LIMIT, "realm_get_tensor: a name has at most %u bytes", TENSOR_NAME_MAX);
-    const char *name = host_range(call, args[1], args[2], "realm_get_tensor", result);
-    if (!name || !host_range(call, args[3], args[4], "realm_get_tensor", result)) return REALM_CALL_DONE;
     file_job *j = file_job_open(call, tensor_work, true, result);
+    const char *name = NULL;
     if (!j) return REALM_CALL_DONE;
-    j->id = (uint32_t)args[0];
-    j->gguf = m ? m->gguf : NULL;
+    if (!name_model(h, args[0], j))
+        no_model(h, args[0], result);
+    else if (j->server && !realm_run_limits(h->run)->read_weights)
+        host_fail(h, result, REALM_E_DENIED, "realm_get_tensor: read_weights is not granted to this tenant");
+    else if (args[2] > TENSOR_NAME_MAX)
+        host_fail(h, result, REALM_E_LIMIT, "realm_get_tensor: a name has at most %u bytes", TENSOR_NAME_MAX);
+    else if (host_range(call, args[3], args[4], "realm_get_tensor", result))
+        name = host_range(call, args[1], args[2], "realm_get_tensor", result);
+    if (!name) {
+        job_release(&j->job);
+        return REALM_CALL_DONE;
+    }
     memcpy(j->name, name, (size_t)args[2]);
     return host_job_start(call, &j->job, result);
 }

@@ -304,12 +304,12 @@ static realm_status apply_config(const nn_config *c, bool single, realm_generati
 static int64_t model_id(const realm_host *h, const char *name, size_t len) {
     static const char DEFAULT[] = "default";
     char text[REALM_MODEL_ID_MAX + 1];
-    size_t index;
     if (len == sizeof DEFAULT - 1 && !memcmp(name, DEFAULT, len)) return 0;
     if (len > REALM_MODEL_ID_MAX || memchr(name, 0, len)) return -1;
     memcpy(text, name, len);
     text[len] = 0;
-    return runtime_model(realm_run_runtime(h->run), text, &index) ? (int64_t)(MODEL_ID_SERVER | (uint32_t)index) : -1;
+    const int32_t id = host_server_id(h, text);
+    return id ? id : -1;
 }
 
 static int32_t add_graph(realm_call *call, const host_model *model, const nn_config *config, uint64_t out) {

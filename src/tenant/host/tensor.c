@@ -145,31 +145,14 @@ realm_call_result host_tensor_new(realm_call *call, const uint64_t *args, int32_
     return host_tensor_give(h, t, NULL, result);
 }
 
-typedef struct weight_hold { /* of a model that could be unloaded: the service may outlast the instance by a slice */
-    realm_tenant *tenant;
-    tenant_model *m;
-} weight_hold;
+static void weight_let_go(void *user) { realm_served_release(user); }
 
-static void weight_let_go(void *user) {
-    weight_hold *w = user;
-    model_let_go(w->tenant, w->m);
-    realm_tenant_release(w->tenant);
-    realm_free(w);
-}
-
+/* It holds its model: the service may outlast the instance by a slice. */
 realm_status host_weight_open(realm_host *h, const host_model *model, const char *name, size_t len,
                               realm_tensor **out) {
-    tenant_model *m = model->m;
-    weight_hold *w = NULL;
-    if (host_model_is_own(model)) {
-        if (!(w = realm_malloc(sizeof *w))) return realm_error_set(&h->error, REALM_E_NOMEM, "no memory for a weight");
-        *w = (weight_hold){realm_run_request(h->run)->tenant, m};
-        model_hold_again(w->tenant, m);
-        /* relaxed: the request holds the tenant */
-        atomic_fetch_add_explicit(&w->tenant->refs, 1, memory_order_relaxed);
-    }
-    realm_status st = realm_tensor_of_weight(m->model, name, len, w ? weight_let_go : NULL, w, out, &h->error);
-    if (st && w) weight_let_go(w);
+    tenant_model *m = model_hold_again(model->m);
+    realm_status st = realm_tensor_of_weight(m->model, name, len, weight_let_go, m, out, &h->error);
+    if (st) realm_served_release(m);
     return st;
 }
 

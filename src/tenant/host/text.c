@@ -142,8 +142,8 @@ static realm_status apply_template(realm_host *h, const char *messages, size_t m
                                    size_t tools_len, bool answer, host_prompt *out) {
     realm_buf b;
     realm_buf_init(&b, HOST_PROMPT_BYTES_MAX);
-    realm_status st = template_apply(out->model->m, messages, messages_len, tools, tools_len, answer, &b, &out->spans,
-                                     &out->n_spans, &h->error);
+    realm_status st = realm_served_apply_template(out->model->m, messages, messages_len, tools, tools_len, answer, &b,
+                                                  &out->spans, &out->n_spans, &h->error);
     if (!st) out->text = realm_buf_take(&b, &out->text_len);
     realm_buf_release(&b);
     if (!st && !out->text) st = realm_error_set(&h->error, REALM_E_NOMEM, "out of memory");

@@ -39,7 +39,7 @@ typedef struct copy_state { /* of the call */
 
 static void copy_free(tenant_job *job) {
     copy_job *j = (copy_job *)job;
-    if (j->m) model_let_go(job->tenant, j->m);
+    realm_served_release(j->m);
     realm_tensor_release(j->t);
     realm_free(j->piece);
     realm_free(j);
@@ -102,7 +102,7 @@ realm_call_result host_copy_layer(realm_call *call, const host_model *m, const r
     if (!j) return host_failed(h, result);
     j->list = list;
     j->n_list = n_list;
-    if (host_model_is_own(m)) model_hold_again(j->job.tenant, j->m = m->m);
+    j->m = model_hold_again(m->m);
     return host_job_start(call, &j->job, result);
 }
 

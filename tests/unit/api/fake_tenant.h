@@ -24,7 +24,7 @@
 #define FAKE_VOCAB 257
 
 static struct {
-    _Atomic int running, most_running, cancelled, started, released, requests, tenants, admitted, compiled;
+    _Atomic int running, most_running, cancelled, started, released, requests, tenants, admitted, compiled, held;
     _Atomic int max_running; /* 0: no limit */
     _Atomic uint64_t produced;
     _Atomic uint64_t seeds[64];
@@ -61,12 +61,27 @@ struct realm_run {
 };
 
 /* ---- tokenizer and engine ---- */
-static char fake_engine;
-realm_engine *realm_runtime_engine(const realm_runtime *rt, const char *id) {
+static char fake_engine, fake_m, fake_limited; /* the engine, and two models */
+static realm_served *fake_hold(char *m) {
+    F.held++;
+    return (realm_served *)m;
+}
+realm_served *realm_runtime_hold(realm_runtime *rt, const char *id) {
     (void)rt;
     int after = atomic_exchange(&F.fail_after, 0);
     if (after) realm_alloc_inject_failure(after - 1, false);
-    return strcmp(id, "m") == 0 || strcmp(id, "limited") == 0 ? (realm_engine *)&fake_engine : NULL;
+    if (strcmp(id, "m") == 0) return fake_hold(&fake_m);
+    return strcmp(id, "limited") == 0 ? fake_hold(&fake_limited) : NULL;
+}
+size_t realm_runtime_hold_all(realm_runtime *rt, realm_served *out[REALM_MODELS_MAX]) {
+    (void)rt;
+    out[0] = fake_hold(&fake_m);
+    return 1;
+}
+void realm_served_release(realm_served *m) { F.held -= m != NULL; }
+realm_engine *realm_served_engine(const realm_served *m) {
+    (void)m;
+    return (realm_engine *)&fake_engine;
 }
 const realm_tokenizer *realm_engine_tokenizer(const realm_engine *e) { return (const realm_tokenizer *)e; }
 size_t realm_tokenizer_vocab_size(const realm_tokenizer *t) {
@@ -132,14 +147,13 @@ void realm_event_batch_release(realm_event_batch *b) {
 }
 
 /* ---- runtime, store ---- */
-size_t realm_runtime_model_count(const realm_runtime *rt) {
+size_t realm_runtime_model_count(realm_runtime *rt) {
     (void)rt;
     return 1;
 }
-realm_status realm_runtime_model_at(const realm_runtime *rt, size_t i, realm_model_info *out) {
-    (void)rt;
+void realm_served_get_info(const realm_served *m, realm_model_info *out) {
+    (void)m;
     *out = (realm_model_info){.id = "m", .created_s = 1700000000};
-    return i == 0 ? REALM_OK : REALM_E_NOT_FOUND;
 }
 realm_store *realm_runtime_store(realm_runtime *rt) { return (realm_store *)rt; }
 realm_status realm_store_key_find(realm_store *s, const char *key, size_t len, realm_key_row *out, realm_error *err) {
@@ -190,12 +204,11 @@ void realm_runtime_get_stats(realm_runtime *rt, realm_runtime_stats *out) {
     (void)rt;
     *out = (realm_runtime_stats){.requests = 3, .program_cpu_ns = 2000000001, .turns.waits = 9};
 }
-realm_status realm_runtime_model_stats(const realm_runtime *rt, size_t i, realm_model_stats *out) {
-    (void)rt;
+void realm_served_get_stats(const realm_served *m, realm_model_stats *out) {
+    (void)m;
     *out = (realm_model_stats){.engine = {.steps = 7, .weight_bytes = 1000, .suspended_disk = 5},
                                .tokens = {1, 2, 3},
                                .stream = {.misses = UINT64_C(1) << 60}};
-    return i == 0 ? REALM_OK : REALM_E_RANGE;
 }
 realm_status realm_runtime_tenant_stats(realm_runtime *rt, realm_tenant_stats **out, size_t *n, realm_error *err) {
     (void)rt, (void)err;
@@ -205,19 +218,19 @@ realm_status realm_runtime_tenant_stats(realm_runtime *rt, realm_tenant_stats **
     (*out)[1] = (realm_tenant_stats){.name = "b.c", .storage_bytes = 12};
     return REALM_OK;
 }
-realm_status realm_runtime_apply_template(const realm_runtime *rt, const char *id, const char *m, size_t len,
-                                          const char *tools, size_t tools_len, bool gen, realm_buf *text,
-                                          realm_text_span **spans, size_t *n, realm_error *err) {
-    (void)rt, (void)id, (void)tools, (void)tools_len, (void)err;
+realm_status realm_served_apply_template(const realm_served *served, const char *m, size_t len, const char *tools,
+                                         size_t tools_len, bool gen, realm_buf *text, realm_text_span **spans,
+                                         size_t *n, realm_error *err) {
+    (void)served, (void)tools, (void)tools_len, (void)err;
     *spans = NULL;
     *n = 0;
     return realm_buf_printf(text, "T:%.*s%s", (int)len, m, gen ? "+" : "");
 }
 
 /* Refuses a schema that says "bad"; the state is its number of bytes. */
-realm_status realm_tenant_grammar(realm_tenant *t, const char *id, realm_grammar_kind kind, const char *text,
+realm_status realm_tenant_grammar(realm_tenant *t, realm_served *m, realm_grammar_kind kind, const char *text,
                                   size_t len, realm_grammar_state **out, realm_error *err) {
-    (void)t, (void)id;
+    (void)t, (void)m;
     *out = NULL;
     F.compiled++;
     if (kind != REALM_GRAMMAR_KIND_JSON_SCHEMA) return REALM_E_INTERNAL;
@@ -231,11 +244,11 @@ realm_status realm_tenant_grammar(realm_tenant *t, const char *id, realm_grammar
 void realm_grammar_state_close(realm_grammar_state *s) { realm_free(s); }
 
 /* ---- requests and runs ---- */
-realm_status realm_request_open(realm_tenant *t, const char *model, realm_rate *rate, realm_request **out,
+realm_status realm_request_open(realm_tenant *t, realm_served *m, realm_rate *rate, realm_request **out,
                                 realm_error *err) {
     (void)t;
     *rate = (realm_rate){60, 59, 1000, 0, 5000, 4000, 12000};
-    if (strcmp(model, "limited") == 0) {
+    if (m == (realm_served *)&fake_limited) {
         rate->token_remaining = 0;
         rate->retry_after_ms = 2500;
         return realm_error_set(err, REALM_E_RATE, "tokens_per_minute: 5000 are allowed");

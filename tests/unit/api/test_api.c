@@ -48,6 +48,7 @@ static int teardown(void **state) {
     realm_api_close(S.api);
     assert_int_equal(F.requests, 0);
     assert_int_equal(F.tenants, 0);
+    assert_int_equal(F.held, 0);
     assert_int_equal(F.started, F.released);
     return 0;
 }

@@ -26,6 +26,7 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "base/thread.h"
+#include "support/request.h"
 #include "support/tiny_model.h"
 #include "tenant/run.h"
 #include "tenant/tenant.h"
@@ -105,7 +106,7 @@ static realm_run_params text_request(void) {
     return p;
 }
 
-static void begin(client *c, realm_tenant *t, realm_run_params p) {
+static void begin_on(client *c, realm_tenant *t, const char *model, realm_run_params p) {
     realm_error err = {0};
     memset(c, 0, sizeof *c);
     realm_mutex_init(&c->mu, REALM_RANK_LEAF);
@@ -114,9 +115,11 @@ static void begin(client *c, realm_tenant *t, realm_run_params p) {
     c->tenant = t;
     p.on_ready = on_ready;
     p.user = c;
-    if (realm_request_open(t, "tiny", NULL, &c->request, &err)) fail_msg("%s", err.text);
+    if (request_on(t, model, NULL, &c->request, &err)) fail_msg("%s", err.text);
     if (realm_run_start(c->request, &p, &c->run, &err)) fail_msg("%s", err.text);
 }
+
+static void begin(client *c, realm_tenant *t, realm_run_params p) { begin_on(c, t, "tiny", p); }
 
 static void take(client *c, const realm_event_batch *b) {
     for (size_t i = 0; i < b->n_events; i++) {

@@ -188,7 +188,7 @@ static void test_saved_contexts(void **state) {
     uint64_t until = realm_clock_ns() + PATIENCE_NS;
     do { /* the ledger's thread lets go of it once its last run has */
         realm_runtime_reload(rt);
-        realm_engine_get_stats(realm_runtime_engine(rt, "tiny"), &stats);
+        realm_engine_get_stats(engine_of(rt, "tiny"), &stats);
     } while (stats.contexts > 0 && realm_clock_ns() < until);
     assert_int_equal(stats.contexts, 0);
     free(plain);
@@ -226,7 +226,7 @@ static void test_stored_programs(void **state) {
     realm_request *r;
     realm_run *run;
     realm_run_params p = text_request();
-    assert_int_equal(realm_request_open(u, "tiny", NULL, &r, &err), REALM_OK);
+    assert_int_equal(request_on(u, "tiny", NULL, &r, &err), REALM_OK);
     assert_int_equal(realm_run_start(r, &p, &run, &err), REALM_E_PROGRAM); /* and after */
     realm_request_close(r);
     realm_tenant_release(t);

@@ -35,7 +35,7 @@ static double median(double *v, size_t n) {
 
 static uint64_t steps_now(void) {
     realm_engine_stats st;
-    realm_engine_get_stats(realm_runtime_engine(rt, "tiny"), &st);
+    realm_engine_get_stats(engine_of(rt, "tiny"), &st);
     return st.steps;
 }
 
@@ -92,7 +92,7 @@ static void nothing_is_left(void) {
     uint64_t until = realm_clock_ns() + PATIENCE_NS;
     do {
         realm_runtime_get_stats(rt, &s);
-        realm_engine_get_stats(realm_runtime_engine(rt, "tiny"), &e);
+        realm_engine_get_stats(engine_of(rt, "tiny"), &e);
         usleep(1000);
     } while ((s.runs_active > 0 || e.running > 0) && realm_clock_ns() < until);
     assert_int_equal(s.runs_active, 0);

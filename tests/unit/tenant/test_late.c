@@ -35,7 +35,7 @@ static void start_at_gate(gate *g, realm_tenant *t, const char *input) {
     p.input_len = strlen(input);
     p.on_ready = wait_at_gate;
     p.user = g;
-    if (realm_request_open(t, "tiny", NULL, &g->c.request, &err)) fail_msg("%s", err.text);
+    if (request_on(t, "tiny", NULL, &g->c.request, &err)) fail_msg("%s", err.text);
     if (realm_run_start(g->c.request, &p, &g->c.run, &err)) fail_msg("%s", err.text);
 }
 
@@ -114,13 +114,15 @@ static void a_run_has_its_grammar_for_itself(void **state) {
     realm_tenant *t = tenant_with("asks", NULL, NULL), *other = tenant_with("busy", TEST_WASM "/guest", "late");
     for (size_t i = 0; i < N_BUSY; i++) start_at_gate(&busy[i], other, "{}");
     for (size_t i = 0; i < N_BUSY; i++) reach_gate(&busy[i]);
-    if (realm_tenant_grammar(t, "tiny", REALM_GRAMMAR_KIND_REGEX, pattern, sizeof pattern - 1, &grammar, &err))
+    realm_served *model = realm_runtime_hold(rt, "tiny");
+    if (realm_tenant_grammar(t, model, REALM_GRAMMAR_KIND_REGEX, pattern, sizeof pattern - 1, &grammar, &err))
         fail_msg("%s", err.text);
     realm_run_params p = text_request();
     p.generation.grammar = grammar;
     p.generation.ignore_end = false;
     begin(&c, t, p);
-    realm_grammar_state_close(grammar); /* as a client's connection may end: its program has not begun */
+    realm_grammar_state_close(grammar);
+    realm_served_release(model); /* as a client's connection may end: its program has not begun */
     for (size_t i = 0; i < N_BUSY; i++) open_gate(&busy[i]);
     follow(&c, 0);
     expect_ok(&c);

@@ -33,7 +33,7 @@ static void other_is_served(void) {
 
 static realm_status admit_and_open(realm_tenant *t, realm_rate *rate, realm_request **r, realm_error *err) {
     realm_status s = realm_tenant_admit(t, rate, err);
-    return s == REALM_OK ? realm_request_open(t, "tiny", rate, r, err) : s;
+    return s == REALM_OK ? request_on(t, "tiny", rate, r, err) : s;
 }
 
 /* Opens requests, each of `tokens` tokens (0: nothing is run), until one is refused; how many were not. */
@@ -115,7 +115,7 @@ static void tokens_per_day(void **state) {
     assert_true(rate.retry_after_ms <= 86400000u);
     other_is_served();
     realm_tenant_release(limited("daily", "tokens_per_day", "1000000")); /* the operator is asked for more */
-    assert_int_equal(realm_request_open(t, "tiny", NULL, &r, &err), REALM_OK);
+    assert_int_equal(request_on(t, "tiny", NULL, &r, &err), REALM_OK);
     realm_request_close(r);
     realm_tenant_release(t);
 }
@@ -142,7 +142,7 @@ static void generations(void **state) {
     }
     realm_engine_stats st;
     do /* a cancelled generation counts until the engine's next step */
-        realm_engine_get_stats(realm_runtime_engine(rt, "tiny"), &st);
+        realm_engine_get_stats(engine_of(rt, "tiny"), &st);
     while (st.running + st.queued > 0);
     begin(&c, t, request_for(0));
     follow(&c, 7);

@@ -15,7 +15,7 @@ static bool request_short_of(int64_t after, realm_status *status) {
     p.on_ready = on_ready;
     p.user = &c;
     realm_alloc_inject_failure(after, false);
-    *status = realm_request_open(tenant, "tiny", NULL, &c.request, &err);
+    *status = request_on(tenant, "tiny", NULL, &c.request, &err);
     if (*status == REALM_OK) *status = realm_run_start(c.request, &p, &c.run, &err);
     bool failed = realm_alloc_count() > after;
     if (*status == REALM_OK) {
@@ -44,7 +44,7 @@ static void at_every_allocation(void **state) {
     uint64_t until = realm_clock_ns() + PATIENCE_NS;
     do {
         realm_runtime_get_stats(rt, &s);
-        realm_engine_get_stats(realm_runtime_engine(rt, "tiny"), &e);
+        realm_engine_get_stats(engine_of(rt, "tiny"), &e);
     } while ((s.runs_active > 0 || s.requests_active > 0 || e.running > 0) && realm_clock_ns() < until);
     assert_int_equal(s.runs_active, 0);
     assert_int_equal(s.requests_active, 0);

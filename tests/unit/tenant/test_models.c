@@ -259,7 +259,7 @@ static void the_last_step_is_counted(void **state) {
     realm_engine *e = m->engine;
     realm_account *a = NULL; /* to see the engine close by */
     assert_int_equal(realm_account_open(e, NULL, NULL, &a, &err), REALM_OK);
-    model_let_go(t, m);
+    realm_served_release(m);
     unloader u = {.t = t};
     assert_int_equal(pthread_create(&u.thread, NULL, unload_all, &u), 0);
     p.account = a;

@@ -165,7 +165,7 @@ static void compiling_is_charged(void **state) {
     realm_run_params again = text_request();
     realm_request *request;
     realm_run *run;
-    if (realm_request_open(third, "tiny", NULL, &request, &err)) fail_msg("%s", err.text);
+    if (request_on(third, "tiny", NULL, &request, &err)) fail_msg("%s", err.text);
     assert_int_equal(realm_run_start(request, &again, &run, &err), REALM_E_PROGRAM);
     realm_request_close(request);
     realm_runtime_reload(rt);
