@@ -15,10 +15,11 @@ endef
 
 # --- bindings of four languages and the tables of docs/abi.md, from src/tenant/host/abi.h and include/realm/abi.h --------
 ABI_GEN := $(BUILD)/tools/abi-gen
-$(ABI_GEN): tools/abi-gen.c src/tenant/host/abi.h include/realm/abi.h include/realm/status.h
+ABI_GEN_SRC := $(sort $(wildcard tools/abi-gen/*.c))
+$(ABI_GEN): $(ABI_GEN_SRC) tools/abi-gen/abi-gen.h src/tenant/host/abi.h include/realm/abi.h include/realm/status.h
 	@mkdir -p $(@D)
-	$(call say,CC   $<)
-	$(Q)$(CC) -std=c17 -D_GNU_SOURCE $(WARN) $(CFLAGS) -Isrc -Iinclude $(LDFLAGS) -o $@ $<
+	$(call say,CC   tools/abi-gen)
+	$(Q)$(CC) -std=c17 -D_GNU_SOURCE $(WARN) $(CFLAGS) -Isrc -Iinclude $(LDFLAGS) -o $@ $(ABI_GEN_SRC)
 
 .PHONY: abi abi-check
 abi: $(ABI_GEN)
