@@ -87,7 +87,8 @@ REALM_WARN_UNUSED realm_status ledger_add(db *d, const late_row *rows, size_t n,
                                           realm_error *err);
 
 /* late.c; late.mu is held, but for the last two */
-/* Adds to what waits, in memory and in its file; on failure nothing has changed. */
+/* Adds to what waits, in memory and in its file; on failure nothing has changed. What nobody used has no row to wait
+ * in: REALM_E_BUSY. */
 REALM_WARN_UNUSED realm_status late_keep(realm_store *store, const realm_usage_entry *entries, size_t n,
                                          int64_t minute_s, const realm_usage *engine, realm_error *err);
 /* Inside a transaction: adds all that waits to the ledger. After its COMMIT late_done must follow. */

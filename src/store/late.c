@@ -144,6 +144,7 @@ realm_status late_keep(realm_store *store, const realm_usage_entry *entries, siz
     const bool first = late->n == 0;
     realm_usage total = late->engine;
     int fd = -1;
+    if (n == 0 && engine) return realm_error_set(err, REALM_E_BUSY, "store: busy");
     if (n == 0) return REALM_OK; /* all that there is waits already */
     late_row *rows = realm_calloc(late->n + n, sizeof *rows);
     realm_status s = rows ? REALM_OK : realm_error_set(err, REALM_E_NOMEM, "store: out of memory");

@@ -189,9 +189,11 @@ realm_status ledger_write(realm_runtime *rt, realm_error *err) {
         static const realm_usage zero;
         if (memcmp(&e.delta, &zero, sizeof zero) != 0) p.entries[n_entries++] = e;
     }
-    if (n_entries || realm_store_usage_waits(rt->store))
+    if (n_entries || realm_store_usage_waits(rt->store)) {
         s = realm_store_usage_add(rt->store, p.entries, n_entries, n_entries ? &engine : NULL, err);
-    if (n_entries && s == REALM_OK) atomic_fetch_add_explicit(&rt->ledger_writes, 1, memory_order_relaxed);
+        if (s == REALM_OK && !realm_store_usage_waits(rt->store))
+            atomic_fetch_add_explicit(&rt->ledger_writes, 1, memory_order_relaxed);
+    }
     if (s == REALM_OK && n_entries) {
         for (size_t m = 0; m < REALM_MODELS_MAX; m++)
             if (p.models[m]) p.models[m]->flushed = p.totals[m];

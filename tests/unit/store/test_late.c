@@ -124,6 +124,8 @@ static void counting_does_not_wait(void **state) {
     assert_true(realm_clock_ns() - begin_ns < 4 * REALM_NS_PER_S); /* waiting for the writer would be 5 s for each */
     assert_true(realm_store_usage_waits(s));
     assert_int_equal(realm_store_usage_add(s, NULL, 0, NULL, NULL), REALM_OK); /* nothing new, and still not free */
+    const realm_usage nobodys = {.prompt_tokens = 1};
+    assert_int_equal(realm_store_usage_add(s, NULL, 0, &nobodys, NULL), REALM_E_BUSY);
     assert_int_equal(files(NULL), 1);
     expect(1, 1); /* another process reads the store meanwhile; what waits is not its to take */
     assert_int_equal(files(NULL), 1);
