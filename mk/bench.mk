@@ -61,6 +61,15 @@ $(BUILD)/bench/programs: bench/programs.c $(foreach f,$(LINK_sandbox),$(call obj
 bench-models: $(BUILD)/bench/models
 	$(BUILD)/bench/models $(CACHE)/models/smollm2-135m-instruct-q4_1.gguf $(CACHE)/models/gemma-3-270m-q4_k_m.gguf
 
+# From logits to a token: chains, a grammar.
+.PHONY: bench-sampling
+bench-sampling: $(BUILD)/bench/sampling
+	$(BUILD)/bench/sampling $(CACHE)/models/smollm2-135m-instruct-q4_1.gguf $(CACHE)/models/gemma-3-270m-q4_k_m.gguf
+
+$(BUILD)/bench/sampling: bench/sampling.c $(foreach f,$(LINK_engine),$(call objs_of,$(f))) $(DEPS_LIB)
+	@mkdir -p $(@D)
+	$(Q)$(CC) $(filter-out -MMD -MP,$(ALL_CFLAGS)) $(LDFLAGS) -o $@ $(filter %.c %.o %.a,$^) $(LIBS) $(SYSLIBS)
+
 # A quiet tenant beside a flooding one: make bench-fairness MODEL=file.gguf
 .PHONY: bench-fairness
 bench-fairness: $(BUILD)/bench/fairness
