@@ -28,15 +28,17 @@
 
 #include "sandbox/internal.h"
 
-#define CPU_S_DEFAULT 30u
-#define WALL_MS_DEFAULT 60000u
+#define CPU_S_DEFAULT (30u * SLOWER)
+#define WALL_MS_DEFAULT (60000u * SLOWER)
 #define MEMORY_DEFAULT (UINT64_C(2) << 30)
 #define COMPILER_THREADS "4"
 /* Sanitizers reserve terabytes of address space for themselves: their builds go without that one limit. */
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
 #define LIMIT_MEMORY false
+#define SLOWER 10u /* and compile at a fraction of the speed */
 #else
 #define LIMIT_MEMORY true
+#define SLOWER 1u
 #endif
 #define IN_FD 3
 #define OUT_FD 4

@@ -51,14 +51,15 @@ typedef struct run {
     char text[REALM_ERROR_TEXT_MAX];
     char answer[4096];
     size_t answer_len;
-    int answer_refusals;             /* on_answer answers AGAIN so often */
-    atomic_int events;               /* what wait() consumes */
-    atomic_int waits;                /* how often wait()'s callback ran */
-    atomic_int order;                /* what order() gives next, and takes; 0: it waits */
-    atomic_int lent[3], not_lent[3]; /* how often order, heavy and moves were done on a lender's thread, on a worker */
-    atomic_int deferred, flushed;    /* by order 1 */
-    atomic_ullong told_ns;           /* what on_cpu was told, in all */
-    atomic_ullong burned_ns;         /* CPU time that burn() used */
+    int answer_refusals; /* on_answer answers AGAIN so often */
+    atomic_int events;   /* what wait() consumes */
+    atomic_int waits;    /* how often wait()'s callback ran */
+    atomic_int order;    /* what order() gives next, and takes; 0: it waits */
+    /* How often order, heavy, moves and rests were done on a lender's thread, on a worker. */
+    atomic_int lent[4], not_lent[4];
+    atomic_int deferred, flushed; /* by order 1 */
+    atomic_ullong told_ns;        /* what on_cpu was told, in all */
+    atomic_ullong burned_ns;      /* CPU time that burn() used */
 } run;
 
 /* ---- imports ---- */
@@ -236,6 +237,11 @@ static realm_call_result t_moves(realm_call *call, const uint64_t *args, int32_t
     return note(call, 2);
 }
 
+static realm_call_result t_rests(realm_call *call, const uint64_t *args, int32_t *result) {
+    *result = (int32_t)args[0] + 1;
+    return note(call, 3);
+}
+
 static const realm_import IMPORTS[] = {
     {"t", "add", "ii", false, 0, t_add, 0},
     {"t", "touch", "pp", false, 0, t_touch, 0},
@@ -262,6 +268,7 @@ static const realm_import IMPORTS[] = {
     {"t", "order", "", false, REALM_IMPORT_SUSPENDS | REALM_IMPORT_BRIEF, t_order, 0},
     {"t", "heavy", "i", false, REALM_IMPORT_OFF_FIBER, t_heavy, 0},
     {"t", "moves", "i", false, REALM_IMPORT_OFF_FIBER | REALM_IMPORT_BRIEF, t_moves, 0},
+    {"t", "rests", "i", false, REALM_IMPORT_SUSPENDS, t_rests, 0},
 };
 
 /* ---- sandbox and programs ---- */

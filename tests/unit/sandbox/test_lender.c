@@ -1,7 +1,7 @@
 /* A thread that lends itself: what it runs, and what it leaves to the workers. */
 #include "fixture.h"
 
-enum { ORDER, HEAVY, MOVES };
+enum { ORDER, HEAVY, MOVES, RESTS };
 
 static realm_sandbox *box;
 static realm_lender *lender;
@@ -112,6 +112,7 @@ static void test_leaves_what_is_not_brief(void **state) {
     (void)state;
     leaves(2, HEAVY);
     leaves(3, MOVES);
+    leaves(6, RESTS);
 }
 
 /* An order that is a program's last, given to new ones until one took it on this thread; it ends in the same way with a

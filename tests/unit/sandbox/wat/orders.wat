@@ -1,9 +1,10 @@
-;; Does what order() says: 1 nothing, 2 heavy(6), 3 moves(6), 4 spins for ever, 5 reads outside its memory, else returns
-;; the sum of what came back.
+;; Does what order() says: 1 nothing, 2 heavy(6), 3 moves(6), 4 spins for ever, 5 reads outside its memory, 6 rests(6),
+;; else returns the sum of what came back.
 (module
   (import "t" "order" (func $order (result i32)))
   (import "t" "heavy" (func $heavy (param i32) (result i32)))
   (import "t" "moves" (func $moves (param i32) (result i32)))
+  (import "t" "rests" (func $rests (param i32) (result i32)))
   (memory (export "memory") 1)
   (func (export "realm_main") (result i32) (local $o i32) (local $sum i32)
     (loop $next
@@ -14,5 +15,9 @@
         (then (local.set $sum (i32.add (local.get $sum) (call $moves (i32.const 6))))))
       (if (i32.eq (local.get $o) (i32.const 4)) (then (loop $spin (br $spin))))
       (if (i32.eq (local.get $o) (i32.const 5)) (then (drop (i32.load (i32.const 0x10000000)))))
+      (if (i32.eq (local.get $o) (i32.const 6))
+        (then
+          (local.set $sum (i32.add (local.get $sum) (call $rests (i32.const 6))))
+          (br $next)))
       (br_if $next (i32.lt_u (local.get $o) (i32.const 4))))
     (local.get $sum)))
