@@ -79,6 +79,14 @@ static realm_status list_model(realm_tenant *t, uint32_t id, uint64_t quota_byte
     return s;
 }
 
+/* Whether ids name the file: one that is loaded and that none names goes when nobody holds it. */
+static void set_removed(realm_tenant *t, const char *sha256, bool removed) {
+    realm_mutex_lock(&t->rt->mu);
+    for (tenant_model *m = t->stored; m; m = m->next)
+        if (!strcmp(m->sha256, sha256)) m->removed = removed;
+    realm_mutex_unlock(&t->rt->mu);
+}
+
 realm_status model_store(realm_tenant *t, const char *path, uint32_t id, uint64_t quota_bytes, uint32_t *made,
                          realm_error *err) {
     uint8_t digest[REALM_SHA256_BYTES];
@@ -109,6 +117,7 @@ realm_status model_store(realm_tenant *t, const char *path, uint32_t id, uint64_
     if (s != REALM_OK && realm_store_model_used(t->rt->store, t->id, row.sha256, &used, NULL) == REALM_OK && !used)
         (void)unlink(to);
     realm_mutex_unlock(&t->files_mu);
+    if (s == REALM_OK) set_removed(t, row.sha256, false);
     *made = row.id;
 done:
     if (s != REALM_OK) {
@@ -131,10 +140,7 @@ realm_status model_remove(realm_tenant *t, uint32_t id, realm_error *err) {
     realm_mutex_unlock(&t->files_mu);
     realm_free(path);
     if (s != REALM_OK || !last) return s;
-    realm_mutex_lock(&t->rt->mu);
-    for (tenant_model *m = t->stored; m; m = m->next)
-        if (!strcmp(m->sha256, row.sha256)) m->removed = true;
-    realm_mutex_unlock(&t->rt->mu);
+    set_removed(t, row.sha256, true);
     models_unload_idle(t, true);
     return REALM_OK;
 }

@@ -314,7 +314,8 @@ static bool batch_push(realm_event_batch *b, realm_event e) {
     return true;
 }
 
-/* Moves what the program emitted into `b`; run->mu is held. */
+/* Moves what the program emitted into `b`; run->mu is held. The two change memory, and each keeps its own bound: a pipe
+ * may bring more text at once than a program may emit. */
 static size_t take_output(realm_run *run, realm_event_batch *b) {
     realm_event *events = b->events;
     size_t cap = b->cap_events;
@@ -328,6 +329,7 @@ static size_t take_output(realm_run *run, realm_event_batch *b) {
     run->cap_events = cap;
     run->n_events = 0;
     run->text = text;
+    b->text.max = text.max;
     run->text.max = REALM_RUN_OUTPUT_MAX;
     realm_buf_reset(&run->text);
     return b->n_events;

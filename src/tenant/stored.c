@@ -149,7 +149,6 @@ realm_status model_hold(realm_tenant *t, uint32_t id, tenant_model **out, realm_
         }
         if (m) {
             m->users++;
-            m->removed = false; /* it was stored again meanwhile */
             realm_mutex_unlock(&rt->mu);
             *out = m;
             return REALM_OK;

@@ -8,11 +8,12 @@
 #include "base/alloc.h"
 #include "tenant/internal.h"
 
-typedef struct kept_program { /* by a tenant; then, those of one program folded: by so many tenants */
+typedef struct kept_program { /* by a tenant */
     realm_program *program;
     realm_tenant *tenant;
     uint64_t used_ns; /* when a request last asked for it */
-    uint32_t n;
+    uint32_t n;       /* 1; where those of one program are folded: so many, from this place of the list on */
+    size_t at;
 } kept_program;
 
 static int by_program(const void *a, const void *b) {
@@ -35,7 +36,7 @@ static kept_program *kept_programs(realm_runtime *rt, size_t *n) {
     for (realm_tenant *t = rt->tenants; list && t; t = t->next) {
         realm_mutex_lock(&t->mu);
         if (t->program && !t->program_set)
-            list[(*n)++] = (kept_program){realm_program_retain(t->program), t, t->program_used_ns, 1};
+            list[(*n)++] = (kept_program){realm_program_retain(t->program), t, t->program_used_ns, 1, 0};
         realm_mutex_unlock(&t->mu);
     }
     return list;
@@ -47,6 +48,7 @@ static size_t fold_unused(const kept_program *list, size_t n, kept_program *out)
     for (size_t i = 0; i < n;) {
         kept_program one = list[i];
         size_t next = i + 1;
+        one.at = i;
         for (; next < n && list[next].program == one.program; next++, one.n++)
             one.used_ns = REALM_MAX(one.used_ns, list[next].used_ns);
         /* Its tenants hold it, and the list. What runs it has it open anyway: to take it away frees nothing, and the
@@ -58,13 +60,12 @@ static size_t fold_unused(const kept_program *list, size_t n, kept_program *out)
 }
 
 /* Takes a program out of the tenants that keep it; those that were about to run it finish on it. */
-static void take_program(const kept_program *list, size_t n, const realm_program *p, realm_program **dropped,
+static void take_program(const kept_program *list, const kept_program *one, realm_program **dropped,
                          size_t *n_dropped) {
-    for (size_t i = 0; i < n; i++) {
-        if (list[i].program != p) continue;
+    for (size_t i = one->at; i < one->at + one->n; i++) {
         realm_tenant *t = list[i].tenant;
         realm_mutex_lock(&t->mu);
-        if (t->program == p && !t->program_set) {
+        if (t->program == one->program && !t->program_set) {
             dropped[(*n_dropped)++] = t->program;
             t->program = NULL;
         }
@@ -88,7 +89,7 @@ void tenants_trim_programs(realm_runtime *rt) {
         for (size_t i = 0; i < n_unused && excess > 0; i++) {
             realm_program_info info;
             realm_program_get_info(unused[i].program, &info);
-            take_program(list, n, unused[i].program, dropped, &n_dropped);
+            take_program(list, &unused[i], dropped, &n_dropped);
             excess -= REALM_MIN(excess, info.artifact_bytes);
         }
     }

@@ -337,6 +337,26 @@ static void test_slow_reader(void **state) {
     realm_tenant_release(t);
 }
 
+/* What a program emitted is handed over with its memory; how much the reader's batch may hold is the reader's. */
+static void test_a_batch_keeps_its_bound(void **state) {
+    (void)state;
+    client c;
+    realm_event_batch b;
+    const uint64_t until = realm_clock_ns() + PATIENCE_NS;
+    realm_tenant *t = tenant_with("speaks", TEST_WASM "/guest", "late");
+    realm_event_batch_init(&b);
+    const size_t bound = b.text.max;
+    begin(&c, t, text_request());
+    while (realm_run_poll(c.run, &b) == 0) assert_true(realm_clock_ns() < until);
+    assert_int_equal(b.text.len, 4);
+    assert_int_equal(b.text.max, bound);
+    realm_event_batch_release(&b);
+    follow(&c, 0);
+    expect_ok(&c);
+    end(&c);
+    realm_tenant_release(t);
+}
+
 static void test_cancel(void **state) {
     (void)state;
     client c;
@@ -469,6 +489,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(test_redact),
         cmocka_unit_test(test_generate_pair),
         cmocka_unit_test(test_slow_reader),
+        cmocka_unit_test(test_a_batch_keeps_its_bound),
         cmocka_unit_test(test_cancel),
         cmocka_unit_test(test_errors_reach_the_client),
         cmocka_unit_test(test_failures_are_the_programs),
