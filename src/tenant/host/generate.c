@@ -22,6 +22,8 @@ typedef struct options { /* what a program asked for, on top of the request's ow
     bool chat;
     host_context *context; /* or NULL */
     const host_model *sampler_model, *grammar_model;
+    size_t charged; /* what copies of these take */
+    uint64_t held;
     realm_gguf_str stop[REALM_STOP_MAX];
     realm_logit_bias *bias;
 } options;
@@ -75,12 +77,15 @@ static realm_status read_handles(realm_host *h, const realm_generate_options *g,
         if (!s) return realm_error_set(&h->error, REALM_E_INVALID, "options: %d is no open sampler", g->sampler);
         o->params.chain = s->chain;
         o->sampler_model = s->model;
+        o->charged += s->charged;
+        o->held += s->held;
     }
     if (g->set & REALM_SET_GRAMMAR) {
         const host_grammar *s = host_get(h, (uint64_t)(uint32_t)g->grammar, HOST_GRAMMAR);
         if (!s) return realm_error_set(&h->error, REALM_E_INVALID, "options: %d is no open grammar", g->grammar);
         o->params.grammar = s->state;
         o->grammar_model = s->model;
+        o->held += s->held;
     }
     if (g->set & REALM_SET_CONTEXT && !(o->context = host_get(h, (uint64_t)(uint32_t)g->context, HOST_CONTEXT)))
         return realm_error_set(&h->error, REALM_E_INVALID, "options: %d is no open context", g->context);
@@ -211,6 +216,12 @@ static realm_status start(realm_host *h, const host_model *model, options *o, co
     if (st) return st;
     host_generation *g = generation_new(h, model);
     if (!g) return h->error.code;
+    if ((st = host_copy_pay(h, o->charged, o->held, "a generation's grammar"))) {
+        host_generation_free(h, g);
+        return st;
+    }
+    g->charged = o->charged;
+    g->held = o->held;
     g->pipe = pipe;
     g->ahead = p->run_ahead > 0;
     p->account = model->account;
@@ -497,6 +508,7 @@ void host_generation_free(realm_host *h, void *object) {
     }
     realm_logits_release(g->rows.logits);
     h->tensor_bytes -= g->rows.charged;
+    host_copy_pay_back(h, g->charged, g->held);
     realm_event_batch_release(&g->batch);
     realm_free(g);
 }

@@ -10,6 +10,7 @@ void host_grammar_free(realm_host *h, void *object) {
     host_grammar *g = object;
     host_let_go_bytes(h, g->held);
     realm_grammar_state_close(g->state);
+    realm_tokens_release(&g->along);
     realm_free(g);
 }
 
@@ -113,13 +114,45 @@ realm_call_result host_grammar_fork(realm_call *call, const uint64_t *args, int3
         host_let_go_bytes(h, g->held);
         return host_failed(h, result);
     }
-    if ((copy = realm_malloc(sizeof *copy))) {
-        *copy = (host_grammar){.model = g->model, .state = made, .held = g->held};
+    realm_token *along = realm_calloc(g->along.len + 1, sizeof *along);
+    if (along && (copy = realm_malloc(sizeof *copy))) {
+        *copy = *g;
+        copy->state = made;
+        copy->along = (realm_tokens){.ids = along, .len = g->along.len, .cap = g->along.len + 1};
+        if (g->along.len) memcpy(along, g->along.ids, g->along.len * sizeof *along);
         return host_handle_give(h, HOST_GRAMMAR, copy, result);
     }
+    realm_free(along);
     host_let_go_bytes(h, g->held);
     realm_grammar_state_close(made);
     return host_fail(h, result, REALM_E_NOMEM, "grammar_fork: out of memory");
+}
+
+uint64_t host_grammar_growth(const host_model *model, const realm_token *ids, size_t n) {
+    uint64_t bytes = 0;
+    const char *piece;
+    size_t len;
+    for (size_t i = 0; i < n; i++)
+        if (!realm_tokenizer_piece(host_tokenizer(model), ids[i], false, &piece, &len)) bytes += len;
+    return bytes * HOST_GRAMMAR_BYTES_ALONG;
+}
+
+/* Room for n tokens more, before there are any: in its list, and of the tenant's budget what is more than it ever had.
+ */
+static realm_status reserve(realm_host *h, host_grammar *g, const realm_token *ids, size_t n) {
+    const uint64_t bytes = g->along_bytes + host_grammar_growth(g->model, ids, n);
+    if (g->along.len + n > g->along.cap) {
+        const size_t cap = REALM_MAX(g->along.len + n, 2 * g->along.cap);
+        realm_token *p = realm_realloc_array(g->along.ids, cap, sizeof *p);
+        if (!p) return realm_error_set(&h->error, REALM_E_NOMEM, "grammar_accept: out of memory");
+        g->along.ids = p;
+        g->along.cap = cap;
+    }
+    if (bytes <= g->along_held) return REALM_OK;
+    if (host_hold_bytes(h, bytes - g->along_held, "a grammar's text")) return h->error.code;
+    g->held += bytes - g->along_held;
+    g->along_held = bytes;
+    return REALM_OK;
 }
 
 realm_call_result host_grammar_accept(realm_call *call, const uint64_t *args, int32_t *result) {
@@ -128,11 +161,14 @@ realm_call_result host_grammar_accept(realm_call *call, const uint64_t *args, in
     size_t n = 0;
     host_grammar *g = host_need(h, args[0], HOST_GRAMMAR, "grammar_accept", result);
     if (!g) return REALM_CALL_DONE;
-    if (host_take_tokens(call, "grammar_accept", g->model, args[1], args[2], &t) ||
+    if (host_take_tokens(call, "grammar_accept", g->model, args[1], args[2], &t) || reserve(h, g, t.ids, t.len) ||
         realm_grammar_state_accept(g->state, t.ids, t.len, &n, &h->error))
         host_failed(h, result);
     else
         *result = (int32_t)n;
+    if (n) memcpy(g->along.ids + g->along.len, t.ids, n * sizeof *t.ids);
+    g->along.len += n;
+    g->along_bytes += host_grammar_growth(g->model, t.ids, n);
     realm_tokens_release(&t);
     return REALM_CALL_DONE;
 }
@@ -142,6 +178,8 @@ realm_call_result host_grammar_rollback(realm_call *call, const uint64_t *args, 
     host_grammar *g = host_need(h, args[0], HOST_GRAMMAR, "grammar_rollback", result);
     if (!g) return REALM_CALL_DONE;
     if (realm_grammar_state_rollback(g->state, (size_t)args[1], &h->error)) return host_failed(h, result);
+    g->along.len -= (size_t)args[1];
+    g->along_bytes -= host_grammar_growth(g->model, g->along.ids + g->along.len, (size_t)args[1]);
     return REALM_CALL_DONE;
 }
 

@@ -32,6 +32,7 @@
  * one schema of 8 KB took half as much again. */
 #define HOST_GRAMMAR_BYTES (256u << 10)
 #define HOST_GRAMMAR_BYTES_PER_BYTE 96u /* of its text */
+#define HOST_GRAMMAR_BYTES_ALONG 24u    /* for a byte of the text that it has been moved along: 20 to 26, measured */
 #define HOST_EVENTS_MAX 4096u           /* of one wait */
 #define HOST_RANDOM_MAX (64u << 10)     /* bytes of one random */
 #define HOST_NAME_MAX 256u              /* bytes of a field's name */
@@ -66,7 +67,7 @@ typedef struct host_sampler {
     const host_model *model;
     realm_chain *chain;
     size_t charged; /* against HOST_PROMPT_BYTES_MAX: the tokens that it has seen */
-    uint64_t held;  /* of the tenant's tensor_bytes: its grammars */
+    uint64_t held;  /* of the tenant's tensor_bytes: its grammars, and what they were moved along */
 } host_sampler;
 
 /* A draw with a grammar is not brief: on a lender's thread it answers REALM_CALL_MOVE. */
@@ -77,7 +78,10 @@ static inline bool host_sampler_moves(const realm_call *call, const host_sampler
 typedef struct host_grammar {
     const host_model *model;
     realm_grammar_state *state;
-    uint64_t held; /* of the tenant's tensor_bytes */
+    realm_tokens along;   /* that it was moved along */
+    uint64_t along_bytes; /* what these take; what a rollback frees the library keeps, for the next */
+    uint64_t along_held;  /* the most that was; in `held` */
+    uint64_t held;        /* of the tenant's tensor_bytes */
 } host_grammar;
 
 /* Rows of logits, and the hidden states with them. */
@@ -101,6 +105,8 @@ typedef struct host_generation {
     bool forward;    /* a forward pass: `rows` are what it is for */
     bool delivered;  /* the program has seen its end */
     uint32_t n_seen; /* ahead: generated tokens that the program has been given, or has forced */
+    size_t charged;  /* for its copy of a sampler or grammar, as these are */
+    uint64_t held;
     host_rows rows;
     realm_event_batch batch; /* polled; `next` is the first event that the program has not seen */
     size_t next;
@@ -241,6 +247,8 @@ realm_status host_take_tokens(realm_call *call, const char *name, const host_mod
                               realm_tokens *out);
 
 /* grammar.c */
+/* What the state of a grammar grows by when it is moved along tokens. */
+uint64_t host_grammar_growth(const host_model *model, const realm_token *ids, size_t n);
 /* Begins to compile a grammar for a model, as a job: the call waits and then asks host_grammar_made. */
 realm_call_result host_grammar_begin(realm_call *call, const host_model *model, realm_grammar_kind kind,
                                      const char *text, size_t len, int32_t *result);
@@ -256,6 +264,14 @@ int32_t host_server_id(const realm_host *h, const char *name); /* of a model tha
 const realm_tokenizer *host_tokenizer(const host_model *model);
 /* Longest sequence of the model's engine. */
 size_t host_context_length(const host_model *model);
+
+/* sampler.c */
+/* Counts both kinds of memory that a copy of a sampler or a grammar takes: `charged` as text, `held` of tensor_bytes.
+ */
+realm_status host_copy_pay(realm_host *h, size_t charged, uint64_t held, const char *what);
+void host_copy_pay_back(realm_host *h, size_t charged, uint64_t held);
+/* Counts what the sampler's grammars take, if it has some, to be moved along tokens; they stay as long as it does. */
+realm_status host_sampler_moved(realm_host *h, host_sampler *s, const realm_token *ids, size_t n);
 
 /* context.c */
 /* Counts the memory that the context takes with so many tokens more. */

@@ -94,7 +94,8 @@ realm_call_result host_logits_sample(realm_call *call, const uint64_t *args, int
     if (s && (host_same_model(h, s->model, "the sampler", r.model) || host_charge_text(h, HOST_SAMPLER_TOKEN_BYTES)))
         return host_failed(h, result);
     if (s) s->charged += HOST_SAMPLER_TOKEN_BYTES;
-    if (realm_logits_sample(r.logits, r.at, s ? s->chain : NULL, &id, to ? &logprob : NULL, &h->error))
+    if (realm_logits_sample(r.logits, r.at, s ? s->chain : NULL, &id, to ? &logprob : NULL, &h->error) ||
+        (s && host_sampler_moved(h, s, &id, 1)))
         return host_failed(h, result);
     if (to) memcpy(to, &logprob, sizeof logprob);
     *result = id;

@@ -3,22 +3,22 @@
 
 #include "tenant/host/host.h"
 
+static const char WHAT[] = "a sampler's grammar";
+
 void host_sampler_free(realm_host *h, void *object) {
     host_sampler *s = object;
-    h->prompt_bytes -= s->charged;
-    host_let_go_bytes(h, s->held);
+    host_copy_pay_back(h, s->charged, s->held);
     realm_chain_close(s->chain);
     realm_free(s);
 }
 
-/* Both kinds of memory that a chain takes. */
-static realm_status pay(realm_host *h, size_t charged, uint64_t held) {
+realm_status host_copy_pay(realm_host *h, size_t charged, uint64_t held, const char *what) {
     realm_status st = host_charge_text(h, charged);
-    if (!st && (st = host_hold_bytes(h, held, "a sampler's grammar"))) h->prompt_bytes -= charged;
+    if (!st && (st = host_hold_bytes(h, held, what))) h->prompt_bytes -= charged;
     return st;
 }
 
-static void pay_back(realm_host *h, size_t charged, uint64_t held) {
+void host_copy_pay_back(realm_host *h, size_t charged, uint64_t held) {
     h->prompt_bytes -= charged;
     host_let_go_bytes(h, held);
 }
@@ -28,12 +28,20 @@ static realm_call_result give(realm_host *h, const host_model *model, realm_chai
                               int32_t *result) {
     host_sampler *s = realm_malloc(sizeof *s);
     if (!s) {
-        pay_back(h, charged, held);
+        host_copy_pay_back(h, charged, held);
         realm_chain_close(chain);
         return host_fail(h, result, REALM_E_NOMEM, "out of memory");
     }
     *s = (host_sampler){.model = model, .chain = chain, .charged = charged, .held = held};
     return host_handle_give(h, HOST_SAMPLER, s, result);
+}
+
+realm_status host_sampler_moved(realm_host *h, host_sampler *s, const realm_token *ids, size_t n) {
+    if (!realm_chain_has_grammar(s->chain)) return REALM_OK;
+    const uint64_t bytes = host_grammar_growth(s->model, ids, n);
+    realm_status st = host_hold_bytes(h, bytes, "a grammar's text");
+    if (!st) s->held += bytes;
+    return st;
 }
 
 _Static_assert(sizeof(realm_bias) == sizeof(realm_logit_bias), "a program's list of biases is taken as it is");
@@ -147,10 +155,10 @@ realm_call_result host_sampler_new(realm_call *call, const uint64_t *args, int32
         memcpy(&one, from + i * sizeof one, sizeof one); /* may not be aligned */
         st = take_stage(call, &one, &s);
     }
-    if (!st) st = pay(h, s.bytes, s.held);
+    if (!st) st = host_copy_pay(h, s.bytes, s.held, WHAT);
     if (!st && (st = realm_chain_open(s.at, s.n, args[2], realm_tokenizer_vocab_size(host_tokenizer(h->model)), &chain,
                                       &h->error))) {
-        pay_back(h, s.bytes, s.held);
+        host_copy_pay_back(h, s.bytes, s.held);
         realm_error_prefix(&h->error, "sampler_new");
     }
     stages_release(&s);
@@ -162,9 +170,9 @@ realm_call_result host_sampler_fork(realm_call *call, const uint64_t *args, int3
     realm_chain *chain = NULL;
     host_sampler *s = host_need(h, args[0], HOST_SAMPLER, "sampler_fork", result);
     if (!s) return REALM_CALL_DONE;
-    if (pay(h, s->charged, s->held)) return host_failed(h, result);
+    if (host_copy_pay(h, s->charged, s->held, WHAT)) return host_failed(h, result);
     if (realm_chain_fork(s->chain, &chain, &h->error)) {
-        pay_back(h, s->charged, s->held);
+        host_copy_pay_back(h, s->charged, s->held);
         return host_failed(h, result);
     }
     return give(h, s->model, chain, s->charged, s->held, result);
@@ -181,6 +189,7 @@ static realm_call_result take_note(realm_call *call, const uint64_t *args, const
     size_t bytes = t.len * HOST_SAMPLER_TOKEN_BYTES;
     if (!st) st = host_charge_text(h, bytes);
     if (!st) s->charged += bytes;
+    if (!st) st = host_sampler_moved(h, s, t.ids, t.len);
     if (!st) st = realm_chain_accept(s->chain, t.ids, t.len, prompt, &h->error);
     realm_tokens_release(&t);
     return st ? host_failed(h, result) : REALM_CALL_DONE;
