@@ -29,7 +29,7 @@ TIMED_TESTS := $(addprefix $(BUILD)/unit/,engine/test_cache_timing tenant/test_h
 
 # Prints "N passed, M failed"; output of those that fail.
 unit: $(UNIT_TESTS)
-	@tools/run-unit $(filter-out $(TIMED_TESTS),$(UNIT_TESTS)) --alone $(TIMED_TESTS)
+	@tools/run-unit $(UNIT_OPTIONS) $(filter-out $(TIMED_TESTS),$(UNIT_TESTS)) --alone $(TIMED_TESTS)
 
 check: setup-test
 	@tools/check-includes --self-test
@@ -41,8 +41,9 @@ check: setup-test
 asan: setup-test
 	@$(MAKE) $(JOBS) --no-print-directory unit BUILD=$(BUILD)/asan CFLAGS="$(ASAN_FLAGS)" LDFLAGS="-fsanitize=address,undefined"
 
+# All of them, some at a twentieth of their speed.
 tsan: setup-test
-	@$(MAKE) $(JOBS) --no-print-directory unit BUILD=$(BUILD)/tsan TSAN_OPTIONS="suppressions=$(CURDIR)/tests/tsan.supp" CFLAGS="$(TSAN_FLAGS)" LDFLAGS="-fsanitize=thread"
+	@$(MAKE) $(JOBS) --no-print-directory unit BUILD=$(BUILD)/tsan UNIT_OPTIONS="--hangs 3600" TSAN_OPTIONS="suppressions=$(CURDIR)/tests/tsan.supp" CFLAGS="$(TSAN_FLAGS)" LDFLAGS="-fsanitize=thread"
 
 # A real server process and the official clients.
 e2e: all setup-test

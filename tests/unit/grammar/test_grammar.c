@@ -68,11 +68,26 @@ static int close_vocabularies(void **state) {
 
 static bool has(const uint32_t *bits, realm_token t) { return bits[t / 32] >> (t % 32) & 1; }
 
+/* Those that were given up hold the places for compiling until they end by their own budgets, which on a busy machine
+ * is long after the caller was told. They do end. `*took`: the last try. */
+static realm_status compile_when_free(const vocabulary *w, realm_grammar_kind kind, const char *text, size_t len,
+                                      realm_grammar **g, uint64_t *took, realm_error *err) {
+    const uint64_t until = realm_clock_ns() + UINT64_C(300000000000);
+    uint64_t start;
+    realm_status s;
+    do {
+        start = realm_clock_ns();
+        s = realm_grammar_compile(w->v, 0, kind, text, len, g, err);
+        *took = realm_clock_ns() - start;
+    } while (s == REALM_E_BUSY && start < until);
+    return s;
+}
+
 static realm_grammar *compile(const vocabulary *w, realm_grammar_kind kind, const char *text) {
     realm_grammar *g = NULL;
     realm_error err = {0};
-    if (realm_grammar_compile(w->v, 0, kind, text, strlen(text), &g, &err) != REALM_OK)
-        fail_msg("%s: %s", text, err.text);
+    uint64_t took;
+    if (compile_when_free(w, kind, text, strlen(text), &g, &took, &err) != REALM_OK) fail_msg("%s: %s", text, err.text);
     return g;
 }
 
@@ -646,9 +661,8 @@ static void hostile(void **state) {
         }
         realm_grammar *g;
         realm_error err = {0};
-        uint64_t start = realm_clock_ns();
-        realm_status s = realm_grammar_compile(w->v, 0, k, b.p, b.len, &g, &err);
-        uint64_t took = realm_clock_ns() - start;
+        uint64_t took;
+        realm_status s = compile_when_free(w, k, b.p, b.len, &g, &took, &err);
         if (took > UINT64_C(20000000000)) fail_msg("case %d took %llu ms", kind, (unsigned long long)(took / 1000000));
         if (kind == 0 || kind == 6 || kind == 3 || kind == 13 || kind == 16) assert_int_not_equal(s, REALM_OK);
         if (s != REALM_OK) {
