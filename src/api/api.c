@@ -154,9 +154,14 @@ static void count_answer(api_call *c, unsigned status) {
     atomic_fetch_add_explicit(&api->seconds_ns[c->route], realm_clock_ns() - c->start_ns, memory_order_relaxed);
 }
 
+void api_log_error(const api_call *c) {
+    if (c->error.detail[0]) realm_log_error("api", "%s: %s", c->id, c->error.detail);
+}
+
 void api_answer_error(api_call *c) {
     const api_error *e = &c->error;
     char text[32];
+    api_log_error(c);
     api_put_fields(c);
     if (e->status == 401) realm_exchange_field(c->x, "WWW-Authenticate", "Bearer realm=\"realm\"");
     if (e->retry_after_ms) {
@@ -335,11 +340,10 @@ static bool authenticate(api_call *c, access_kind access) {
     }
     if (s == REALM_OK) return true;
     if (s == REALM_E_UNAUTHENTICATED)
-        refuse(c, 401, "invalid_api_key", "the API key is unknown, revoked or expired");
-    else if (s == REALM_E_DENIED)
-        refuse(c, 403, "permission_denied", err.text);
+        api_error_set(&c->error, 401, "invalid_api_key", NULL, "the API key is unknown, revoked or expired");
     else
-        api_error_status(&c->error, s, &err), api_answer_error(c);
+        api_error_server(&c->error, s, &err); /* the store's */
+    api_answer_error(c);
     return false;
 }
 
@@ -350,8 +354,11 @@ static bool is_json(realm_http_str v) {
     if (!realm_http_str_is_nocase((realm_http_str){v.data, n}, API_JSON)) return false;
     const char *set = n < v.len ? memmem(v.data + n, v.len - n, "charset=", 8) : NULL;
     if (!set) return true;
-    realm_http_str name = {set + 8, (size_t)(v.data + v.len - set) - 8};
-    if (name.len >= 2 && name.data[0] == '"') name.data++, name.len -= 2;
+    realm_http_str name = {set + 8, 0};
+    const size_t left = (size_t)(v.data + v.len - name.data);
+    const bool quoted = left > 0 && name.data[0] == '"';
+    if (quoted) name.data++;
+    for (size_t i = quoted; i < left && !strchr(quoted ? "\"" : "; \t", set[8 + i]); i++) name.len++;
     return realm_http_str_is_nocase(name, "utf-8") || realm_http_str_is_nocase(name, "utf8");
 }
 

@@ -93,8 +93,19 @@ bool api_error_status(api_error *e, realm_status s, const realm_error *err) {
     case REALM_E_TIMEOUT: /* its wall time */
     case REALM_E_GRAMMAR: /* one of its own; a client's is gen_grammar_error's */
     case REALM_E_PROGRAM: return program_error(e, text);
-    default: return api_error_set(e, 500, "internal_error", NULL, "%s", text);
+    default: return api_error_server(e, s, err);
     }
+}
+
+bool api_error_server(api_error *e, realm_status s, const realm_error *err) {
+    if (s == REALM_E_BUSY || s == REALM_E_NOMEM || s == REALM_E_AGAIN) {
+        api_error_set(e, 503, "overloaded", NULL, "%s", realm_status_text(s));
+        e->retry_after_ms = 1000;
+    } else {
+        api_error_set(e, 500, "internal_error", NULL, "%s", realm_status_text(s));
+    }
+    if (err) (void)snprintf(e->detail, sizeof e->detail, "%s", err->text);
+    return false;
 }
 
 void api_error_rate(api_error *e, realm_status s, const realm_rate *rate) {

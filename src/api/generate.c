@@ -190,6 +190,7 @@ static void give_up(api_call *c) {
         api_answer_error(c);
         return;
     }
+    api_log_error(c);
     realm_buf_reset(&c->piece);
     realm_buf_puts(&c->piece, "data: ");
     api_error_write(&c->error, &c->piece);

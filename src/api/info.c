@@ -137,7 +137,7 @@ void info_usage(api_call *c, bool all) {
     if (all) realm_json_begin_array(&s.w);
     realm_status st = realm_store_usage_each(realm_runtime_store(c->api->rt), name, since, usage_row, &s, &err);
     if (st != REALM_OK) {
-        api_error_status(&c->error, st, &err);
+        api_error_server(&c->error, st, &err);
         return;
     }
     if (all) {

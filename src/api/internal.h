@@ -71,8 +71,9 @@ typedef struct api_error {
     const char *code;                /* static, or NULL */
     char param[REALM_JSON_PATH_MAX]; /* "": null */
     char message[REALM_ERROR_TEXT_MAX];
-    uint32_t retry_after_ms; /* 0: no field */
-    bool no_retry;           /* x-should-retry: false */
+    uint32_t retry_after_ms;           /* 0: no field */
+    bool no_retry;                     /* x-should-retry: false */
+    char detail[REALM_ERROR_TEXT_MAX]; /* for the log alone */
 } api_error;
 
 /* Fills `e` and returns false, so that checks can end with it. `param` may be NULL. */
@@ -86,6 +87,9 @@ bool api_error_model(api_error *e, const char *id, size_t len);
 bool api_error_field(api_error *e, const realm_json *v, const char *code, const char *fmt, ...) REALM_PRINTF(4, 5);
 /* What runs and requests failed with. */
 bool api_error_status(api_error *e, realm_status s, const realm_error *err);
+/* What failed in the server itself, its store or its device: 503 where trying again may help, else 500. The client is
+ * told no more than that, the log the rest. */
+bool api_error_server(api_error *e, realm_status s, const realm_error *err);
 /* When it would be admitted, where it was not. */
 void api_error_rate(api_error *e, realm_status s, const realm_rate *rate);
 /* A buffer that a request did not fit: 413, or 503 without memory. */
@@ -292,6 +296,7 @@ void api_put_fields(api_call *c); /* x-request-id and x-ratelimit-* */
 /* I/O thread: answers with call->error or call->reply. */
 void api_answer(api_call *c);
 void api_answer_error(api_call *c);
+void api_log_error(const api_call *c); /* what the client is not told of it, under the request's id */
 
 /* generate.c */
 bool gen_read(api_call *c);  /* worker: false with the error filled */

@@ -285,5 +285,5 @@ void metrics_write(api_call *c) {
     realm_status st = write_models(c->api->rt, b);
     if (st == REALM_OK && c->by_admin) st = write_tenants(c->api->rt, b, &err);
     write_http(c->api, b);
-    if (st != REALM_OK) api_error_status(&c->error, st, &err);
+    if (st != REALM_OK) api_error_server(&c->error, st, &err);
 }

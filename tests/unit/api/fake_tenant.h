@@ -7,7 +7,7 @@
  *   @range    the prompt does not fit the context          @emit      text without token ids
  *
  * Keys are "admin" and the names of tenants: "tenant", "other", and "limited", whose every request is past a limit; the
- * model "limited" is found to be past one when a request begins.
+ * model "limited" is found to be past one when a request begins. With "broken" the store fails.
  */
 #ifndef TESTS_API_FAKE_TENANT_H
 #define TESTS_API_FAKE_TENANT_H
@@ -185,6 +185,8 @@ realm_status realm_runtime_authenticate(realm_runtime *rt, const char *key, size
         return REALM_OK;
     }
     *out = NULL;
+    if (len == 6 && memcmp(key, "broken", len) == 0)
+        return realm_error_set(err, REALM_E_FORMAT, "store: /var/lib/realm.db: gone");
     return realm_error_set(err, REALM_E_UNAUTHENTICATED, "no");
 }
 void realm_tenant_release(realm_tenant *t) { F.tenants -= t != NULL; }

@@ -15,7 +15,25 @@
 
 #include "api/api.h"
 #include "api/fake_tenant.h"
+#include "base/log.h"
 #include "data/data.h"
+
+static struct { /* what was logged */
+    pthread_mutex_t mu;
+    char lines[65536];
+    size_t len;
+} L = {.mu = PTHREAD_MUTEX_INITIALIZER};
+
+static void keep_line(void *user, realm_log_level level, const char *line, size_t len) {
+    (void)user, (void)level;
+    pthread_mutex_lock(&L.mu);
+    if (L.len + len < sizeof L.lines) {
+        memcpy(L.lines + L.len, line, len);
+        L.len += len;
+        L.lines[L.len] = '\0';
+    }
+    pthread_mutex_unlock(&L.mu);
+}
 
 static struct {
     realm_api *api;
@@ -260,6 +278,9 @@ static void routes_and_keys(void **state) {
                     {"Content-Type: application/json; charset=latin1\r\n", 415},
                     {"Content-Type: application/json\r\nContent-Encoding: gzip\r\n", 415},
                     {"Content-Type: application/json\r\nContent-Type: application/json\r\n", 400},
+                    {"Content-Type: application/json; charset=\"utf-16\r\n", 415},
+                    {"Content-Type: application/json; charset=\r\n", 415},
+                    {"Content-Type: application/json; charset=utf-8; profile=x\r\n", 200},
                     {"Content-Type: Application/JSON; charset=\"UTF-8\"\r\n", 200},
                     {"", 200}};
     for (size_t i = 0; i < REALM_ARRAY_LEN(contents); i++) {
@@ -851,8 +872,18 @@ static void failures(void **state) {
     char **e = events_of(&r), *last = NULL;
     for (; *e; e++) last = *e;
     assert_memory_equal(
-        last, "{\"error\":{\"message\":\"the device is lost\",\"type\":\"server_error\",\"param\":null,\"code\":", 81);
+        last,
+        "{\"error\":{\"message\":\"the compute device failed\",\"type\":\"server_error\",\"param\":null,\"code\":", 88);
     done(&r);
+    /* which device, file or database it was is told to the log, with the request's id */
+    assert_non_null(strstr(L.lines, "the device is lost"));
+    r = ask("GET", "/v1/models", "broken", NULL);
+    char id[64];
+    assert_int_equal(sscanf(strstr(r.head, "x-request-id: "), "x-request-id: %63[a-z0-9_]", id), 1);
+    assert_null(strstr(r.body, "/var/lib"));
+    assert_error(&r, 500, NULL, "internal_error");
+    strcat(id, ": store: /var/lib/realm.db: gone");
+    assert_non_null(strstr(L.lines, id));
     r = post("/v1/chat/completions", "{\"model\":\"limited\",\"messages\":[{\"role\":\"user\",\"content\":\"x\"}]}");
     assert_non_null(strstr(r.head, "retry-after: 3\r\n"));
     assert_non_null(strstr(r.head, "x-ratelimit-remaining-tokens: 0\r\n"));
@@ -1155,5 +1186,6 @@ int main(void) {
         TEST(models_and_usage),
         TEST(metrics),
     };
+    realm_log_configure(REALM_LOG_INFO, keep_line, NULL);
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
