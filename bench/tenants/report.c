@@ -195,15 +195,29 @@ void client_finish(client *c) {
     while (!client_poll(c)) client_wait(c);
 }
 
+static int usage(void) {
+    fprintf(stderr, "usage: tenants MODEL.gguf [--part sandbox|tokens|scale] [--output json]\n");
+    return 2;
+}
+
 int main(int argc, char **argv) {
     if (argc == 5 && !strcmp(argv[2], "compile-child")) realm_sandbox_compile_child(argc - 3, argv + 3);
-    bool json = argc == 4 && !strcmp(argv[2], "--output") && !strcmp(argv[3], "json");
-    if (argc != 2 && !json) {
-        fprintf(stderr, "usage: tenants MODEL.gguf [--output json]\n");
-        return 2;
+    const char *part = NULL;
+    bool json = false;
+    if (argc < 2 || argc % 2 != 0) return usage();
+    for (int i = 2; i < argc; i += 2) {
+        if (!strcmp(argv[i], "--part"))
+            part = argv[i + 1];
+        else if (!strcmp(argv[i], "--output") && !strcmp(argv[i + 1], "json"))
+            json = true;
+        else
+            return usage();
     }
+    const bool sandbox = !part || !strcmp(part, "sandbox"), tokens = !part || !strcmp(part, "tokens"),
+               scale = !part || !strcmp(part, "scale");
+    if (!sandbox && !tokens && !scale) return usage();
     report_open(json);
-    bench_sandbox();
+    if (sandbox) bench_sandbox();
     realm_error err = {0};
     bench b = {0};
     char state[] = "/tmp/realm-bench-XXXXXX",
@@ -215,8 +229,8 @@ int main(int argc, char **argv) {
     realm_served *model = realm_runtime_hold(b.rt, "model");
     b.engine = realm_served_engine(model);
     b.rss_model = resident_bytes();
-    bench_tokens(&b);
-    bench_scale(&b);
+    if (tokens) bench_tokens(&b);
+    if (scale) bench_scale(&b);
     realm_served_release(model);
     realm_runtime_close(b.rt);
     snprintf(command, sizeof command, "rm -rf '%s'", state);
