@@ -130,7 +130,7 @@ static void copy_row(realm_sample_job *job, size_t n_vocab) {
 
 static void sample_part(void *user, uint32_t worker) {
     const sample_work *w = user;
-    uint64_t before = realm_clock_thread_ns();
+    uint64_t before = realm_clock_ns();
     for (uint32_t i = worker; i < w->e->n_jobs; i += w->n_workers) {
         realm_sample_job *job = &w->e->jobs[i];
         if (job->lent)
@@ -139,7 +139,7 @@ static void sample_part(void *user, uint32_t worker) {
             copy_row(job, w->e->n_vocab);
         else
             realm_sampler_run(&w->e->samplers[worker], job);
-        const uint64_t now = realm_clock_thread_ns();
+        const uint64_t now = realm_clock_ns();
         job->cpu_ns = now - before;
         before = now;
     }
@@ -186,13 +186,13 @@ static void sample(realm_engine *e) {
 /* Hidden states are still in the plan. */
 static void keep_hidden(realm_engine *e, realm_generation *g) {
     const size_t d = realm_model_hparams(e->model)->d_model;
-    const uint64_t before = realm_clock_thread_ns();
+    const uint64_t before = realm_clock_ns();
     for (uint32_t i = 0; i < g->n_jobs; i++) {
         realm_sample_job *job = &e->jobs[g->first_job + i];
         size_t at = (size_t)(job->copy_to - g->logits->rows) / e->n_vocab;
         job->status = realm_model_hidden(e->model, e->plan, g->first_job + i, g->logits->hidden + at * d, &job->error);
     }
-    if (g->n_jobs > 0) e->jobs[g->first_job].cpu_ns += realm_clock_thread_ns() - before;
+    if (g->n_jobs > 0) e->jobs[g->first_job].cpu_ns += realm_clock_ns() - before;
 }
 
 static void commit(realm_engine *e, realm_generation *g) {
