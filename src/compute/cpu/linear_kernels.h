@@ -49,10 +49,11 @@ typedef enum realm_pack_kind {
 } realm_pack_kind;
 
 /* out[c * out_stride + 16 * p + r] = sum over the inputs of panel p's row r times column c, for p < n_panels and
- * c < n_cols. `panels`: 64-byte aligned, panel_bytes apart. k: inputs, a multiple of 32 for quantised kinds. Reads up
- * to REALM_PACK_SLACK bytes behind the last panel only by prefetch. */
+ * c < n_cols. `panels`: 64-byte aligned, panel_bytes apart. k: inputs, a multiple of 32 for quantised kinds. `once`:
+ * the caller will not want these weights again soon, so they need not be kept in a cache. What is behind the last panel
+ * is asked for at most by prefetch. */
 typedef void (*realm_linear_product)(const uint8_t *panels, size_t panel_bytes, uint32_t n_panels, uint32_t k,
-                                     const void *tile, uint32_t n_cols, float *out, size_t out_stride);
+                                     const void *tile, uint32_t n_cols, bool once, float *out, size_t out_stride);
 
 typedef struct realm_linear_kernels {
     /* Quantises x[k] (k a multiple of 32) into column `col` of a tile of n_cols columns. A block whose largest

@@ -17,12 +17,17 @@
 #define MAX_DIM (1u << 24) /* of rows / 16 and of k: keeps every index in 32 bits and every size in 64 */
 
 static const realm_pack_layout layouts[] = {
-    {REALM_PACK_F32, REALM_TYPE_F32, 1, 4, 0, 0, 0},         {REALM_PACK_F16, REALM_TYPE_F16, 1, 2, 0, 0, 0},
-    {REALM_PACK_BF16, REALM_TYPE_BF16, 1, 2, 0, 0, 0},       {REALM_PACK_Q4_0, REALM_TYPE_Q4_0, 32, 0, 256, 32, 0},
-    {REALM_PACK_Q4_1, REALM_TYPE_Q4_1, 32, 0, 256, 64, 0},   {REALM_PACK_Q5_0, REALM_TYPE_Q5_0, 32, 0, 320, 32, 0},
-    {REALM_PACK_Q5_1, REALM_TYPE_Q5_1, 32, 0, 320, 64, 0},   {REALM_PACK_Q8_0, REALM_TYPE_Q8_0, 32, 0, 512, 32, 0},
-    {REALM_PACK_Q4_K, REALM_TYPE_Q4_K, 256, 0, 256, 32, 64}, {REALM_PACK_Q5_K, REALM_TYPE_Q5_K, 256, 0, 320, 32, 64},
-    {REALM_PACK_Q6_K, REALM_TYPE_Q6_K, 256, 0, 384, 32, 64},
+    {REALM_PACK_F32, REALM_TYPE_F32, 1, 4, 0, 0, 0, 0},
+    {REALM_PACK_F16, REALM_TYPE_F16, 1, 2, 0, 0, 0, 0},
+    {REALM_PACK_BF16, REALM_TYPE_BF16, 1, 2, 0, 0, 0, 0},
+    {REALM_PACK_Q4_0, REALM_TYPE_Q4_0, 32, 0, 256, 32, 0, 2},
+    {REALM_PACK_Q4_1, REALM_TYPE_Q4_1, 32, 0, 256, 64, 0, 1},
+    {REALM_PACK_Q5_0, REALM_TYPE_Q5_0, 32, 0, 320, 32, 0, 2},
+    {REALM_PACK_Q5_1, REALM_TYPE_Q5_1, 32, 0, 320, 64, 0, 1},
+    {REALM_PACK_Q8_0, REALM_TYPE_Q8_0, 32, 0, 512, 32, 0, 2},
+    {REALM_PACK_Q4_K, REALM_TYPE_Q4_K, 256, 0, 256, 32, 64, 8},
+    {REALM_PACK_Q5_K, REALM_TYPE_Q5_K, 256, 0, 320, 32, 64, 8},
+    {REALM_PACK_Q6_K, REALM_TYPE_Q6_K, 256, 0, 384, 32, 64, 8},
 };
 
 const realm_pack_layout *realm_pack_layout_of(realm_type type) {
@@ -31,10 +36,10 @@ const realm_pack_layout *realm_pack_layout_of(realm_type type) {
     return NULL;
 }
 
-/* One row's share of a stripe: n_blocks blocks of 32 starting at `src`. The three pointers are at the stripe's first
- * block and already moved to the row's lane where lanes are 4 bytes (quants); scales and supers take `lane`. */
+/* One row's share of a block (K types: of a super-block). The pointers are at the block's parts, `quants` already moved
+ * to the row's lane of 4 bytes; the others take `lane`. */
 typedef struct lane_dst {
-    uint8_t *quants, *scales, *supers;
+    uint8_t *quants, *scales, *super;
     unsigned lane;
 } lane_dst;
 
@@ -62,31 +67,23 @@ static inline uint32_t fifth_bits_word(uint32_t bits) {
     return word;
 }
 
-static void pack_q4(const lane_dst *o, const uint8_t *src, uint32_t n_blocks, bool has_min) {
-    size_t head = has_min ? 4 : 2;
-    for (uint32_t b = 0; b < n_blocks; b++, src += head + 16) {
-        memcpy(o->scales + b * head * 16 + 2 * o->lane, src, 2);
-        if (has_min) memcpy(o->scales + b * head * 16 + 32 + 2 * o->lane, src + 2, 2);
-        put_nibbles(o->quants + (size_t)256 * b, src + head);
-    }
+static void pack_q4(const lane_dst *o, const uint8_t *src, bool has_min) {
+    memcpy(o->scales + 2 * o->lane, src, 2);
+    if (has_min) memcpy(o->scales + 32 + 2 * o->lane, src + 2, 2);
+    put_nibbles(o->quants, src + (has_min ? 4 : 2));
 }
 
-static void pack_q5(const lane_dst *o, const uint8_t *src, uint32_t n_blocks, bool has_min) {
-    size_t head = has_min ? 4 : 2;
-    for (uint32_t b = 0; b < n_blocks; b++, src += head + 20) {
-        memcpy(o->scales + b * head * 16 + 2 * o->lane, src, 2);
-        if (has_min) memcpy(o->scales + b * head * 16 + 32 + 2 * o->lane, src + 2, 2);
-        put_nibbles(o->quants + (size_t)320 * b, src + head + 4);
-        store_u32(o->quants + (size_t)320 * b + 256, fifth_bits_word(load_u32(src + head)));
-    }
+static void pack_q5(const lane_dst *o, const uint8_t *src, bool has_min) {
+    const size_t head = has_min ? 4 : 2;
+    memcpy(o->scales + 2 * o->lane, src, 2);
+    if (has_min) memcpy(o->scales + 32 + 2 * o->lane, src + 2, 2);
+    put_nibbles(o->quants, src + head + 4);
+    store_u32(o->quants + 256, fifth_bits_word(load_u32(src + head)));
 }
 
-static void pack_q8_0(const lane_dst *o, const uint8_t *src, uint32_t n_blocks) {
-    for (uint32_t b = 0; b < n_blocks; b++, src += 34) {
-        memcpy(o->scales + (size_t)32 * b + 2 * o->lane, src, 2);
-        for (unsigned i = 0; i < 8; i++)
-            store_u32(o->quants + (size_t)512 * b + 64 * i, load_u32(src + 2 + 4 * i) ^ 0x80808080u);
-    }
+static void pack_q8_0(const lane_dst *o, const uint8_t *src) {
+    memcpy(o->scales + 2 * o->lane, src, 2);
+    for (unsigned i = 0; i < 8; i++) store_u32(o->quants + 64 * i, load_u32(src + 2 + 4 * i) ^ 0x80808080u);
 }
 
 /* Scale and minimum s of the 8 of a Q4_K or Q5_K block: 6 bits each, in 12 bytes (quant/kblocks.c). */
@@ -124,8 +121,8 @@ static inline uint32_t bits_of_bytes(const uint8_t *bytes, unsigned s) {
 static void pack_q45_k(const lane_dst *o, const uint8_t *src, bool fifth) {
     size_t quant_bytes = fifth ? 320 : 256;
     const uint8_t *high = src + 16, *low = fifth ? src + 48 : src + 16;
-    memcpy(o->supers + 2 * o->lane, src, 2);
-    memcpy(o->supers + 32 + 2 * o->lane, src + 2, 2);
+    memcpy(o->super + 2 * o->lane, src, 2);
+    memcpy(o->super + 32 + 2 * o->lane, src + 2, 2);
     for (unsigned s = 0; s < 8; s++) {
         k_scale_min(src + 4, s, o->scales + 32 * s + o->lane, o->scales + 32 * s + 16 + o->lane);
         put_k_nibbles(o->quants + quant_bytes * s, low + 32 * (s / 2), s % 2 * 4);
@@ -134,7 +131,7 @@ static void pack_q45_k(const lane_dst *o, const uint8_t *src, bool fifth) {
 }
 
 static void pack_q6_k(const lane_dst *o, const uint8_t *src) {
-    memcpy(o->supers + 2 * o->lane, src + 208, 2);
+    memcpy(o->super + 2 * o->lane, src + 208, 2);
     for (unsigned s = 0; s < 8; s++) {
         const uint8_t *low = src + 64 * (s / 4) + 32 * (s % 2), *high = src + 128 + 32 * (s / 4);
         uint8_t *q = o->quants + (size_t)384 * s;
@@ -166,29 +163,25 @@ static void pack_float_panel(const realm_pack_layout *l, uint8_t *panel, const u
 
 static void pack_quant_panel(const realm_pack_layout *l, uint8_t *panel, const uint8_t *src, size_t row_bytes,
                              unsigned n_rows, uint32_t k) {
-    uint32_t n_blocks = k / 32;
-    uint8_t *scales = panel + (size_t)n_blocks * l->quant_bytes;
-    uint8_t *supers = scales + (((size_t)n_blocks * l->scale_bytes + 63) & ~(size_t)63);
-    size_t block_bytes = row_bytes / (k / l->block_len);
-    for (uint32_t b = 0; b < n_blocks; b += STRIPE / 32) {
-        uint32_t n = REALM_MIN(STRIPE / 32, n_blocks - b);
-        size_t at = block_bytes * (b * 32 / l->block_len); /* where the stripe starts in a row */
-        for (unsigned r = 0; r < n_rows; r++) {
-            const uint8_t *s = src + r * row_bytes + at;
-            lane_dst o = {panel + (size_t)b * l->quant_bytes + 4 * r, scales + (size_t)b * l->scale_bytes,
-                          supers + (size_t)b / 8 * l->super_bytes, r};
-            switch (l->kind) {
-            case REALM_PACK_Q4_0: pack_q4(&o, s, n, false); break;
-            case REALM_PACK_Q4_1: pack_q4(&o, s, n, true); break;
-            case REALM_PACK_Q5_0: pack_q5(&o, s, n, false); break;
-            case REALM_PACK_Q5_1: pack_q5(&o, s, n, true); break;
-            case REALM_PACK_Q8_0: pack_q8_0(&o, s, n); break;
-            case REALM_PACK_Q4_K: pack_q45_k(&o, s, false); break;
-            case REALM_PACK_Q5_K: pack_q45_k(&o, s, true); break;
-            default: pack_q6_k(&o, s); break;
+    const uint32_t n_blocks = k / 32, step = l->block_len / 32;
+    const size_t block_bytes = row_bytes / (k / l->block_len);
+    for (uint32_t stripe = 0; stripe < n_blocks; stripe += STRIPE / 32)
+        for (unsigned r = 0; r < n_rows; r++)
+            for (uint32_t b = stripe; b < REALM_MIN(stripe + STRIPE / 32, n_blocks); b += step) {
+                const uint8_t *s = src + r * row_bytes + block_bytes * (b / step);
+                const realm_pack_block at = realm_pack_block_at(l, b);
+                const lane_dst o = {panel + at.quants + 4 * r, panel + at.scales, panel + at.super, r};
+                switch (l->kind) {
+                case REALM_PACK_Q4_0: pack_q4(&o, s, false); break;
+                case REALM_PACK_Q4_1: pack_q4(&o, s, true); break;
+                case REALM_PACK_Q5_0: pack_q5(&o, s, false); break;
+                case REALM_PACK_Q5_1: pack_q5(&o, s, true); break;
+                case REALM_PACK_Q8_0: pack_q8_0(&o, s); break;
+                case REALM_PACK_Q4_K: pack_q45_k(&o, s, false); break;
+                case REALM_PACK_Q5_K: pack_q45_k(&o, s, true); break;
+                default: pack_q6_k(&o, s); break;
+                }
             }
-        }
-    }
 }
 
 /* The same from columns: src is (k, n) float32, whose runs of 16 are a panel's vectors already. */
@@ -230,8 +223,7 @@ static void pack_worker(realm_worker *w, void *user) {
 
 static size_t panel_bytes_of(const realm_pack_layout *l, uint32_t k) {
     if (realm_pack_is_float(l)) return ((size_t)k * 16 * l->element_bytes + 63) & ~(size_t)63;
-    size_t n_blocks = k / 32;
-    return n_blocks * l->quant_bytes + ((n_blocks * l->scale_bytes + 63) & ~(size_t)63) + n_blocks / 8 * l->super_bytes;
+    return (k / 32 + l->group - 1) / l->group * realm_pack_group_bytes(l);
 }
 
 realm_status realm_cpu_pack_shape(const realm_weight_desc *desc, struct realm_packed **out, realm_error *err) {

@@ -94,16 +94,16 @@ static void decode_codes(realm_pack_kind kind, const uint8_t *quants, uint8_t co
 }
 
 /* Float scale and minimum of row r in a block; for Q6_K the scale of the super-block. */
-static float decode_scale(realm_pack_kind kind, const uint8_t *scales, const uint8_t *supers, unsigned r, float *min) {
+static float decode_scale(realm_pack_kind kind, const uint8_t *scales, const uint8_t *super, unsigned r, float *min) {
     *min = 0.0f;
     switch (kind) {
     case REALM_PACK_Q4_1:
     case REALM_PACK_Q5_1: *min = f16_at(scales + 32, r); return f16_at(scales, r);
     case REALM_PACK_Q4_K:
     case REALM_PACK_Q5_K:
-        *min = -(f16_at(supers + 32, r) * (float)scales[16 + r]);
-        return f16_at(supers, r) * (float)scales[r];
-    case REALM_PACK_Q6_K: return f16_at(supers, r);
+        *min = -(f16_at(super + 32, r) * (float)scales[16 + r]);
+        return f16_at(super, r) * (float)scales[r];
+    case REALM_PACK_Q6_K: return f16_at(super, r);
     default: return f16_at(scales, r);
     }
 }
@@ -112,19 +112,17 @@ static void panel_quantized(realm_pack_kind kind, const uint8_t *panel, uint32_t
                             uint32_t n_cols, float *out, size_t out_stride) {
     const realm_pack_layout *l = realm_pack_layout_of(kinds[kind].type);
     uint32_t n_blocks = k / BLOCK;
-    const uint8_t *scales = panel + (size_t)n_blocks * l->quant_bytes;
-    const uint8_t *supers = scales + (((size_t)n_blocks * l->scale_bytes + 63) & ~(size_t)63);
     bool has_min =
         kind == REALM_PACK_Q4_1 || kind == REALM_PACK_Q5_1 || kind == REALM_PACK_Q4_K || kind == REALM_PACK_Q5_K;
     for (uint32_t c = 0; c < n_cols; c++) memset(out + c * out_stride, 0, ROWS * sizeof *out);
     for (uint32_t b = 0; b < n_blocks; b++) {
         uint8_t codes[ROWS][BLOCK];
-        decode_codes(kind, panel + (size_t)b * l->quant_bytes, codes);
+        const realm_pack_block at = realm_pack_block_at(l, b);
+        decode_codes(kind, panel + at.quants, codes);
         const uint8_t *block = tile + (size_t)b * REALM_LINEAR_COL_BYTES * n_cols;
-        const uint8_t *bscales = scales + (size_t)b * l->scale_bytes,
-                      *bsupers = supers + (size_t)b / 8 * l->super_bytes;
+        const uint8_t *bscales = panel + at.scales, *bsuper = panel + at.super;
         for (unsigned r = 0; r < ROWS; r++) {
-            float mw, dw = decode_scale(kind, bscales, bsupers, r, &mw);
+            float mw, dw = decode_scale(kind, bscales, bsuper, r, &mw);
             for (uint32_t c = 0; c < n_cols; c++) {
                 const int8_t *q = (const int8_t *)block + (size_t)BLOCK * c;
                 const uint8_t *meta = block + (size_t)BLOCK * n_cols + (size_t)4 * c;
@@ -162,11 +160,12 @@ static void panel_float(realm_pack_kind kind, const uint8_t *panel, uint32_t k, 
         }
 }
 
-#define PRODUCT(name, kind, panel_fn)                                                                      \
-    static void product_##name(const uint8_t *panels, size_t panel_bytes, uint32_t n_panels, uint32_t k,   \
-                               const void *tile, uint32_t n_cols, float *out, size_t out_stride) {         \
-        for (uint32_t p = 0; p < n_panels; p++)                                                            \
-            panel_fn(kind, panels + p * panel_bytes, k, tile, n_cols, out + (size_t)ROWS * p, out_stride); \
+#define PRODUCT(name, kind, panel_fn)                                                                         \
+    static void product_##name(const uint8_t *panels, size_t panel_bytes, uint32_t n_panels, uint32_t k,      \
+                               const void *tile, uint32_t n_cols, bool once, float *out, size_t out_stride) { \
+        (void)once;                                                                                           \
+        for (uint32_t p = 0; p < n_panels; p++)                                                               \
+            panel_fn(kind, panels + p * panel_bytes, k, tile, n_cols, out + (size_t)ROWS * p, out_stride);    \
     }
 PRODUCT(f32, REALM_PACK_F32, panel_float)
 PRODUCT(f16, REALM_PACK_F16, panel_float)

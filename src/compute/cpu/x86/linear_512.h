@@ -8,22 +8,11 @@
  * With R * C products in flight the latency of the dot instruction is hidden. The offset of a code costs nothing: the
  * sum starts at minus offset times the sum of the activations.
  */
-#include <immintrin.h>
 #include <math.h>
 
 #include "compute/cpu/linear_kernels.h"
+#include "compute/cpu/x86/panel.h"
 
-#define INLINE static inline __attribute__((always_inline))
-#define UNROLL _Pragma("GCC unroll 16")
-
-#define PANEL_ROWS 16u
-#define HAS_MIN(kind) \
-    ((kind) == REALM_PACK_Q4_1 || (kind) == REALM_PACK_Q5_1 || (kind) == REALM_PACK_Q4_K || (kind) == REALM_PACK_Q5_K)
-#define HAS_FIFTH(kind) ((kind) == REALM_PACK_Q5_0 || (kind) == REALM_PACK_Q5_1 || (kind) == REALM_PACK_Q5_K)
-#define IS_K(kind) ((kind) == REALM_PACK_Q4_K || (kind) == REALM_PACK_Q5_K || (kind) == REALM_PACK_Q6_K)
-#define QUANT_BYTES(kind) \
-    ((kind) == REALM_PACK_Q8_0 ? 512u : (kind) == REALM_PACK_Q6_K ? 384u : HAS_FIFTH(kind) ? 320u : 256u)
-#define SCALE_BYTES(kind) ((kind) == REALM_PACK_Q4_1 || (kind) == REALM_PACK_Q5_1 ? 64u : 32u)
 /* log2 of the offset; 0 means no offset */
 #define OFFSET_SHIFT(kind)           \
     ((kind) == REALM_PACK_Q4_0   ? 3 \
@@ -77,13 +66,6 @@ INLINE __m512 load_bytes_unsigned(const uint8_t *p) {
 }
 INLINE __m512 load_bytes_signed(const uint8_t *p) {
     return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_load_si128((const __m128i *)p)));
-}
-
-/* Into the second-level cache, a run of panels ahead of its use: fewer columns than about 6 wait for memory alone, and
- * the processor's own prefetchers lose track where a panel's sections meet. (Into the first level it gains nothing.)
- * Behind the last panel nothing is read, only asked for. */
-INLINE void prefetch(const uint8_t *p, unsigned n) {
-    UNROLL for (unsigned i = 0; i < n; i += 64) _mm_prefetch((const char *)p + i, _MM_HINT_T1);
 }
 
 /* ---- sums of bytes ---------------------------------------------------------------------------------------------- */
@@ -150,8 +132,9 @@ INLINE __m512i start_of(realm_pack_kind kind, const uint8_t *neg) {
     return _mm512_slli_epi32(broadcast_i32(neg), OFFSET_SHIFT(kind));
 }
 
-INLINE void block_sums(realm_pack_kind kind, const unsigned R, const unsigned C, const uint8_t *const *q,
-                       const uint8_t *tile, __m512 sums[][REALM_LINEAR_MAX_COLS], const uint8_t *const *scales) {
+INLINE void block_sums(realm_pack_kind kind, const unsigned R, const unsigned C, const uint8_t *q,
+                       const uint8_t *scales, size_t panel_bytes, const uint8_t *tile,
+                       __m512 sums[][REALM_LINEAR_MAX_COLS]) {
     const uint8_t *neg = tile + 40 * C; /* after q, d and dsum */
     const bool halves = kind == REALM_PACK_Q6_K;
     byte_sum s[2][REALM_LINEAR_MAX_COLS], t[2][REALM_LINEAR_MAX_COLS]; /* t: last 16 inputs, Q6_K only */
@@ -161,7 +144,7 @@ INLINE void block_sums(realm_pack_kind kind, const unsigned R, const unsigned C,
     }
     UNROLL for (unsigned i = 0; i < 4; i++) {
         code_pair w[2];
-        UNROLL for (unsigned r = 0; r < R; r++) w[r] = unpack(kind, q[r], i);
+        UNROLL for (unsigned r = 0; r < R; r++) w[r] = unpack(kind, q + r * panel_bytes, i);
         UNROLL for (unsigned c = 0; c < C; c++) {
             __m512i a = broadcast_i32(tile + 32 * c + 4 * i);
             UNROLL for (unsigned r = 0; r < R; r++) sum_add(kind, &s[r][c], halves ? i : 2 * i, w[r].lo, a);
@@ -173,8 +156,8 @@ INLINE void block_sums(realm_pack_kind kind, const unsigned R, const unsigned C,
         }
     }
     UNROLL for (unsigned r = 0; r < R; r++) {
-        const __m512 scale0 = halves ? load_bytes_signed(scales[r]) : _mm512_setzero_ps();
-        const __m512 scale1 = halves ? load_bytes_signed(scales[r] + 16) : _mm512_setzero_ps();
+        const __m512 scale0 = halves ? load_bytes_signed(scales + r * panel_bytes) : _mm512_setzero_ps();
+        const __m512 scale1 = halves ? load_bytes_signed(scales + r * panel_bytes + 16) : _mm512_setzero_ps();
         UNROLL for (unsigned c = 0; c < C; c++) {
             __m512 sum = _mm512_cvtepi32_ps(sum_get(&s[r][c], start_of(kind, neg + 4 * ((halves ? C : 0) + c))));
             if (halves) { /* below 2^24 throughout: exact in floats */
@@ -186,39 +169,32 @@ INLINE void block_sums(realm_pack_kind kind, const unsigned R, const unsigned C,
     }
 }
 
+/* R neighbouring panels times C columns. */
 INLINE void panels_quantized(realm_pack_kind kind, const unsigned R, const unsigned C, const uint8_t *panel,
-                             size_t panel_bytes, uint32_t n_blocks, const uint8_t *tile, float *out,
+                             size_t panel_bytes, uint32_t n_blocks, const uint8_t *tile, bool once, float *out,
                              size_t out_stride) {
-    const size_t scales_at = (size_t)n_blocks * QUANT_BYTES(kind);
-    const size_t supers_at = scales_at + (((size_t)n_blocks * SCALE_BYTES(kind) + 63) & ~(size_t)63);
+    const uint8_t *super = panel, *scales = panel + SCALES_AT(kind), *q = panel + QUANTS_AT(kind);
+    once = once && R == 1;
+    const uint8_t *ahead = panel + (once ? AHEAD : R * panel_bytes);
     __m512 f[2][REALM_LINEAR_MAX_COLS];
     UNROLL for (unsigned r = 0; r < R; r++) UNROLL for (unsigned c = 0; c < C; c++) f[r][c] = _mm512_setzero_ps();
-    const uint8_t *q[2], *scales[2], *supers[2];
-    UNROLL for (unsigned r = 0; r < R; r++) {
-        q[r] = panel + r * panel_bytes;
-        scales[r] = q[r] + scales_at;
-        supers[r] = q[r] + supers_at;
-    }
     for (uint32_t b = 0; b < n_blocks; b++) {
         __m512 sums[2][REALM_LINEAR_MAX_COLS];
-        UNROLL for (unsigned r = 0; r < R; r++) {
-            prefetch(q[r] + R * panel_bytes, QUANT_BYTES(kind));
-            if (SCALE_BYTES(kind) == 64 || b % 2 == 0) prefetch(scales[r] + R * panel_bytes, 64);
-        }
-        block_sums(kind, R, C, q, tile, sums, scales);
+        ahead = prefetch_block(kind, R, panel_bytes, b, ahead, once);
+        block_sums(kind, R, C, q, scales, panel_bytes, tile, sums);
         const uint8_t *d = tile + 32 * C, *dsum = tile + 36 * C;
         UNROLL for (unsigned r = 0; r < R; r++) {
+            const uint8_t *scale = scales + r * panel_bytes;
             __m512 dw, mw = _mm512_setzero_ps();
             if (IS_K(kind)) {
-                const uint8_t *super = supers[r] + (size_t)(b / 8) * 64;
-                dw = load_halves(super);
+                dw = load_halves(super + r * panel_bytes);
                 if (HAS_MIN(kind)) {
-                    mw = _mm512_mul_ps(load_halves(super + 32), load_bytes_unsigned(scales[r] + 16));
-                    dw = _mm512_mul_ps(dw, load_bytes_unsigned(scales[r]));
+                    mw = _mm512_mul_ps(load_halves(super + r * panel_bytes + 32), load_bytes_unsigned(scale + 16));
+                    dw = _mm512_mul_ps(dw, load_bytes_unsigned(scale));
                 }
             } else {
-                dw = load_halves(scales[r]);
-                if (HAS_MIN(kind)) mw = load_halves(scales[r] + 32);
+                dw = load_halves(scale);
+                if (HAS_MIN(kind)) mw = load_halves(scale + 32);
             }
             UNROLL for (unsigned c = 0; c < C; c++) {
                 f[r][c] = _mm512_fmadd_ps(sums[r][c], _mm512_mul_ps(dw, broadcast_f32(d + 4 * c)), f[r][c]);
@@ -230,11 +206,13 @@ INLINE void panels_quantized(realm_pack_kind kind, const unsigned R, const unsig
                 }
             }
         }
-        UNROLL for (unsigned r = 0; r < R; r++) {
-            q[r] += QUANT_BYTES(kind);
-            scales[r] += SCALE_BYTES(kind);
-        }
+        q += QUANT_BYTES(kind);
+        scales += SCALE_BYTES(kind);
         tile += (size_t)REALM_LINEAR_COL_BYTES * C;
+        if (b % GROUP(kind) != GROUP(kind) - 1) continue;
+        q += GAP(kind, QUANT_BYTES(kind));
+        scales += GAP(kind, SCALE_BYTES(kind));
+        super += GROUP_BYTES(kind);
     }
     UNROLL for (unsigned r = 0; r < R; r++) UNROLL for (unsigned c = 0; c < C; c++)
         _mm512_storeu_ps(out + (size_t)c * out_stride + (size_t)PANEL_ROWS * r, f[r][c]);
@@ -242,11 +220,11 @@ INLINE void panels_quantized(realm_pack_kind kind, const unsigned R, const unsig
 
 #define QUANTIZED(name, kind, R, C)                                                                                    \
     static void name##_##C(const uint8_t *panels, size_t panel_bytes, uint32_t n_panels, uint32_t k, const void *tile, \
-                           uint32_t n_cols, float *out, size_t out_stride) {                                           \
+                           uint32_t n_cols, bool once, float *out, size_t out_stride) {                                \
         (void)n_cols;                                                                                                  \
         for (; n_panels >= R; n_panels -= R, panels += R * panel_bytes, out += R * PANEL_ROWS)                         \
-            panels_quantized(kind, R, C, panels, panel_bytes, k / 32, tile, out, out_stride);                          \
-        if (R > 1 && n_panels) panels_quantized(kind, 1, C, panels, panel_bytes, k / 32, tile, out, out_stride);       \
+            panels_quantized(kind, R, C, panels, panel_bytes, k / 32, tile, once, out, out_stride);                    \
+        if (R > 1 && n_panels) panels_quantized(kind, 1, C, panels, panel_bytes, k / 32, tile, once, out, out_stride); \
     }
 
 /* ---- float kinds ------------------------------------------------------------------------------------------------ */
@@ -267,7 +245,8 @@ INLINE void panels_float(realm_pack_kind kind, const unsigned R, const unsigned 
         UNROLL for (unsigned r = 0; r < R; r++) {
             w[r] = load_weights(kind, panel + r * panel_bytes, i);
             if (kind == REALM_PACK_F32 || i % 2 == 0)
-                prefetch(panel + (r + R) * panel_bytes + (size_t)i * PANEL_ROWS * (kind == REALM_PACK_F32 ? 4 : 2), 64);
+                prefetch(panel + (r + R) * panel_bytes + (size_t)i * PANEL_ROWS * (kind == REALM_PACK_F32 ? 4 : 2), 64,
+                         false);
         }
         UNROLL for (unsigned c = 0; c < C; c++) {
             __m512 a = _mm512_set1_ps(x[c]);
@@ -280,8 +259,8 @@ INLINE void panels_float(realm_pack_kind kind, const unsigned R, const unsigned 
 
 #define FLOATS(name, kind, R, C)                                                                                       \
     static void name##_##C(const uint8_t *panels, size_t panel_bytes, uint32_t n_panels, uint32_t k, const void *tile, \
-                           uint32_t n_cols, float *out, size_t out_stride) {                                           \
-        (void)n_cols;                                                                                                  \
+                           uint32_t n_cols, bool once, float *out, size_t out_stride) {                                \
+        (void)n_cols, (void)once; /* several streams side by side: see prefetch */                                     \
         for (; n_panels >= R; n_panels -= R, panels += R * panel_bytes, out += R * PANEL_ROWS)                         \
             panels_float(kind, R, C, panels, panel_bytes, k, tile, out, out_stride);                                   \
         for (; n_panels; n_panels--, panels += panel_bytes, out += PANEL_ROWS)                                         \
@@ -292,24 +271,25 @@ INLINE void panels_float(realm_pack_kind kind, const unsigned R, const unsigned 
     M(name, kind, R_FEW, 1)                    \
     M(name, kind, R_FEW, 2)                    \
     M(name, kind, R_FEW, 3)                    \
-    M(name, kind, R_MANY, 4)                   \
+    M(name, kind, R_FEW, 4)                    \
     M(name, kind, R_MANY, 5)                   \
     M(name, kind, R_MANY, 6)                   \
     M(name, kind, R_MANY, 7)                   \
     M(name, kind, R_MANY, 8)
 #define ROW_OF(name) {name##_1, name##_2, name##_3, name##_4, name##_5, name##_6, name##_7, name##_8}
 
-/* Panels side by side, for up to 3 columns and for more: as many sums as registers hold. */
+/* Panels side by side: one for up to 4 columns, which wait for memory and get it fastest in its order; for more as many
+ * as registers hold sums of. */
 #ifdef REALM_VNNI
 #define MANY 2
 #else
 #define MANY 1
 #endif
-ALL_COLS(QUANTIZED, q4_0, REALM_PACK_Q4_0, 2, MANY)
-ALL_COLS(QUANTIZED, q4_1, REALM_PACK_Q4_1, 2, MANY)
-ALL_COLS(QUANTIZED, q5_0, REALM_PACK_Q5_0, 2, MANY)
-ALL_COLS(QUANTIZED, q5_1, REALM_PACK_Q5_1, 2, MANY)
-ALL_COLS(QUANTIZED, q8_0, REALM_PACK_Q8_0, 2, MANY)
-ALL_COLS(QUANTIZED, q4_k, REALM_PACK_Q4_K, 2, MANY)
-ALL_COLS(QUANTIZED, q5_k, REALM_PACK_Q5_K, 2, MANY)
-ALL_COLS(QUANTIZED, q6_k, REALM_PACK_Q6_K, 2, 1)
+ALL_COLS(QUANTIZED, q4_0, REALM_PACK_Q4_0, 1, MANY)
+ALL_COLS(QUANTIZED, q4_1, REALM_PACK_Q4_1, 1, MANY)
+ALL_COLS(QUANTIZED, q5_0, REALM_PACK_Q5_0, 1, MANY)
+ALL_COLS(QUANTIZED, q5_1, REALM_PACK_Q5_1, 1, MANY)
+ALL_COLS(QUANTIZED, q8_0, REALM_PACK_Q8_0, 1, MANY)
+ALL_COLS(QUANTIZED, q4_k, REALM_PACK_Q4_K, 1, MANY)
+ALL_COLS(QUANTIZED, q5_k, REALM_PACK_Q5_K, 1, MANY)
+ALL_COLS(QUANTIZED, q6_k, REALM_PACK_Q6_K, 1, 1)

@@ -8,24 +8,13 @@
  * 7,874 four times, 63 * 127 * 2 = 16,002 twice), and those then into 32. Values of Q8_0 are taken as
  * |w| * (sign of w * q): 128 * 127 * 2 once.
  */
-#include <immintrin.h>
 #include <math.h>
 
 #include "compute/cpu/linear_kernels.h"
+#include "compute/cpu/x86/panel.h"
 
-#define INLINE static inline __attribute__((always_inline))
-#define UNROLL _Pragma("GCC unroll 16")
-
-#define PANEL_ROWS 16u
 #define PASS_COLS 4u
 #define FIRST_PASS(C) ((C) <= PASS_COLS ? (C) : ((C) + 1) / 2) /* two passes of nearly equal width */
-#define HAS_MIN(kind) \
-    ((kind) == REALM_PACK_Q4_1 || (kind) == REALM_PACK_Q5_1 || (kind) == REALM_PACK_Q4_K || (kind) == REALM_PACK_Q5_K)
-#define HAS_FIFTH(kind) ((kind) == REALM_PACK_Q5_0 || (kind) == REALM_PACK_Q5_1 || (kind) == REALM_PACK_Q5_K)
-#define IS_K(kind) ((kind) == REALM_PACK_Q4_K || (kind) == REALM_PACK_Q5_K || (kind) == REALM_PACK_Q6_K)
-#define QUANT_BYTES(kind) \
-    ((kind) == REALM_PACK_Q8_0 ? 512u : (kind) == REALM_PACK_Q6_K ? 384u : HAS_FIFTH(kind) ? 320u : 256u)
-#define SCALE_BYTES(kind) ((kind) == REALM_PACK_Q4_1 || (kind) == REALM_PACK_Q5_1 ? 64u : 32u)
 /* log2 of the offset; 0 means none, as for Q8_0, whose values are taken with their sign */
 #define OFFSET_SHIFT(kind) \
     ((kind) == REALM_PACK_Q4_0 ? 3 : (kind) == REALM_PACK_Q5_0 ? 4 : (kind) == REALM_PACK_Q6_K ? 5 : 0)
@@ -51,12 +40,6 @@ INLINE __m256i unpack(realm_pack_kind kind, const uint8_t *q, unsigned step) {
         v = _mm256_or_si256(v, _mm256_and_si256(plane, _mm256_set1_epi8(48)));
     }
     return v;
-}
-
-/* Into the second-level cache, a panel ahead of its use: few columns wait for memory alone, and the processor's own
- * prefetchers lose track where a panel's sections meet. Behind the last panel nothing is read, only asked for. */
-INLINE void prefetch(const uint8_t *p, unsigned n) {
-    UNROLL for (unsigned i = 0; i < n; i += 64) _mm_prefetch((const char *)p + i, _MM_HINT_T1);
 }
 
 INLINE __m256 load_halves(const uint8_t *p) { return _mm256_cvtph_ps(_mm_load_si128((const __m128i *)p)); }
@@ -153,21 +136,24 @@ INLINE void block_half(realm_pack_kind kind, const unsigned C, const unsigned fi
 /* H halves of a panel from `half` on, columns [first_col, first_col + N). */
 INLINE void pass_quantized(realm_pack_kind kind, const unsigned C, const unsigned first_col, const unsigned N,
                            const unsigned H, unsigned half, const uint8_t *panel, size_t panel_bytes, uint32_t n_blocks,
-                           const uint8_t *tile, float *out, size_t out_stride) {
-    const uint8_t *scales = panel + (size_t)n_blocks * QUANT_BYTES(kind);
-    const uint8_t *supers = scales + (((size_t)n_blocks * SCALE_BYTES(kind) + 63) & ~(size_t)63);
+                           const uint8_t *tile, bool once, float *out, size_t out_stride) {
+    const uint8_t *super = panel, *scales = panel + SCALES_AT(kind), *q = panel + QUANTS_AT(kind);
     __m256 f[2][PASS_COLS];
     UNROLL for (unsigned h = 0; h < H; h++) UNROLL for (unsigned c = 0; c < N; c++) f[h][c] = _mm256_setzero_ps();
     const bool first_pass = first_col == 0 && half == 0;
+    once = once && C == 1; /* else the panel is gone through again */
+    const uint8_t *ahead = panel + (once ? AHEAD : panel_bytes);
     for (uint32_t b = 0; b < n_blocks; b++) {
-        if (first_pass) {
-            prefetch(panel + panel_bytes, QUANT_BYTES(kind));
-            if (SCALE_BYTES(kind) == 64 || b % 2 == 0) prefetch(scales + panel_bytes, 64);
-        }
-        UNROLL for (unsigned h = 0; h < H; h++) block_half(kind, C, first_col, N, panel + 32 * (half + h), scales,
-                                                           supers + (size_t)(b / 8) * 64, half + h, tile, f[h]);
-        panel += QUANT_BYTES(kind);
+        if (first_pass) ahead = prefetch_block(kind, 1, panel_bytes, b, ahead, once);
+        UNROLL for (unsigned h = 0; h < H; h++)
+            block_half(kind, C, first_col, N, q + 32 * (half + h), scales, super, half + h, tile, f[h]);
+        q += QUANT_BYTES(kind);
         scales += SCALE_BYTES(kind);
+        if (b % GROUP(kind) == GROUP(kind) - 1) {
+            q += GAP(kind, QUANT_BYTES(kind));
+            scales += GAP(kind, SCALE_BYTES(kind));
+            super += GROUP_BYTES(kind);
+        }
         tile += (size_t)REALM_LINEAR_COL_BYTES * C;
     }
     UNROLL for (unsigned h = 0; h < H; h++) UNROLL for (unsigned c = 0; c < N; c++)
@@ -175,24 +161,24 @@ INLINE void pass_quantized(realm_pack_kind kind, const unsigned C, const unsigne
 }
 
 INLINE void panel_quantized(realm_pack_kind kind, const unsigned C, const uint8_t *panel, size_t panel_bytes,
-                            uint32_t n_blocks, const uint8_t *tile, float *out, size_t out_stride) {
+                            uint32_t n_blocks, const uint8_t *tile, bool once, float *out, size_t out_stride) {
     if (C == 1) { /* all rows in one pass: memory is read once, in order */
-        pass_quantized(kind, C, 0, C, 2, 0, panel, panel_bytes, n_blocks, tile, out, out_stride);
+        pass_quantized(kind, C, 0, C, 2, 0, panel, panel_bytes, n_blocks, tile, once, out, out_stride);
         return;
     }
     UNROLL for (unsigned c = 0; c < C; c += FIRST_PASS(C)) {
         const unsigned N = C - c < FIRST_PASS(C) ? C - c : FIRST_PASS(C);
         for (unsigned half = 0; half < 2; half++)
-            pass_quantized(kind, C, c, N, 1, half, panel, panel_bytes, n_blocks, tile, out, out_stride);
+            pass_quantized(kind, C, c, N, 1, half, panel, panel_bytes, n_blocks, tile, once, out, out_stride);
     }
 }
 
 #define QUANTIZED(name, kind, C)                                                                                       \
     static void name##_##C(const uint8_t *panels, size_t panel_bytes, uint32_t n_panels, uint32_t k, const void *tile, \
-                           uint32_t n_cols, float *out, size_t out_stride) {                                           \
+                           uint32_t n_cols, bool once, float *out, size_t out_stride) {                                \
         (void)n_cols;                                                                                                  \
         for (; n_panels; n_panels--, panels += panel_bytes, out += PANEL_ROWS)                                         \
-            panel_quantized(kind, C, panels, panel_bytes, k / 32, tile, out, out_stride);                              \
+            panel_quantized(kind, C, panels, panel_bytes, k / 32, tile, once, out, out_stride);                        \
     }
 
 /* ---- float kinds ------------------------------------------------------------------------------------------------ */
@@ -214,7 +200,7 @@ INLINE void panel_float(realm_pack_kind kind, const unsigned C, const uint8_t *p
             __m256 w0 = load_weights(kind, panel, (size_t)i * PANEL_ROWS);
             __m256 w1 = load_weights(kind, panel, (size_t)i * PANEL_ROWS + 8);
             if (c0 == 0 && (kind == REALM_PACK_F32 || i % 2 == 0))
-                prefetch(panel + panel_bytes + (size_t)i * PANEL_ROWS * (kind == REALM_PACK_F32 ? 4 : 2), 64);
+                prefetch(panel + panel_bytes + (size_t)i * PANEL_ROWS * (kind == REALM_PACK_F32 ? 4 : 2), 64, false);
             UNROLL for (unsigned c = 0; c < N; c++) {
                 __m256 a = _mm256_set1_ps(x[(size_t)i * C + c0 + c]);
                 f[0][c] = _mm256_fmadd_ps(w0, a, f[0][c]);
@@ -228,8 +214,8 @@ INLINE void panel_float(realm_pack_kind kind, const unsigned C, const uint8_t *p
 
 #define FLOATS(name, kind, C)                                                                                          \
     static void name##_##C(const uint8_t *panels, size_t panel_bytes, uint32_t n_panels, uint32_t k, const void *tile, \
-                           uint32_t n_cols, float *out, size_t out_stride) {                                           \
-        (void)n_cols;                                                                                                  \
+                           uint32_t n_cols, bool once, float *out, size_t out_stride) {                                \
+        (void)n_cols, (void)once;                                                                                      \
         for (; n_panels; n_panels--, panels += panel_bytes, out += PANEL_ROWS)                                         \
             panel_float(kind, C, panels, panel_bytes, k, tile, out, out_stride);                                       \
     }
