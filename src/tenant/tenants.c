@@ -382,6 +382,23 @@ static realm_status open_program(realm_tenant *t, realm_program **out, realm_err
 
 static void program_free(tenant_job *job) { realm_free(job); }
 
+/* Those that wait for the program, who came first is first; none does any more. */
+static realm_run *take_starting(realm_tenant *t) {
+    realm_run *last, *list = NULL;
+    realm_mutex_lock(&t->mu);
+    last = t->starting;
+    t->starting = NULL;
+    t->n_starting = 0;
+    realm_mutex_unlock(&t->mu);
+    while (last) {
+        realm_run *before = last->next_waiting;
+        last->next_waiting = list;
+        list = last;
+        last = before;
+    }
+    return list;
+}
+
 /* Opens the program and lets go of the runs that came meanwhile, with it or with the reason why there is none. */
 static void program_work(tenant_job *job) {
     realm_tenant *t = job->tenant;
@@ -392,11 +409,7 @@ static void program_work(tenant_job *job) {
         realm_runtime_reload(t->rt); /* then its row is the one that is there now */
         s = open_program(t, &p, &job->error);
     }
-    realm_mutex_lock(&t->mu);
-    realm_run *list = t->starting;
-    t->starting = NULL;
-    t->n_starting = 0;
-    realm_mutex_unlock(&t->mu);
+    realm_run *list = take_starting(t);
     while (list) {
         realm_run *run = list;
         list = run->next_waiting;
@@ -411,11 +424,7 @@ static void program_work(tenant_job *job) {
 static realm_status abandon(realm_tenant *t, realm_run *run, realm_status why, realm_error *err) {
     realm_error local = {.code = why};
     if (err) local = *err;
-    realm_mutex_lock(&t->mu);
-    realm_run *list = t->starting;
-    t->starting = NULL;
-    t->n_starting = 0;
-    realm_mutex_unlock(&t->mu);
+    realm_run *list = take_starting(t);
     while (list) {
         realm_run *each = list;
         list = each->next_waiting;

@@ -158,7 +158,7 @@ static void counted_once_something_was_shown(void **state) {
     realm_tenant_release(t);
 }
 
-/* ---- another model of the server's while models are being loaded ---- */
+/* ---- while all threads for heavy jobs are taken ---- */
 
 typedef struct long_job {
     tenant_job job;
@@ -168,27 +168,61 @@ typedef struct long_job {
 static void work_at_gate(tenant_job *job) { wait_at_gate(((long_job *)job)->g); }
 static void long_free(tenant_job *job) { free(job); }
 
-static void a_server_model_does_not_wait_for_loading(void **state) {
-    (void)state;
+/* Several for each of two tenants, as one has but one of the threads. */
+static void take_heavy_threads(gate *g, realm_tenant *const who[2]) {
     enum { N_LONG = 8 }; /* more than there are threads for such */
-    gate g;
-    client c;
     realm_error err = {0};
-    realm_tenant *loads[2] = {tenant_with("loads", NULL, NULL), tenant_with("loads-too", NULL, NULL)},
-                 *t = tenant_with("uses", TEST_WASM "/guest", "late");
-    memset(&g, 0, sizeof g);
-    realm_mutex_init(&g.c.mu, REALM_RANK_LEAF);
-    realm_cond_init(&g.c.cond);
+    memset(g, 0, sizeof *g);
+    realm_mutex_init(&g->c.mu, REALM_RANK_LEAF);
+    realm_cond_init(&g->c.cond);
     for (int i = 0; i < N_LONG; i++) {
         long_job *j = calloc(1, sizeof *j);
-        j->g = &g;
+        j->g = g;
         j->job.work = work_at_gate;
         j->job.free = long_free;
-        job_init(&j->job, loads[i % 2], NULL, true);
+        job_init(&j->job, who[i % 2], NULL, true);
         if (jobs_submit(rt->jobs, &j->job, &err)) fail_msg("%s", err.text);
         job_release(&j->job);
     }
-    reach_gate(&g);
+    reach_gate(g);
+}
+
+/* More requests wait for their program to be compiled than may run: those that came last are refused. */
+static void first_come_first_started(void **state) {
+    (void)state;
+    enum { N = 72, SURE = 32 }; /* of 64 instances, some of which may still be ending */
+    static gate g;
+    static client c[N];
+    size_t len = 0;
+    realm_error err = {0};
+    char *wasm = read_file(TEST_WASM "/guest", "flood", &len);
+    realm_tenant *loads[2] = {tenant_with("loads", NULL, NULL), tenant_with("loads-too", NULL, NULL)},
+                 *t = tenant_with("first", NULL, NULL);
+    assert_int_equal(realm_store_tenant_set(realm_runtime_store(rt), "first", NULL, wasm, len, &err), REALM_OK);
+    realm_free(wasm);
+    realm_runtime_reload(rt);
+    take_heavy_threads(&g, loads);
+    for (int i = 0; i < N; i++) begin(&c[i], t, text_request());
+    open_gate(&g);
+    follow(&c[N - 1], 0);
+    assert_int_equal(c[N - 1].status, REALM_E_BUSY);
+    for (int i = 0; i < SURE; i++) {
+        follow(&c[i], 1);
+        assert_true(c[i].len > 0);
+    }
+    for (int i = 0; i < N; i++) end(&c[i]);
+    realm_tenant_release(loads[0]);
+    realm_tenant_release(loads[1]);
+    realm_tenant_release(t);
+}
+
+static void a_server_model_does_not_wait_for_loading(void **state) {
+    (void)state;
+    gate g;
+    client c;
+    realm_tenant *loads[2] = {tenant_with("loads", NULL, NULL), tenant_with("loads-too", NULL, NULL)},
+                 *t = tenant_with("uses", TEST_WASM "/guest", "late");
+    take_heavy_threads(&g, loads);
     realm_run_params p = text_request();
     p.input = "{\"model\":\"second\"}";
     p.input_len = strlen(p.input);
@@ -212,8 +246,8 @@ int main(int argc, char **argv) {
         return 1;
     }
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(ended_before_it_hears_of_its_pin), cmocka_unit_test(counted_once_something_was_shown),
-        cmocka_unit_test(a_run_has_its_grammar_for_itself),
+        cmocka_unit_test(ended_before_it_hears_of_its_pin),         cmocka_unit_test(counted_once_something_was_shown),
+        cmocka_unit_test(a_run_has_its_grammar_for_itself),         cmocka_unit_test(first_come_first_started),
         cmocka_unit_test(a_server_model_does_not_wait_for_loading), /* the last: it stops the pool */
     };
     return close_runtime(cmocka_run_group_tests_name("late", tests, NULL, NULL));
