@@ -127,26 +127,25 @@ struct realm_tenant {
     realm_program *program;    /* mu */
     uint64_t program_used_ns;  /* mu: when a request last asked for it */
     realm_run *starting;       /* mu: runs that wait until it is opened, the last first; a job does that */
-                                  submitted for it */
     uint32_t n_starting;       /* mu */
-                                  realm_error program_error; /* mu: why the stored program could not be opened */
-                                  realm_account *accounts[REALM_MODELS_MAX]; /* by model, made when first used: under
-                                                                                flush_mu and mu, read under either */
-                                  double request_credit; /* mu: token bucket of requests_per_minute */
-                                  uint64_t request_credit_ns;
-                                  double token_credit; /* mu: token bucket of tokens_per_minute */
-                                  uint64_t token_credit_ns;
-                                  int64_t day_s; /* mu: start of the UTC day that day_tokens counts */
-                                  uint64_t day_tokens;
-                                  bool day_known;
+    realm_error program_error; /* mu: why the stored program could not be opened */
+    realm_account *accounts[REALM_MODELS_MAX]; /* by model, made when first used: under
+                                                  flush_mu and mu, read under either */
+    double request_credit;                     /* mu: token bucket of requests_per_minute */
+    uint64_t request_credit_ns;
+    double token_credit; /* mu: token bucket of tokens_per_minute */
+    uint64_t token_credit_ns;
+    int64_t day_s; /* mu: start of the UTC day that day_tokens counts */
+    uint64_t day_tokens;
+    bool day_known;
 
-                                  realm_usage used; /* mu: in the ledger since the server started */
+    realm_usage used; /* mu: in the ledger since the server started */
 
-                                  atomic_uint_fast64_t requests, aborted; /* since start */
-                                  uint64_t cpu_ns; /* runtime.cpu_mu: of its programs, since start */
-                                  /* What is in the ledger already; flush_mu. */
-                                  tenant_spent spent_flushed;
-                                  realm_token_counts flushed[REALM_MODELS_MAX];
+    atomic_uint_fast64_t requests, aborted; /* since start */
+    uint64_t cpu_ns;                        /* runtime.cpu_mu: of its programs, since start */
+    /* What is in the ledger already; flush_mu. */
+    tenant_spent spent_flushed;
+    realm_token_counts flushed[REALM_MODELS_MAX];
 };
 
 struct realm_runtime {
