@@ -227,6 +227,16 @@ static void negative_epsilon(bytes *b) { put_float(b, "llama.attention.layer_nor
 static void zero_rope_base(bytes *b) { put_float(b, "llama.rope.freq_base", 0); }
 static void infinite_other(bytes *b) { put_float(b, "llama.anything.at.all", INFINITY); }
 static void few_layers(bytes *b) { b_array(b, "llama.attention.head_count_kv", REALM_GGUF_U32, 0); }
+static void fewer_than_layers(bytes *b) {
+    b_key_u32(b, "llama.block_count", 3);
+    b_array(b, "llama.attention.head_count_kv", REALM_GGUF_U32, 2);
+    b_u32(b, 1);
+    b_u32(b, 1);
+}
+static void text_epsilon(bytes *b) {
+    b_key(b, "llama.attention.layer_norm_rms_epsilon", REALM_GGUF_STRING);
+    b_str(b, "1e-5");
+}
 static void negative_layer(bytes *b) {
     b_array(b, "llama.attention.head_count_kv", REALM_GGUF_I64, 1);
     b_u64(b, UINT64_MAX);
@@ -278,6 +288,8 @@ static void metadata_that_makes_no_sense_is_refused(void **state) {
                  {zero_rope_base, 1, "not above zero"},
                  {infinite_other, 1, "llama.anything.at.all is inf"},
                  {few_layers, 1, NULL}, /* without a layer count there is nothing to compare with */
+                 {fewer_than_layers, 2, "head_count_kv has 2 numbers for 3 layers"},
+                 {text_epsilon, 1, "rms_epsilon is of type string"},
                  {negative_layer, 1, "holds -1 at position 0"},
                  {text_layers, 1, "array of string"},
                  {no_tokens, 1, "has 0 tokens"},
