@@ -59,18 +59,18 @@ def try_until_refused(s, request, most):
 def passes(s, e, request):
     """Admitted when the time has passed that the refusal named, and refused until then."""
     after = int(e.response.headers["retry-after"])
-    assert 1 <= after <= 10, after
+    assert 1 <= after <= 15, after
     time.sleep(after)
     s.client().chat.completions.create(**request)
 
 
 def test_requests_per_minute():
-    with Server(tenants=("alpha", "beta"), limits={"alpha": {"requests_per_minute": 30}}) as s:
+    with Server(tenants=("alpha", "beta"), limits={"alpha": {"requests_per_minute": 6}}) as s:
         tiny = {**SHORT, "max_tokens": 1}
         n, seconds, e = try_until_refused(s, tiny, 60)
-        assert 30 <= n <= 30 + seconds / 2 + 1, (n, seconds)
-        assert e.code == "rate_limit_exceeded" and "requests_per_minute: 30" in e.body["message"], e
-        assert e.response.headers["x-ratelimit-limit-requests"] == "30"
+        assert 6 <= n <= 6 + seconds / 10 + 1, (n, seconds)
+        assert e.code == "rate_limit_exceeded" and "requests_per_minute: 6" in e.body["message"], e
+        assert e.response.headers["x-ratelimit-limit-requests"] == "6"
         assert e.response.headers["x-ratelimit-remaining-requests"] == "0"
         is_served(s)
         passes(s, e, tiny)
@@ -78,17 +78,17 @@ def test_requests_per_minute():
 
 
 def test_tokens_per_minute():
-    with Server(tenants=("alpha", "beta"), limits={"alpha": {"tokens_per_minute": 1500}}) as s:
+    with Server(tenants=("alpha", "beta"), limits={"alpha": {"tokens_per_minute": 300}}) as s:
         begin = time.monotonic()
-        for i in range(6):  # cached tokens count: they are held and answered for
-            first = s.client().completions.with_raw_response.create(model="smollm2", prompt=[100] * 239, max_tokens=1)
-            assert first.headers["x-ratelimit-limit-tokens"] == "1500" and first.parse().usage.total_tokens == 240
+        for i in range(2):  # cached tokens count: they are held and answered for
+            first = s.client().completions.with_raw_response.create(model="smollm2", prompt=[100] * 119, max_tokens=1)
+            assert first.headers["x-ratelimit-limit-tokens"] == "300" and first.parse().usage.total_tokens == 120
         n, _, e = try_until_refused(s, SHORT, 40)
         seconds = time.monotonic() - begin
-        assert n >= 1 and e.code == "rate_limit_exceeded" and "tokens_per_minute: 1500" in e.body["message"], e
+        assert n >= 1 and e.code == "rate_limit_exceeded" and "tokens_per_minute: 300" in e.body["message"], e
         row = [u for u in s.usage() if u["tenant"] == "alpha"][0]
         total, last = row["prompt_tokens"] + row["completion_tokens"], 60
-        assert 1500 <= total <= 1500 + 25 * seconds + last, (total, seconds)
+        assert 300 <= total <= 300 + 5 * seconds + last, (total, seconds)
         assert e.response.headers["x-ratelimit-remaining-tokens"] == "0"
         is_served(s)
         passes(s, e, SHORT)
