@@ -187,6 +187,8 @@ static realm_status take_origin(const reading *r, const realm_json *v) {
     realm_error why = {0};
     realm_status s = realm_json_cstr(v, &text, r->err);
     if (s == REALM_OK && catalog_origins_add(&r->x->origins, text, &why) != REALM_OK) s = say(r, v, &why);
+    if (s == REALM_OK && r->x->origins.n > REALM_CATALOG_ORIGINS_MAX) /* one more has room: that of `--from` */
+        s = realm_json_error(v, REALM_E_LIMIT, r->err, "more than %u origins", REALM_CATALOG_ORIGINS_MAX);
     return s;
 }
 

@@ -546,6 +546,12 @@ static void test_sources_by_hand(void **state) {
     expect_failure(c, "x", &(realm_catalog_source){"http://192.0.2.1/x", sha}, REALM_E_DENIED, "use https");
     expect_failure(c, "x", &(realm_catalog_source){"http://127.0.0.1.example.invalid/x", sha}, REALM_E_DENIED, "https");
     expect_failure(c, "x", &(realm_catalog_source){"https://user@host.invalid/x", sha}, REALM_E_INVALID, "user name");
+    char endless[REALM_CATALOG_URL_MAX + 2] = "https://host.invalid/";
+    memset(endless + strlen(endless), 'x', sizeof endless - 1 - strlen(endless));
+    endless[sizeof endless - 1] = '\0';
+    const char *const no_urls[] = {"https://", "https://host.invalid/a b", "https://host.invalid\\x", endless};
+    for (size_t i = 0; i < REALM_ARRAY_LEN(no_urls); i++)
+        expect_failure(c, "x", &(realm_catalog_source){no_urls[i], sha}, REALM_E_INVALID, "not an URL");
     http_tell(&web, status, 404);
     assert_int_equal(realm_catalog_pull(c, "x", &(realm_catalog_source){url, sha}, NULL, NULL, &err),
                      REALM_E_NOT_FOUND);
@@ -621,6 +627,15 @@ static void test_bad_indexes(void **state) {
         {"origins: [\"https://h.invalid\"]\nmodels:\n  - {name: a, parts: [{url: \"https://h.invalid/x\"}], " SHA "}\n",
          "size: is required"},
         {"models:\n  - {name: a, parts: [], " SHA "}\n", "1 to 64 parts"},
+        {"origins: [\"https://h.invalid\"]\nmodels:\n  - {name: a, parts: [{url: \"https://h.invalid/x\", size: "
+         "2199023255552},"
+         " {url: \"https://h.invalid/y\", size: 1}], " SHA "}\n",
+         "more than 2199023255552 bytes together"},
+        {"origins: [\"https://h.invalid\"]\nmodels:\n  - {name: a, size: 4, parts: [{url: \"https://h.invalid/x\", "
+         "size: 2},"
+         " {url: \"https://h.invalid/y\", size: 1}], " SHA "}\n",
+         "3 bytes together, size says 4"},
+        {"models:\n  - {name: a, file: \"\"}\n", "file: must not be empty"},
         {"models:\n  - {name: a, file: x, size: 0}\n", "size"},
         {"models:\n  - {name: a, file: x, sha256: 12}\n", "sha256"},
         {"indexes: [\"https://h.invalid/x\"]\n", "not among the origins"},
@@ -635,6 +650,54 @@ static void test_bad_indexes(void **state) {
             fail_msg("%s: %s, expected \"%s\"", bad[i].text, err.text, bad[i].why);
         assert_null(c);
     }
+}
+
+/* As many entries of one list as may be, then one more. */
+static void expect_at_most(const char *head, const char *before, const char *behind, size_t most, const char *why) {
+    const size_t room = strlen(head) + (most + 1) * (strlen(before) + strlen(behind) + 8) + 1;
+    char *text = realm_malloc(room);
+    assert_non_null(text);
+    for (size_t n = most; n <= most + 1; n++) {
+        size_t at = (size_t)snprintf(text, room, "%s", head);
+        for (size_t i = 0; i < n; i++) at += (size_t)snprintf(text + at, room - at, "%s%zu%s", before, i, behind);
+        realm_catalog *c = NULL;
+        realm_error err = {0};
+        write_text("index.yaml", text);
+        realm_status s = realm_catalog_open(&c, &(realm_catalog_config){.models_dir = dir}, &err);
+        if (s != (n == most ? REALM_OK : REALM_E_LIMIT) || (n > most && !strstr(err.text, why)))
+            fail_msg("%zu of %s: %s, expected \"%s\"", n, before, err.text, why);
+        realm_catalog_close(c);
+    }
+    realm_free(text);
+}
+
+static void test_limits_of_an_index(void **state) {
+    (void)state;
+    expect_at_most("models:\n", "  - {name: a", ", file: x}\n", REALM_CATALOG_MODELS_MAX, "more than 1024 models");
+    expect_at_most("origins:\n", "  - \"https://h", ".invalid\"\n", REALM_CATALOG_ORIGINS_MAX, "more than 32 origins");
+    expect_at_most("origins: [\"https://h.invalid\"]\nindexes:\n", "  - \"https://h.invalid/", "\"\n",
+                   REALM_CATALOG_ORIGINS_MAX, "more than 32 indexes");
+}
+
+/* What lies in the download cache alone is not this command's to remove. */
+static void test_caches_are_left_alone(void **state) {
+    (void)state;
+    char cache[128], path[160];
+    snprintf(cache, sizeof cache, "%s/cache", dir);
+    snprintf(path, sizeof path, "%s/kept.gguf", cache);
+    assert_int_equal(mkdir(cache, 0700), 0);
+    realm_catalog *c;
+    realm_error err = {0};
+    assert_int_equal(realm_file_replace(path, model, model_len, 0644, &err), REALM_OK);
+    assert_int_equal(realm_catalog_open(&c, &(realm_catalog_config){.models_dir = dir, .cache_dir = cache}, &err),
+                     REALM_OK);
+    assert_int_equal(realm_catalog_remove(c, "kept", NULL, &err), REALM_E_DENIED);
+    assert_non_null(strstr(err.text, path));
+    assert_int_equal(access(path, F_OK), 0);
+    assert_int_equal(realm_catalog_remove(c, "other", NULL, &err), REALM_E_NOT_FOUND);
+    realm_catalog_close(c);
+    assert_int_equal(unlink(path), 0);
+    assert_int_equal(rmdir(cache), 0);
 }
 
 static void test_allocation_failures(void **state) {
@@ -682,6 +745,8 @@ int main(void) {
         T(test_sources_by_hand),
         T(test_list),
         T(test_bad_indexes),
+        T(test_limits_of_an_index),
+        T(test_caches_are_left_alone),
         T(test_allocation_failures),
     };
     signal(SIGPIPE, SIG_IGN);

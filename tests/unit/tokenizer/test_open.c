@@ -19,6 +19,9 @@ static void tables_that_contradict(void **state) {
     refused(&b, REALM_E_UNSUPPORTED, "tokenizer.ggml.model \"bert\"");
     b.model = NULL;
     refused(&b, REALM_E_FORMAT, "tokenizer.ggml.model");
+    start_spm(&b);
+    b.n = b.n_types = b.n_scores = 0;
+    refused(&b, REALM_E_FORMAT, "tokenizer.ggml.tokens: the vocabulary is empty");
     start_bpe(&b, "no-such-pre");
     refused(&b, REALM_E_UNSUPPORTED, "tokenizer.ggml.pre \"no-such-pre\"");
 
