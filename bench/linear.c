@@ -132,7 +132,8 @@ static void bench_shape(realm_team *team, const realm_cpu_kernels *kernels, cons
         printf("%-5s %6llux%-5llu", info->name, (unsigned long long)rows, (unsigned long long)k);
         for (size_t i = 0; i < REALM_ARRAY_LEN(batch); i++) {
             if (rows > 20000 && batch[i] > 64) continue;
-            realm_linear_args a = {.x = x, .n_rows = batch[i], .n_weights = 1, .y = {y}, .quantized = quantized};
+            realm_linear_args a = {
+                .x = x, .n_rows = batch[i], .n_weights = 1, .y = {y}, .pass_by = true, .quantized = quantized};
             bench_run b = {kernels, &a, copies, n_copies, 0, 0};
             double s = best_seconds(team, &b);
             if (batch[i] == 1)

@@ -214,6 +214,7 @@ realm_status realm_backend_open_cpu(realm_backend **out, const realm_backend_con
         return s;
     }
     realm_cpu_kernels_init(&b->kernels, level);
+    b->cache_bytes = realm_cpu_cache_bytes();
     snprintf(b->name, sizeof b->name, "cpu/%s", realm_cpu_level_name(level));
     b->base = (realm_backend){.v = &vtable, .name = b->name, .n_threads = realm_team_size(b->team)};
     realm_turn_init(&b->base.turn);

@@ -17,6 +17,8 @@ typedef enum realm_cpu_level { REALM_CPU_SCALAR, REALM_CPU_AVX2, REALM_CPU_AVX51
 
 /* Best level that both the processor and the operating system (saved registers) support. Compiled at baseline. */
 realm_cpu_level realm_cpu_detect(void);
+/* Bytes of the largest cache that the first processor looks into; 0: not known. Reads a few files. */
+uint64_t realm_cpu_cache_bytes(void);
 const char *realm_cpu_level_name(realm_cpu_level level);
 
 /* ---- the team --------------------------------------------------------------------------------------------------- */
@@ -90,6 +92,7 @@ typedef struct realm_linear_args {
     float *y[REALM_OP_MAX_WEIGHTS];
     realm_epilogue epilogue;
     realm_act act;
+    bool pass_by;    /* the weights are not in the caches and shall not be: a step reads more than those hold */
     void *quantized; /* shared by the team: realm_linear_quantized_bytes(max rows, cols) bytes, 64-byte aligned */
 } realm_linear_args;
 

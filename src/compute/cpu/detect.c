@@ -1,9 +1,12 @@
-/* compute/cpu/detect.c - which instruction sets may be used. Compiled at the baseline, like everything outside x86/.
+/* compute/cpu/detect.c - which instruction sets may be used, and how much the caches hold. Compiled at the baseline,
+ * like everything outside x86/.
  *
  * An instruction set counts only when the processor has it (CPUID) and the operating system saves its registers
  * (XCR0, read by XGETBV): bits 1 and 2 for the 256-bit registers, 5 to 7 for the masks and the 512-bit ones. Bit
  * numbers: Intel Software Developer's Manual, volume 2A, CPUID; volume 1, 13.3.
  */
+#include <stdio.h>
+
 #include "compute/cpu/cpu.h"
 
 const char *realm_cpu_level_name(realm_cpu_level level) {
@@ -38,3 +41,19 @@ realm_cpu_level realm_cpu_detect(void) {
 #else
 realm_cpu_level realm_cpu_detect(void) { return REALM_CPU_SCALAR; }
 #endif
+
+/* As the kernel tells it; what CPUID says of a virtual machine's processor may be of the whole socket. */
+uint64_t realm_cpu_cache_bytes(void) {
+    uint64_t most = 0;
+    for (unsigned i = 0;; i++) {
+        char path[80];
+        snprintf(path, sizeof path, "/sys/devices/system/cpu/cpu0/cache/index%u/size", i);
+        FILE *f = fopen(path, "re");
+        if (!f) return most;
+        unsigned long n;
+        char unit = 0;
+        if (fscanf(f, "%lu%c", &n, &unit) >= 1)
+            most = REALM_MAX(most, (uint64_t)n << (unit == 'K' ? 10 : unit == 'M' ? 20 : 0));
+        fclose(f);
+    }
+}

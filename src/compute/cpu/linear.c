@@ -95,7 +95,8 @@ static void multiply(const linear_run *r, uint32_t i, uint32_t first, uint32_t n
     const void *tile = realm_pack_is_float(p->layout) ? (const void *)(r->floats + (size_t)row * r->k)
                                                       : (const void *)tile_quants(r, row);
     r->kernels->linear.product[p->layout->kind][n_cols - 1](p->panels + first * p->panel_bytes, p->panel_bytes, n, r->k,
-                                                            tile, n_cols, r->n_tiles == 1, out, OUT_STRIDE);
+                                                            tile, n_cols, r->a->pass_by && r->n_tiles == 1, out,
+                                                            OUT_STRIDE);
 }
 
 /* The same with the epilogue, into y. */

@@ -352,6 +352,7 @@ void cpu_plan_close(realm_backend *b, realm_plan *p) {
 
 static realm_status copy_ops(realm_plan *p, const realm_plan_desc *d, size_t *quantized, size_t *scratch) {
     realm_status s = REALM_OK;
+    uint64_t weight_bytes = 0;
     for (uint32_t i = 0; i < d->n_ops && s == REALM_OK; i++) {
         plan_op *po = &p->ops[i];
         po->op = d->ops[i];
@@ -362,6 +363,7 @@ static realm_status copy_ops(realm_plan *p, const realm_plan_desc *d, size_t *qu
             uint32_t rows = p->values[o->y[0]].rows == REALM_ROWS_BATCH ? p->max_rows : p->max_out;
             *quantized = REALM_MAX(*quantized, realm_linear_quantized_bytes(rows, o->w[0]->cols));
             *scratch = REALM_MAX(*scratch, realm_linear_scratch_bytes(o->w[0]->cols));
+            for (uint32_t k = 0; k < o->n_weights; k++) weight_bytes += realm_cpu_packed_bytes(o->w[k]->packed);
             break;
         }
         case REALM_OP_NORM_ADD:
@@ -376,6 +378,7 @@ static realm_status copy_ops(realm_plan *p, const realm_plan_desc *d, size_t *qu
             break;
         }
     }
+    p->pass_by = weight_bytes > p->backend->cache_bytes;
     return s;
 }
 

@@ -9,7 +9,8 @@ typedef struct cpu_backend {
     realm_team *team;
     realm_cpu_kernels kernels;
     char name[16]; /* "cpu/vnni" */
-    struct {       /* direct.c: one mapping, grown as needed, for what a slice prepares */
+    uint64_t cache_bytes;
+    struct { /* direct.c: one mapping, grown as needed, for what a slice prepares */
         char *map;
         size_t bytes;
     } direct;
@@ -97,6 +98,7 @@ struct realm_plan {
     plan_op *ops;
     rope_table *ropes;
     attention_schedule *schedules;
+    bool pass_by;     /* its weights together are more than the caches hold */
     uint64_t n_vocab; /* the least of the embeddings' rows; UINT64_MAX without one */
 
     /* one mapping: values, rope tables, quantised activations, partial attention results */

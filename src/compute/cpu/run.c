@@ -76,6 +76,7 @@ static void run_linear(realm_worker *w, realm_plan *p, const realm_op_linear *o)
                            .n_weights = o->n_weights,
                            .epilogue = o->epilogue,
                            .act = o->act,
+                           .pass_by = p->pass_by,
                            .quantized = p->quantized};
     for (uint32_t i = 0; i < o->n_weights; i++) {
         a.w[i] = o->w[i];

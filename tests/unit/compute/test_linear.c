@@ -326,6 +326,7 @@ static void test_op(void **state) {
         uint32_t gather[80];
         for (uint32_t r = 0; r < m; r++) gather[r] = below(n_x);
         a.gain = gain;
+        a.pass_by = below(2);
         bool gathered = below(2);
         for (uint32_t r = 0; r < m; r++) { /* row by row */
             realm_linear_args one = a;
