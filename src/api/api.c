@@ -207,10 +207,18 @@ static void refuse(api_call *c, unsigned status, const char *code, const char *m
 
 static void hand_back(api_call *c);
 
+static bool is_gone(api_call *c) {
+    realm_mutex_lock(&c->mu);
+    bool gone = c->gone;
+    realm_mutex_unlock(&c->mu);
+    return gone;
+}
+
 static void *compile_and_start(void *arg) {
     api_call *c = arg;
     realm_api *api = c->api;
-    gen_start(c);
+    if (!is_gone(c)) gen_start(c);
+    party_give_thread(c);
     hand_back(c);
     realm_mutex_lock(&api->lent_mu);
     api->n_lent--;
@@ -220,25 +228,20 @@ static void *compile_and_start(void *arg) {
 }
 
 /* Schemas are compiled by threads of their own, which wait for their turn and for the compiler: no worker does, so
- * other calls go on. How many of a tenant there are is bounded by whom they wait for (realm_tenant_grammar). False,
- * with the error filled, when there is none to be had. */
+ * other calls go on. False, with the error filled, when there is none to be had. */
 static bool lend_thread(api_call *c) {
     realm_api *api = c->api;
     pthread_t t;
-    realm_mutex_lock(&api->lent_mu);
-    bool ok = api->n_lent < API_LENT_MAX;
-    api->n_lent += ok;
-    realm_mutex_unlock(&api->lent_mu);
-    if (ok && realm_thread_start(&t, "realm-schema", compile_and_start, c, NULL) == REALM_OK) {
+    if (!party_take_thread(c)) return false;
+    if (realm_thread_start(&t, "realm-schema", compile_and_start, c, NULL) == REALM_OK) {
         pthread_detach(t);
         return true;
     }
+    party_give_thread(c);
     realm_mutex_lock(&api->lent_mu);
-    api->n_lent -= ok;
+    api->n_lent--;
     realm_mutex_unlock(&api->lent_mu);
-    api_error_set(&c->error, 503, "overloaded", NULL, "too many schemas are being compiled; try again");
-    c->error.retry_after_ms = 1000;
-    return false;
+    return api_error_status(&c->error, REALM_E_BUSY, NULL);
 }
 
 /* False: the call was handed on. */
@@ -283,10 +286,7 @@ static void *worker(void *arg) {
     api_call *c;
     while ((c = call_queue_pop_wait(&api->queue))) {
         const realm_tenant *t = c->tenant;
-        realm_mutex_lock(&c->mu);
-        bool gone = c->gone;
-        realm_mutex_unlock(&c->mu);
-        if (gone || work(c)) hand_back(c);
+        if (is_gone(c) || work(c)) hand_back(c);
         call_queue_done(&api->queue, t);
     }
     return NULL;

@@ -237,6 +237,7 @@ typedef struct api_party { /* there while its tenant has calls */
     struct api_party *next;
     const realm_tenant *tenant;
     uint32_t n_calls;           /* api.parties_mu */
+    uint32_t n_lent;            /* api.lent_mu: threads that compile schemas for it */
     realm_http_party exchanges; /* of calls whose exchange is open */
     _Atomic uint64_t held_bytes;
 } api_party;
@@ -248,6 +249,10 @@ void party_leave(api_call *c); /* with all that it holds */
 /* The call keeps `bytes` more, of its body or its answer, until it is freed: they count for its tenant. False, with the
  * error filled and nothing counted, when that is more than would be left for others; the first 64 KiB always fit. */
 bool party_hold(api_call *c, uint64_t bytes);
+/* A thread to compile the call's schema may be started, and counts in api.n_lent until that is taken back; it counts
+ * for the tenant until party_give_thread. False with the error filled. */
+bool party_take_thread(api_call *c);
+void party_give_thread(api_call *c);
 
 /* ---- queue.c ---- */
 

@@ -230,6 +230,8 @@ static void write_http(realm_api *api, realm_buf *b) {
                      (double)atomic_load_explicit(&api->first_token_ns, memory_order_relaxed) / 1e9,
                      (unsigned long long)sum);
     one(b, "realm_api_queued", "Requests that wait to be parsed.", call_queue_length(&api->queue));
+    one(b, "realm_api_held_bytes", "Bodies being worked on, and answers being gathered or read.",
+        atomic_load_explicit(&api->held_bytes, memory_order_relaxed));
     realm_mutex_lock(&api->lent_mu);
     const uint32_t compiling = api->n_lent;
     realm_mutex_unlock(&api->lent_mu);

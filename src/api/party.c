@@ -1,4 +1,4 @@
-/* What the calls of one tenant hold together: connections, bodies, answers.
+/* What the calls of one tenant hold together: connections, bodies, answers, threads.
  *
  * There is so much of each for all. A tenant may have no more of it than would then be left for others (net.h,
  * realm_http_fair), so one that opens what it can ends at half, the next one at half of the rest, and who comes new
@@ -84,4 +84,21 @@ bool party_hold(api_call *c, uint64_t bytes) {
                              "the request and its answer are too large to be kept");
     if (!realm_http_fair(0, all, bytes, api->held_most)) return api_error_status(&c->error, REALM_E_BUSY, NULL);
     return crowded(&c->error, "bodies and answers of your requests hold too much memory");
+}
+
+bool party_take_thread(api_call *c) {
+    realm_api *api = c->api;
+    realm_mutex_lock(&api->lent_mu);
+    const bool any = api->n_lent < API_LENT_MAX, fair = realm_http_fair(c->party->n_lent, api->n_lent, 1, API_LENT_MAX);
+    if (fair) c->party->n_lent++, api->n_lent++;
+    realm_mutex_unlock(&api->lent_mu);
+    if (fair) return true;
+    return any ? crowded(&c->error, "too many of your schemas are being compiled")
+               : api_error_status(&c->error, REALM_E_BUSY, NULL);
+}
+
+void party_give_thread(api_call *c) {
+    realm_mutex_lock(&c->api->lent_mu);
+    c->party->n_lent--;
+    realm_mutex_unlock(&c->api->lent_mu);
 }

@@ -183,6 +183,19 @@ static realm_status read_config(serve_config *c, const flags *f, realm_error *er
     return st;
 }
 
+/* As many descriptors as the system allows, and no more connections than that leaves: who comes when all are taken is
+ * given the place of an idle one, which a server without descriptors could not do. How many files may be open. */
+static uint64_t fit_descriptors(serve_config *c) {
+    struct rlimit r;
+    if (getrlimit(RLIMIT_NOFILE, &r) != 0) return UINT64_MAX;
+    const rlim_t before = r.rlim_cur;
+    r.rlim_cur = r.rlim_max;
+    if (before < r.rlim_max && setrlimit(RLIMIT_NOFILE, &r) != 0) r.rlim_cur = before;
+    const uint64_t left = r.rlim_cur > 2 * OTHER_DESCRIPTORS ? r.rlim_cur - OTHER_DESCRIPTORS : r.rlim_cur / 2;
+    c->http.connections = (uint32_t)REALM_MIN(c->http.connections, left);
+    return r.rlim_cur;
+}
+
 static realm_status open_server(serving *s, realm_error *err) {
     const serve_config *c = &s->config;
     bool admin = strcmp(c->admin_listen, "off") != 0;
@@ -226,6 +239,7 @@ static void reload(serving *s, const flags *f) {
     }
     realm_runtime_reload(s->rt);
     s->config.drain_seconds = fresh->drain_seconds;
+    (void)fit_descriptors(fresh);
     realm_buf_init(&other, 4096);
     serve_config_differences(&s->config, fresh, &other);
     serve_say("configuration read again: %zu tenants%s%.*s", fresh->n_tenants,
@@ -269,23 +283,6 @@ static void serve(serving *s, const flags *f) {
     }
 }
 
-/* As many descriptors as the system allows, and no more connections than that leaves: who comes when all are taken is
- * given the place of an idle one, which a server without descriptors could not do. */
-static void fit_descriptors(serve_config *c) {
-    struct rlimit r;
-    if (getrlimit(RLIMIT_NOFILE, &r) != 0) return;
-    if (r.rlim_cur < r.rlim_max) {
-        r.rlim_cur = r.rlim_max;
-        (void)setrlimit(RLIMIT_NOFILE, &r);
-        if (getrlimit(RLIMIT_NOFILE, &r) != 0) return;
-    }
-    const uint64_t left = r.rlim_cur > 2 * OTHER_DESCRIPTORS ? r.rlim_cur - OTHER_DESCRIPTORS : r.rlim_cur / 2;
-    if (c->http.connections <= left) return;
-    c->http.connections = (uint32_t)left;
-    serve_say("at most %u connections: the system allows %llu open files", c->http.connections,
-              (unsigned long long)r.rlim_cur);
-}
-
 int realm_cmd_serve(int argc, char **argv) {
     realm_args args = {
         .command = "serve", .usage = usage, .help = help, .options = options, .argc = argc, .argv = argv};
@@ -308,7 +305,11 @@ int realm_cmd_serve(int argc, char **argv) {
     if (st != REALM_OK) goto done;
     realm_log_configure(s.config.log_level, NULL, NULL);
     serve_say("version " REALM_VERSION ", state in %s", s.config.state);
-    fit_descriptors(&s.config);
+    const uint32_t wanted = s.config.http.connections;
+    const uint64_t files = fit_descriptors(&s.config);
+    if (s.config.http.connections < wanted)
+        serve_say("at most %u connections: %llu files may be open", s.config.http.connections,
+                  (unsigned long long)files);
     realm_runtime_config rc = {.state_dir = s.config.state,
                                .compiler_path = self,
                                .n_workers = (uint32_t)s.config.workers,

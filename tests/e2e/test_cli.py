@@ -186,3 +186,6 @@ def test_serving():
         done = call("serve", "--listen", "192.0.2.1:1", "--admin-listen", "off", *at)  # not this machine's
         last = done.stderr.splitlines()[-1]
         assert done.returncode == 1 and last.startswith("realm: serve: 192.0.2.1:1: "), done
+        few = subprocess.run(["prlimit", "--nofile=600", REALM, "serve", "--listen", "192.0.2.1:1", "--admin-listen", "off", *at],
+                             capture_output=True, text=True, timeout=60)
+        assert "\nrealm: at most 344 connections: 600 files may be open\n" in few.stderr, few

@@ -1064,6 +1064,37 @@ static void bodies_and_answers_are_held_to_a_share(void **state) {
     free(body);
 }
 
+/* Of the 64 threads that compile schemas a tenant has half, whatever it sends. */
+static void schemas_are_compiled_in_shares(void **state) {
+    (void)state;
+    static const char form[] =
+        "{\"model\":\"m\",\"messages\":[{\"role\":\"user\",\"content\":\"x\"}],\"json_schema\":{\"title\":"
+        "\"%s\"}}";
+    char held[256], quick[256];
+    (void)snprintf(held, sizeof held, form, "hold");
+    (void)snprintf(quick, sizeof quick, form, "go");
+    F.hold = 1;
+    int fds[32];
+    for (int i = 0; i < 32; i++) fds[i] = begin(REALM_API_PUBLIC, "POST", "/v1/chat/completions", "tenant", held);
+    for (int i = 0; i < 3000 && F.compiled < 32; i++) nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
+    assert_int_equal(F.compiled, 32);
+    reply r = ask("POST", "/v1/chat/completions", "tenant", quick);
+    assert_error(&r, 429, NULL, "rate_limit_exceeded");
+    r = ask("POST", "/v1/chat/completions", "other", quick);
+    assert_int_equal(r.status, 200);
+    done(&r);
+    close(fds[0]); /* one that has left is not waited for when the schema is there */
+    F.hold = 0;
+    for (int i = 1; i < 32; i++) {
+        r = read_reply(fds[i]);
+        assert_int_equal(r.status, 200);
+        done(&r);
+    }
+    r = ask("POST", "/v1/chat/completions", "tenant", quick);
+    assert_int_equal(r.status, 200);
+    done(&r);
+}
+
 static void models_and_usage(void **state) {
     (void)state;
     reply r = ask("GET", "/v1/models", "tenant", NULL);
@@ -1182,6 +1213,7 @@ int main(void) {
         TEST(memory_may_run_out),
         TEST(text_endpoints),
         TEST(limits_come_first),
+        TEST(schemas_are_compiled_in_shares),
         TEST(bodies_and_answers_are_held_to_a_share),
         TEST(models_and_usage),
         TEST(metrics),
