@@ -242,6 +242,7 @@ void realm_sandbox_close(realm_sandbox *s) {
 
 void realm_sandbox_get_stats(realm_sandbox *s, realm_sandbox_stats *out) {
     memset(out, 0, sizeof *out);
+    out->max_instances = s->max_instances;
     realm_mutex_lock(&s->ready_mu);
     out->instances = s->n_instances;
     out->ready[0] = atomic_load_explicit(&s->ready.n, memory_order_relaxed);

@@ -135,6 +135,7 @@ void realm_sandbox_close(realm_sandbox *s);
 
 typedef struct realm_sandbox_stats {
     uint32_t instances;              /* now: queued, running, parked */
+    uint32_t max_instances;          /* at once */
     uint32_t ready[2];               /* of them, queued: for the workers, for those in the background */
     uint64_t started, ended, failed; /* since opening; `failed` are those of `ended` whose status was not REALM_OK */
     uint64_t start_ns, starts_timed; /* time to make instances: sum and count */

@@ -141,6 +141,7 @@ struct realm_tenant {
 
     realm_usage used; /* mu: in the ledger since the server started */
 
+    atomic_uint instances;                  /* its part of runtime.instances */
     atomic_uint_fast64_t requests, aborted; /* since start */
     uint64_t cpu_ns;                        /* runtime.cpu_mu: of its programs, since start */
     /* What is in the ledger already; flush_mu. */
@@ -179,6 +180,8 @@ struct realm_runtime {
     uint64_t cpu_flushed, tensor_flushed; /* flush_mu */
     atomic_uint_fast64_t requests, aborted, refused, failures;
     atomic_uint requests_active, runs_active;
+    uint32_t max_instances;
+    atomic_uint instances; /* of tenants' runs, from before they start to after they end */
 };
 
 struct realm_request {

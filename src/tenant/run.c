@@ -155,9 +155,33 @@ static void run_ended(realm_run *run, realm_status status, int32_t value, const 
     ledger_enqueue(run->request->tenant->rt, run);
 }
 
+static void give_place(realm_run *run) {
+    realm_tenant *t = run->request->tenant;
+    atomic_fetch_sub_explicit(&t->instances, 1, memory_order_relaxed);
+    atomic_fetch_sub_explicit(&t->rt->instances, 1, memory_order_relaxed);
+}
+
+/* One of the places for instances. A tenant may have no more of them than are then left for others, so one whose
+ * programs all wait ends at half, and who comes new finds room. Counted first, then looked at, so that of two at the
+ * limit one at most gets it; relaxed, as these are numbers alone. */
+static realm_status take_place(realm_run *run, realm_error *err) {
+    realm_tenant *t = run->request->tenant;
+    const uint32_t most = t->rt->max_instances,
+                   all = atomic_fetch_add_explicit(&t->rt->instances, 1, memory_order_relaxed),
+                   own = atomic_fetch_add_explicit(&t->instances, 1, memory_order_relaxed);
+    if (all < most && own < most - all) return REALM_OK;
+    give_place(run);
+    if (all >= most)
+        return realm_error_set(err, REALM_E_BUSY, "%u program instances are running, as many as are allowed", most);
+    return realm_error_set(err, REALM_E_CROWDED,
+                           "%u programs of your requests are running, and %u more may run: they are left for others",
+                           own, most - all);
+}
+
 /* A worker: the instance has ended and its memory is gone. */
 static void run_instance_done(void *user, realm_instance *instance, const realm_instance_result *result) {
     (void)instance;
+    give_place(user);
     run_ended(user, result->status, result->value, result->text);
 }
 
@@ -228,8 +252,12 @@ static realm_status launch(realm_run *run, realm_error *err) {
                                 .on_cpu = run_used_cpu,
                                 .on_done = run_instance_done};
     realm_host *host;
-    realm_status s = realm_host_open(&host, run, err);
+    realm_status s = take_place(run, err);
     if (s != REALM_OK) return s;
+    if ((s = realm_host_open(&host, run, err)) != REALM_OK) {
+        give_place(run);
+        return s;
+    }
     realm_buf_init(&rendered, REALM_RUN_INPUT_MAX);
     realm_program_get_info(run->program, &info);
     if (info.kind == REALM_PROGRAM_GENERATE) s = prompt_text(run, &rendered, &ip, err);
@@ -243,7 +271,10 @@ static realm_status launch(realm_run *run, realm_error *err) {
     else
         run->host = NULL;
     realm_mutex_unlock(&run->mu);
-    if (s != REALM_OK) realm_host_close(host);
+    if (s != REALM_OK) {
+        realm_host_close(host);
+        give_place(run);
+    }
     realm_buf_release(&rendered);
     return s;
 }

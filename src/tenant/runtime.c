@@ -38,6 +38,9 @@ realm_status realm_runtime_open(realm_runtime **out, const realm_runtime_config 
                                .abi_major = REALM_ABI_MAJOR};
     sc.imports = realm_host_imports(&sc.n_imports);
     if ((s = realm_sandbox_open(&rt->sandbox, &sc, err)) != REALM_OK) goto fail;
+    realm_sandbox_stats programs;
+    realm_sandbox_get_stats(rt->sandbox, &programs);
+    rt->max_instances = programs.max_instances;
     realm_backend_config bc = {.n_threads = config->n_threads};
     if ((s = realm_backend_open_cpu(&rt->backend, &bc, err)) != REALM_OK) goto fail;
     if ((s = realm_tensor_service_open(rt->backend, &rt->tensors, err)) != REALM_OK) goto fail;

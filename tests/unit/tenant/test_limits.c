@@ -2,6 +2,7 @@
  * is refused by name, another tenant does not notice, and it passes. (Limits of one instance: test_host.c,
  * test_hostile.c.) Nothing here waits for longer than the refusal itself said. */
 #include "tenant/client.h"
+#include "tenant/internal.h"
 
 static realm_tenant *other;
 
@@ -153,6 +154,41 @@ static void generations(void **state) {
     realm_tenant_release(t);
 }
 
+/* Of the 64 places for programs one tenant alone gets half, the next one half of the rest; then there is room again. */
+static void places(void **state) {
+    (void)state;
+    static client held[33], c;
+    realm_error err = {0};
+    realm_tenant *t[2] = {tenant_with("waits", TEST_WASM "/guest", "stuck"),
+                          tenant_with("waits-too", TEST_WASM "/guest", "stuck")};
+    for (int k = 0; k < 2; k++) {
+        const int most = k == 0 ? 32 : 1;
+        for (int i = 0; i < most; i++) begin(&held[k ? 32 : i], t[k], request_for(0));
+        if (k > 0) continue;
+        realm_run_params p = request_for(0);
+        realm_request *r;
+        realm_run *run;
+        assert_int_equal(request_on(t[k], "tiny", NULL, &r, &err), REALM_OK);
+        assert_int_equal(realm_run_start(r, &p, &run, &err), REALM_E_CROWDED);
+        assert_non_null(strstr(err.text, "32 programs of your requests are running, and 32 more may run"));
+        realm_request_close(r);
+    }
+    for (int i = 0; i < 33; i++) realm_run_cancel(held[i].run);
+    for (int i = 0; i < 33; i++) {
+        follow(&held[i], 0);
+        assert_int_equal(held[i].finish, REALM_FINISH_CANCELLED);
+        end(&held[i]);
+    }
+    begin(&c, t[0], request_for(0));
+    follow(&c, 7);
+    realm_run_cancel(c.run);
+    follow(&c, 0);
+    end(&c);
+    assert_int_equal(atomic_load(&rt->instances), 0);
+    assert_int_equal(atomic_load(&t[0]->instances), 0);
+    for (int k = 0; k < 2; k++) realm_tenant_release(t[k]);
+}
+
 static void kv_tokens(void **state) {
     (void)state;
     client c;
@@ -179,8 +215,12 @@ int main(int argc, char **argv) {
     if (open_runtime()) return 1;
     other = tenant_with("other", NULL, NULL);
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(requests_per_minute), cmocka_unit_test(tokens_per_minute), cmocka_unit_test(tokens_per_day),
-        cmocka_unit_test(generations),         cmocka_unit_test(kv_tokens),
+        cmocka_unit_test(requests_per_minute),
+        cmocka_unit_test(tokens_per_minute),
+        cmocka_unit_test(tokens_per_day),
+        cmocka_unit_test(generations),
+        cmocka_unit_test(places),
+        cmocka_unit_test(kv_tokens),
     };
     int failed = cmocka_run_group_tests_name("limits over time", tests, NULL, NULL);
     realm_tenant_release(other);
