@@ -1027,7 +1027,7 @@ export declare function tensor_info(tensor: i32, out: usize): i32;
 @external("realm", "tensor_write")
 export declare function tensor_write(tensor: i32, at: u64, values: usize, n: usize): i32;
 
-// Reads values. Metered (read_bytes).
+// Reads values, of a weight whole rows. Metered (read_bytes).
 // @ts-ignore: decorator
 @external("realm", "tensor_read")
 export declare function tensor_read(tensor: i32, at: u64, out: usize, n: usize): i32;

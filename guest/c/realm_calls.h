@@ -284,7 +284,7 @@ int32_t realm_tensor_info(int32_t tensor, realm_guest_tensor *out) REALM_IMPORT(
 /* Writes values from the given element on. */
 int32_t realm_tensor_write(int32_t tensor, uint64_t at, const float *values, size_t n) REALM_IMPORT(tensor_write);
 
-/* Reads values. Metered (read_bytes). */
+/* Reads values, of a weight whole rows. Metered (read_bytes). */
 int32_t realm_tensor_read(int32_t tensor, uint64_t at, float *out, size_t n) REALM_IMPORT(tensor_read);
 
 /* Runs a list of operations in order on the shared device, all checked before the first runs; waits for them.

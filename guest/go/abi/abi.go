@@ -1099,7 +1099,7 @@ func TensorInfo(tensor int32, out *GuestTensor) int32
 //go:wasmimport realm tensor_write
 func TensorWrite(tensor int32, at uint64, values *float32, n uint32) int32
 
-// Reads values. Metered (read_bytes).
+// Reads values, of a weight whole rows. Metered (read_bytes).
 //
 //go:wasmimport realm tensor_read
 func TensorRead(tensor int32, at uint64, out *float32, n uint32) int32

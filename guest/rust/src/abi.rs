@@ -768,7 +768,7 @@ extern "C" {
     /// Writes values from the given element on.
     pub fn tensor_write(tensor: i32, at: u64, values: *const f32, n: usize) -> i32;
 
-    /// Reads values. Metered (read_bytes).
+    /// Reads values, of a weight whole rows. Metered (read_bytes).
     pub fn tensor_read(tensor: i32, at: u64, out: *mut f32, n: usize) -> i32;
 
     /// Runs a list of operations in order on the shared device, all checked before the first runs; waits for them.

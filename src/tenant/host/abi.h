@@ -265,7 +265,7 @@
     X(TENSORS, tensor_write, "ilpp", REALM_IMPORT_OFF_FIBER, (int32_t tensor, uint64_t at, const float *values, size_t n), \
       "Writes values from the given element on.") \
     X(TENSORS, tensor_read, "ilpp", REALM_IMPORT_OFF_FIBER, (int32_t tensor, uint64_t at, float *out, size_t n), \
-      "Reads values. Metered (read_bytes).") \
+      "Reads values, of a weight whole rows. Metered (read_bytes).") \
     X(TENSORS, tensor_run, "pp", REALM_IMPORT_OFF_FIBER, (const realm_guest_tensor_op *ops, size_t n), \
       "Runs a list of operations in order on the shared device, all checked before the first runs; waits for them. " \
       "last_error names the operation and operand at fault.") \
