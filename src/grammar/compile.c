@@ -14,6 +14,7 @@
  * refused before it is used.
  */
 #include <signal.h>
+#include <stdio.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -27,11 +28,18 @@
 #define COMPILE_NICE 5                  /* it gives way to tokens, and still gets on beside them */
 #define STACK_BYTES ((size_t)128 << 20) /* of addresses; touched as deep as a text goes */
 
+/* Between two tokens of JSON the library takes any run of blanks, and small models that are kept to a schema like to go
+ * on with line ends until their tokens are used up. One space, or one line end and an indentation, is all that people
+ * and programs write. A schema may have its own "x-guidance"; the last one counts. */
+#define BLANKS "\"x-guidance\":{\"whitespace_pattern\":\"\\\\x20|\\\\r?\\\\n[\\\\x20\\\\x09]{0,40}\"}"
+#define JSON_BLANKS " \t\r\n"
+
 typedef struct compile_job {
     realm_grammar_vocab *v;
     realm_grammar_kind kind;
     char *text; /* NUL-terminated */
     size_t len;
+    char *built; /* what the library gets: the text, a schema with BLANKS in it */
     uint64_t owner;
     uint64_t deadline_ns;
     /* mu */
@@ -75,6 +83,16 @@ realm_status grammar_error(realm_error *err, realm_status otherwise, const char 
     return realm_error_set(err, status, "%.*s", (int)REALM_MIN(len, (size_t)300), text);
 }
 
+/* The text is JSON; `true` and `false` have no room for it. NULL: no memory. */
+static char *with_blanks(const char *text, size_t len) {
+    size_t at = strspn(text, JSON_BLANKS) + 1, size = len + sizeof BLANKS + 1;
+    if (at > len || text[at - 1] != '{') return realm_strndup(text, len);
+    bool alone = text[at + strspn(text + at, JSON_BLANKS)] == '}';
+    char *out = realm_malloc(size);
+    if (out) snprintf(out, size, "%.*s" BLANKS "%s%s", (int)at, text, alone ? "" : ",", text + at);
+    return out;
+}
+
 /* ---- on the job's thread ---------------------------------------------------------------------------------------- */
 
 LlgMatcher *grammar_build(const realm_grammar_vocab *v, realm_grammar_kind kind, const char *text) {
@@ -115,7 +133,7 @@ static const char *try_first_step(const compile_job *j, LlgMatcher *m) {
 }
 
 static void compile(compile_job *j, LlgMatcher **out, realm_error *err) {
-    LlgMatcher *m = grammar_build(j->v, j->kind, j->text);
+    LlgMatcher *m = grammar_build(j->v, j->kind, j->built);
     const char *text = try_first_step(j, m);
     if (!text) {
         *out = m;
@@ -135,6 +153,7 @@ static void job_free(compile_job *j) {
     realm_cond_destroy(&j->done);
     realm_mutex_destroy(&j->mu);
     realm_free(j->text);
+    realm_free(j->built);
     realm_free(j);
 }
 
@@ -217,7 +236,10 @@ realm_status realm_grammar_compile(realm_grammar_vocab *v, uint64_t owner, realm
     realm_grammar *g = realm_calloc(1, sizeof *g);
     compile_job *j = g ? realm_calloc(1, sizeof *j) : NULL;
     if (j) j->text = realm_strndup(text, len);
-    if (!j || !j->text) {
+    if (j && j->text)
+        j->built = kind == REALM_GRAMMAR_KIND_JSON_SCHEMA ? with_blanks(j->text, len) : realm_strndup(text, len);
+    if (!j || !j->built) {
+        if (j) realm_free(j->text);
         realm_free(j);
         realm_free(g);
         return realm_error_set(err, REALM_E_NOMEM, "no memory to compile a grammar");

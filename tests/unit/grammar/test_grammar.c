@@ -515,6 +515,53 @@ static void ends(void **state) {
     realm_grammar_release(g);
 }
 
+/* Whether a text may stand there, byte by byte. */
+static bool takes(const vocabulary *w, realm_grammar *g, const char *text) {
+    realm_grammar_state *s;
+    bool all = true;
+    assert_int_equal(realm_grammar_state_open(g, &s, NULL), REALM_OK);
+    for (; all && *text; text++) {
+        realm_tokens t = {0};
+        size_t n;
+        assert_int_equal(realm_tokenizer_encode(w->t, text, 1, 0, 8, &t, NULL), REALM_OK);
+        assert_int_equal(realm_grammar_state_accept(s, t.ids, t.len, &n, NULL), REALM_OK);
+        all = n == t.len;
+        realm_tokens_release(&t);
+    }
+    realm_grammar_state_close(s);
+    return all;
+}
+
+/* Between tokens of JSON there is a little to be read by, and no run of blanks that uses up an answer. */
+static void blanks(void **state) {
+    (void)state;
+    const vocabulary *w = &words[0];
+    char deep[64];
+    realm_grammar *g =
+        compile(w, REALM_GRAMMAR_KIND_JSON_SCHEMA, " {\"type\":\"array\",\"items\":{\"type\":\"null\"}}");
+    assert_true(takes(w, g, "[null,null]"));
+    assert_true(takes(w, g, "[ null , null ]"));
+    assert_true(takes(w, g, "[\n  null,\r\n\t\tnull\n]"));
+    assert_false(takes(w, g, "[\n\n"));
+    assert_false(takes(w, g, "[  "));
+    assert_false(takes(w, g, "[\t"));
+    snprintf(deep, sizeof deep, "[\n%40s", "");
+    assert_true(takes(w, g, deep));
+    snprintf(deep, sizeof deep, "[\n%41s", "");
+    assert_false(takes(w, g, deep));
+    realm_grammar_release(g);
+    g = compile(w, REALM_GRAMMAR_KIND_JSON_SCHEMA, "{ }");
+    assert_true(takes(w, g, "{\"a\": [1, {}]}"));
+    assert_false(takes(w, g, "{\n\n"));
+    realm_grammar_release(g);
+    /* a schema may say otherwise */
+    g = compile(w, REALM_GRAMMAR_KIND_JSON_SCHEMA,
+                "{\"x-guidance\":{\"whitespace_flexible\":false},\"type\":\"array\"}");
+    assert_true(takes(w, g, "[1,"));
+    assert_false(takes(w, g, "[1, "));
+    realm_grammar_release(g);
+}
+
 /* ---- what is refused -------------------------------------------------------------------------------------------- */
 
 static void refused(void **state) {
@@ -731,6 +778,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(schemas_hold), cmocka_unit_test(expressions_hold),
                                        cmocka_unit_test(lark_holds),   cmocka_unit_test(rollback_and_fork),
                                        cmocka_unit_test(ends),         cmocka_unit_test(refused),
-                                       cmocka_unit_test(hostile),      cmocka_unit_test(threads)};
+                                       cmocka_unit_test(hostile),      cmocka_unit_test(threads),
+                                       cmocka_unit_test(blanks)};
     return cmocka_run_group_tests(tests, open_vocabularies, close_vocabularies);
 }
