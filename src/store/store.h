@@ -35,7 +35,8 @@
       "tensors and grammars of a tenant at once; kept logits of an instance")                                          \
     X(storage_bytes, uint64_t, 268435456, 0, 1099511627776, "keys, values and model files in the tenant's store")      \
     X(read_weights, uint64_t, 0, 0, 1, "whether programs may read the weights of the server's models (1) or not (0)")  \
-    X(weight, uint64_t, 100, 1, 10000, "share of the engine relative to other tenants")
+    X(weight, uint64_t, 100, 1, 10000,                                                                                 \
+      "share of the engine, and of the room for suspended KV pages, relative to other tenants")
 
 typedef struct realm_limits {
 #define REALM_LIMIT_FIELD(field, type, def, least, most, text) type field;
