@@ -569,6 +569,10 @@ static void test_sources_by_hand(void **state) {
     wrong[0] = wrong[0] == '0' ? '1' : '0';
     expect_failure(c, "z", &(realm_catalog_source){path, wrong}, REALM_E_FORMAT, "SHA-256");
     realm_catalog_close(c);
+    write_text("index.yaml", "models:\n  - {name: z, file: x.gguf, size: 100000}\n"); /* and its size */
+    c = open_catalog(1);
+    expect_failure(c, "z", NULL, REALM_E_FORMAT, "100000 were expected");
+    realm_catalog_close(c);
 }
 
 typedef struct seen {

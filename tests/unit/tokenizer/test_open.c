@@ -81,15 +81,68 @@ static void tables_that_contradict(void **state) {
 
     const struct {
         const char *merge, *words;
-    } merges[] = {{"", "no pair"},         {"a", "no pair"},      {"ab", "no pair"},     {"a ", "no pair"},
-                  {" a", "no pair"},       {"a b", "no token"},   {"zz a", "left part"}, {"a zz", "right part"},
-                  {"a b c", "right part"}, {"a  b", "right part"}};
+    } merges[] = {{"", "no pair"},
+                  {"a", "no pair"},
+                  {"ab", "no pair"},
+                  {"a ", "no pair"},
+                  {" a", "no pair"},
+                  {"a b", "no token"},
+                  {"zz a", "left part"},
+                  {"a zz", "right part"},
+                  {"a b c", "right part"},
+                  {"a  b", "right part"},
+                  {"abcdefgh abcdefgh", "no token"}}; /* longer than any token */
     for (size_t i = 0; i < sizeof merges / sizeof *merges; i++) {
         start_bpe(&b, "gpt-2");
         add(&b, "abcdefgh", REALM_TOKEN_NORMAL, 0);
         merge(&b, merges[i].merge);
         refused(&b, REALM_E_FORMAT, "tokenizer.ggml.merges: merge 0");
         refused(&b, REALM_E_FORMAT, merges[i].words);
+    }
+}
+
+/* Arrays that are none, or of something else. */
+static void arrays_of_the_wrong_kind(void **state) {
+    (void)state;
+    static const uint32_t numbers[] = {1, 2, 3};
+    static const float scores[] = {0, 0, 0};
+    const realm_gguf_str texts[] = {str("a"), str("b"), str("c")};
+    static const struct {
+        const char *wrong; /* key */
+        bool scalar;
+        const char *words;
+    } cases[] = {{"tokenizer.ggml.tokens", true, "tokenizer.ggml.tokens is no array"},
+                 {"tokenizer.ggml.tokens", false, "tokenizer.ggml.tokens is no array of strings"},
+                 {"tokenizer.ggml.scores", true, "tokenizer.ggml.scores is no array"},
+                 {"tokenizer.ggml.scores", false, "tokenizer.ggml.scores is no array of numbers"}};
+    for (size_t i = 0; i < REALM_ARRAY_LEN(cases); i++) {
+        const bool tokens = strcmp(cases[i].wrong, "tokenizer.ggml.tokens") == 0;
+        realm_gguf_writer *w;
+        realm_gguf *g;
+        realm_tokenizer *t = NULL;
+        realm_error err = {0};
+        void *data;
+        size_t len;
+        assert_int_equal(realm_gguf_writer_open(&w, 3, 32, &err), REALM_OK);
+        assert_int_equal(realm_gguf_put_str(w, "tokenizer.ggml.model", "llama", 5), REALM_OK);
+        if (cases[i].scalar)
+            assert_int_equal(realm_gguf_put_u32(w, cases[i].wrong, 3), REALM_OK);
+        else if (tokens)
+            assert_int_equal(realm_gguf_put_array(w, cases[i].wrong, REALM_GGUF_U32, numbers, 3), REALM_OK);
+        else
+            assert_int_equal(realm_gguf_put_strs(w, cases[i].wrong, texts, 3), REALM_OK);
+        if (tokens)
+            assert_int_equal(realm_gguf_put_array(w, "tokenizer.ggml.scores", REALM_GGUF_F32, scores, 3), REALM_OK);
+        else
+            assert_int_equal(realm_gguf_put_strs(w, "tokenizer.ggml.tokens", texts, 3), REALM_OK);
+        assert_int_equal(realm_gguf_writer_finish(w, &data, &len, &err), REALM_OK);
+        assert_int_equal(realm_gguf_open_memory(&g, data, len, &err), REALM_OK);
+        assert_int_equal(realm_tokenizer_open(&t, g, &err), REALM_E_FORMAT);
+        if (!strstr(err.text, cases[i].words)) fail_msg("%s, not %s", err.text, cases[i].words);
+        assert_null(t);
+        realm_gguf_close(g);
+        realm_gguf_writer_close(w);
+        realm_free(data);
     }
 }
 
@@ -236,6 +289,7 @@ static void damaged_files(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(tables_that_contradict),
+                                       cmocka_unit_test(arrays_of_the_wrong_kind),
                                        cmocka_unit_test(sizes_past_the_limits),
                                        cmocka_unit_test(memory_runs_out_anywhere), cmocka_unit_test(damaged_files)};
     return cmocka_run_group_tests(tests, NULL, NULL);

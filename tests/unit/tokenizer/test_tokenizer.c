@@ -408,6 +408,32 @@ static void streams_never_cut_a_character(void **state) {
     realm_tokenizer_close(t);
 }
 
+/* Spans say of each byte of a text what it is: none is left out, none is told twice, none is behind the end. */
+static void spans_cover_the_text(void **state) {
+    (void)state;
+    static const struct {
+        realm_text_span at[2];
+        realm_status status;
+    } cases[] = {{{{0, 5, false}, {5, 6, true}}, REALM_OK},
+                 {{{0, 5, false}, {6, 5, true}}, REALM_E_INVALID},
+                 {{{0, 5, false}, {4, 7, true}}, REALM_E_INVALID},
+                 {{{1, 4, false}, {5, 6, true}}, REALM_E_INVALID},
+                 {{{0, 5, false}, {5, 5, true}}, REALM_E_INVALID},
+                 {{{0, 5, false}, {5, 7, true}}, REALM_E_INVALID},
+                 {{{0, 5, false}, {5, SIZE_MAX - 2, true}}, REALM_E_INVALID},
+                 {{{0, 12, false}, {12, SIZE_MAX, true}}, REALM_E_INVALID}};
+    realm_tokenizer *t = open_file(DATA "gpt-2.gguf");
+    for (size_t i = 0; i < REALM_ARRAY_LEN(cases); i++) {
+        realm_tokens out = {0};
+        realm_error err = {0};
+        if (realm_tokenizer_encode_spans(t, "hello there", 11, cases[i].at, 2, 0, 100, &out, &err) != cases[i].status)
+            fail_msg("case %zu: %s", i, err.text);
+        if (cases[i].status != REALM_OK) assert_int_equal(out.len, 0);
+        realm_tokens_release(&out);
+    }
+    realm_tokenizer_close(t);
+}
+
 /* --- limits ----------------------------------------------------------------------------------------------------- */
 
 static void limits_are_kept(void **state) {
@@ -422,6 +448,9 @@ static void limits_are_kept(void **state) {
     assert_int_equal(realm_tokenizer_encode(t, "hello there", 11, 0, 2 * n, &out, &err), REALM_OK);
     assert_int_equal(out.len, 2 * n);
     assert_int_equal(realm_tokenizer_encode(t, "", 0, 0, 1, &out, &err), REALM_E_LIMIT);
+    assert_non_null(strstr(err.text, "more than 0 tokens"));
+    assert_int_equal(realm_tokenizer_encode(t, "", ((size_t)1 << 30) + 1, 0, SIZE_MAX, &out, &err), REALM_E_LIMIT);
+    assert_non_null(strstr(err.text, "at most 1073741824 are encoded")); /* before any of them is looked at */
     realm_tokens_release(&out);
 
     realm_buf small;
@@ -470,6 +499,7 @@ int main(void) {
         cmocka_unit_test(spans_do_not_change_plain_text),
         cmocka_unit_test(text_comes_back),
         cmocka_unit_test(streams_never_cut_a_character),
+        cmocka_unit_test(spans_cover_the_text),
         cmocka_unit_test(limits_are_kept),
         cmocka_unit_test(long_words),
     };
