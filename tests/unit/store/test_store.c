@@ -487,6 +487,45 @@ static uint64_t data_bytes(realm_store *s, int64_t tenant) {
     return n;
 }
 
+/* What a value, its key and a list of keys may not be. */
+static void values_have_bounds(void **state) {
+    (void)state;
+    realm_store *a = open_store();
+    realm_error err = {0};
+    realm_tenant_row t;
+    void *v;
+    size_t n;
+    static char big[REALM_VALUE_BYTES_MAX + 1], key[REALM_VALUE_KEY_MAX + 1];
+    memset(key, 'k', sizeof key);
+    assert_int_equal(realm_store_tenant_create(a, "bounds", NULL, NULL, 0, &t, &err), REALM_OK);
+    const uint64_t quota = 4 * sizeof big;
+    assert_int_equal(realm_store_value_put(a, t.id, quota, "v", 1, big, sizeof big, &err), REALM_E_LIMIT);
+    assert_int_equal(realm_store_value_put(a, t.id, quota, "v", 1, big, sizeof big - 1, &err), REALM_OK);
+    const struct {
+        const char *key;
+        size_t len;
+    } bad[] = {{"", 0}, {"a\0b", 3}, {key, sizeof key}};
+    for (size_t i = 0; i < REALM_ARRAY_LEN(bad); i++) {
+        assert_int_equal(realm_store_value_put(a, t.id, quota, bad[i].key, bad[i].len, "x", 1, &err), REALM_E_INVALID);
+        assert_int_equal(realm_store_value_get(a, t.id, bad[i].key, bad[i].len, &v, &n, &err), REALM_E_INVALID);
+        assert_int_equal(realm_store_value_delete(a, t.id, bad[i].key, bad[i].len, &err), REALM_E_INVALID);
+    }
+    assert_int_equal(realm_store_value_put(a, t.id, quota, key, sizeof key - 1, "x", 1, &err), REALM_OK);
+    assert_int_equal(realm_store_value_delete(a, t.id, "no", 2, &err), REALM_E_NOT_FOUND);
+    realm_buf out;
+    realm_buf_init(&out, 16);
+    assert_int_equal(realm_store_value_list(a, t.id, key, sizeof key, NULL, 0, &out, &err), REALM_E_INVALID);
+    assert_int_equal(realm_store_value_list(a, t.id, NULL, 0, key, sizeof key, &out, &err), REALM_E_INVALID);
+    /* a list that has no room for its first key says so; one with room for some has those */
+    assert_int_equal(realm_store_value_list(a, t.id, "k", 1, NULL, 0, &out, &err), REALM_E_RANGE);
+    assert_int_equal(realm_store_value_put(a, t.id, quota, "a", 1, "x", 1, &err), REALM_OK);
+    assert_int_equal(realm_store_value_list(a, t.id, NULL, 0, NULL, 0, &out, &err), REALM_OK);
+    assert_int_equal(out.len, 2);
+    assert_memory_equal(out.data, "a", 2);
+    realm_buf_release(&out);
+    realm_store_close(a);
+}
+
 static void values_are_kept_and_counted(void **state) {
     (void)state;
     realm_store *a = open_store(), *b = open_store();
@@ -577,6 +616,7 @@ static void models_are_counted_once(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(values_are_kept_and_counted, make_dir, remove_dir),
+        cmocka_unit_test_setup_teardown(values_have_bounds, make_dir, remove_dir),
         cmocka_unit_test_setup_teardown(models_are_counted_once, make_dir, remove_dir),
         cmocka_unit_test_setup_teardown(tenants_are_kept, make_dir, remove_dir),
         cmocka_unit_test_setup_teardown(keys_open_and_close, make_dir, remove_dir),
