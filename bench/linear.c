@@ -42,25 +42,28 @@ typedef struct read_run {
     size_t n;
     uint64_t sums[256];
 } read_run;
+/* 64 bytes at a time into four sums: fewer, narrower ones wait for their additions instead of for memory. */
+typedef uint64_t wide __attribute__((vector_size(64)));
 static void read_worker(realm_worker *w, void *user) {
     read_run *r = user;
-    size_t part = r->n / w->n;
-    const uint64_t *p = r->data + part * w->id;
-    uint64_t s[8] = {0};
-    for (size_t i = 0; i + 8 <= part; i += 8)
-        for (unsigned j = 0; j < 8; j++) s[j] += p[i + j];
-    r->sums[w->id % 256] = s[0] + s[1] + s[2] + s[3] + s[4] + s[5] + s[6] + s[7];
+    const size_t part = r->n / w->n / 32 * 32;
+    const wide *p = (const wide *)(const void *)(r->data + part * w->id);
+    wide s[4] = {{0}};
+    for (size_t i = 0; i < part / 8; i += 4)
+        for (unsigned j = 0; j < 4; j++) s[j] += p[i + j];
+    const wide all = s[0] + s[1] + s[2] + s[3];
+    for (unsigned j = 0; j < 8; j++) r->sums[w->id % 256] += all[j];
 }
 
 static double bandwidth(realm_team *team) {
-    size_t bytes = (size_t)256 << 20, part = bytes / 8 / 16;
+    size_t bytes = (size_t)256 << 20, part = bytes / 8 / 4;
     uint64_t *data = realm_pages_map(bytes);
     if (!data) return 0;
     memset(data, 1, bytes);
     read_run *r = realm_calloc(1, sizeof *r);
     double best = 0;
     for (int i = 0; r && i < ROUNDS; i++) {
-        *r = (read_run){.data = data + part * ((size_t)i % 16), .n = part};
+        *r = (read_run){.data = data + part * ((size_t)i % 4), .n = part};
         uint64_t t = realm_clock_ns();
         realm_team_run(team, read_worker, r);
         double gbs = (double)part * 8 / (double)(realm_clock_ns() - t);
