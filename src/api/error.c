@@ -60,7 +60,7 @@ static bool program_error(api_error *e, const char *text) {
  * too large for what the tenant may hold. */
 static bool limit_error(api_error *e, const char *code, bool again, const char *text) {
     api_error_set(e, 429, code, NULL, "%s", text);
-    e->retry_after_ms = 1000;
+    e->retry_after_ms = again ? 1000 : 0; /* the day's end: api_error_rate */
     e->no_retry = !again;
     return false;
 }

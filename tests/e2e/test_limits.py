@@ -102,6 +102,7 @@ def test_tokens_per_day():
         assert used - used // n < 100 <= used, (used, n)
         assert e.code == "insufficient_quota" and "tokens_per_day: 100" in e.body["message"], e
         assert e.response.headers["x-should-retry"] == "false"
+        assert 0 < int(e.response.headers["retry-after"]) <= 86400  # tomorrow
         is_served(s)
         s.stop()  # what was used today is known after a restart too
         s.start()
@@ -170,6 +171,7 @@ def test_kv_tokens():
         assert texts[0] == texts[1] and len(set(texts[0])) == 4, texts
         e = refused(s, "alpha-plain", 429, "insufficient_quota", "kv_tokens", **{**SHORT, "max_tokens": 200})
         assert e.response.headers["x-should-retry"] == "false"
+        assert "retry-after" not in e.response.headers  # it will never fit
         is_served(s, "alpha-plain")
 
 

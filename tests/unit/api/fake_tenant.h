@@ -5,6 +5,7 @@
  *   @wait     nothing happens until it is cancelled        @long      20,000 tokens of 'x'
  *   @program  fails at once as a trapped program           @midfail   two tokens, then the device fails
  *   @range    the prompt does not fit the context          @emit      text without token ids
+ *   @quota    it needs more than the tenant may ever hold
  *
  * Keys are "admin" and the names of tenants: "tenant", "other", and "limited", whose every request is past a limit; the
  * model "limited" is found to be past one when a request begins. With "broken" the store fails.
@@ -322,6 +323,9 @@ static void *fake_run(void *arg) {
     } else if (strstr(r->input, "@range")) {
         r->finish = REALM_FINISH_ERROR, r->status = REALM_E_CONTEXT,
         r->why = "the prompt has 9 tokens, the context of 8 leaves no room";
+    } else if (strstr(r->input, "@quota")) {
+        r->finish = REALM_FINISH_ERROR, r->status = REALM_E_QUOTA,
+        r->why = "limit kv_tokens: 160 tokens would be held, 64 are allowed";
     } else if (strstr(r->input, "@emit")) {
         fake_push(r, REALM_EVENT_TOKEN, -1, "HELLO ", 6, 0);
         fake_push(r, REALM_EVENT_TOKEN, -1, "THERE", 5, 0);

@@ -841,6 +841,10 @@ static void failures(void **state) {
     assert_error(&r, 500, NULL, "program_failed");
     r = chat("\"user\":\"@range\"");
     assert_error(&r, 400, "messages", "context_length_exceeded");
+    r = chat("\"user\":\"@quota\""); /* waiting does not help, so nobody is told how long */
+    assert_non_null(strstr(r.head, "x-should-retry: false"));
+    assert_null(strstr(r.head, "retry-after"));
+    assert_error(&r, 429, NULL, "insufficient_quota");
     /* a grammar is the client's fault where it sent one, else the program's */
     static const char schema[] = ",\"response_format\":{\"type\":\"json_schema\",\"json_schema\":{\"name\":\"x\","
                                  "\"schema\":{\"type\":\"object\"}}}";
