@@ -195,7 +195,7 @@ realm_status realm_logits_sample(realm_logits *l, size_t row, realm_chain *chain
 }
 
 static float log_sum_exp(const float *x, size_t n) {
-    const float max = realm_row_max(x, n);
+    const float max = realm_row_max(x, n, NULL);
     return isfinite(max) ? max + (float)log(realm_row_exp(x, n, max, 1.0f, NULL)) : NAN;
 }
 

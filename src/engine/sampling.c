@@ -69,9 +69,10 @@ typedef struct row {
     const float *x; /* (n_vocab) logits in force: the caller's, or s->adjusted */
     size_t n;       /* n_vocab */
     float temperature;
-    float max;    /* of what is left, or above it when a cut took the best; used when `settled` */
-    bool settled; /* max is known */
-    bool listed;  /* what is left is s->cand[0 .. n_cand) */
+    float max;       /* of what is left, or above it when a cut took the best; used when `settled` */
+    size_t max_near; /* realm_row_max: where it is, when settled and not listed */
+    bool settled;    /* max is known */
+    bool listed;     /* what is left is s->cand[0 .. n_cand) */
     size_t n_cand;
     bool weighed; /* weights are in force: in s->weight, or in the candidates when listed */
     double mass;  /* their sum, when weighed */
@@ -97,7 +98,7 @@ static bool settle(row *r) {
             r->max = x > r->max ? x : r->max;
         }
     } else {
-        r->max = realm_row_max(r->x, r->n);
+        r->max = realm_row_max(r->x, r->n, &r->max_near);
     }
     r->settled = isfinite(r->max);
     if (!r->settled) fail(r, REALM_E_FORMAT, "no token with a finite logit is left to choose");
@@ -394,7 +395,7 @@ static void greedy(row *r) {
     if (!settle(r)) return;
     r->chosen = true;
     if (!r->listed) {
-        r->id = (realm_token)realm_row_find(r->x, r->n, r->max);
+        r->id = (realm_token)realm_row_find(r->x, r->n, r->max_near, r->max);
         return;
     }
     realm_candidate best = {-INFINITY, 0};
@@ -500,10 +501,16 @@ static realm_status run_stage(row *r, uint32_t at, realm_error *err) {
     return REALM_OK;
 }
 
-static realm_status choose(realm_sampler *s, realm_sample_job *job, float raw_max) {
+static realm_status choose(realm_sampler *s, realm_sample_job *job, float raw_max, size_t max_near) {
     realm_chain *chain = job->chain;
-    row r = {
-        .s = s, .chain = chain, .x = job->logits, .n = s->n_vocab, .temperature = 1, .max = raw_max, .settled = true};
+    row r = {.s = s,
+             .chain = chain,
+             .x = job->logits,
+             .n = s->n_vocab,
+             .temperature = 1,
+             .max = raw_max,
+             .max_near = max_near,
+             .settled = true};
     if (chain && chain->keeps_surprise) chain->next_mu = realm_chain_mu(chain);
     for (uint32_t i = 0; chain && i < chain->n_stages && !r.chosen && !r.failure; i++) {
         realm_status status = run_stage(&r, i, &job->error);
@@ -541,7 +548,8 @@ static void say_logprobs(realm_sampler *s, realm_sample_job *job, float max) {
 }
 
 void realm_sampler_run(realm_sampler *s, realm_sample_job *job) {
-    const float raw_max = realm_row_max(job->logits, s->n_vocab);
+    size_t max_near;
+    const float raw_max = realm_row_max(job->logits, s->n_vocab, &max_near);
     realm_error_clear(&job->error);
     if (!isfinite(raw_max)) {
         job->status = realm_error_set(&job->error, REALM_E_FORMAT, "%s",
@@ -553,7 +561,7 @@ void realm_sampler_run(realm_sampler *s, realm_sample_job *job) {
     if (job->target >= 0)
         job->id = job->target;
     else
-        job->status = choose(s, job, raw_max);
+        job->status = choose(s, job, raw_max, max_near);
     if (job->status == REALM_OK && job->logprob) say_logprobs(s, job, raw_max);
 }
 

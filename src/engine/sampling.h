@@ -23,10 +23,11 @@ static inline bool realm_candidate_before(realm_candidate a, realm_candidate b) 
     return a.x > b.x || (a.x == b.x && a.id < b.id);
 }
 
-/* Largest of x(n) that is a number; -INFINITY without one. */
-float realm_row_max(const float *x, size_t n);
-/* First index of value v, n without one. */
-size_t realm_row_find(const float *x, size_t n, float v);
+/* Largest of x(n) that is a number; -INFINITY without one. `near` (or NULL): where to begin to look for the first that
+ * has it, at most a few thousand values before it. */
+float realm_row_max(const float *x, size_t n, size_t *near);
+/* First index of value v from `at` on, n without one. */
+size_t realm_row_find(const float *x, size_t n, size_t at, float v);
 /* w[i] = exp((x[i] - max) * inv_t), 0 for NaN and below e^-87; returns the sum. w may be NULL. */
 double realm_row_exp(const float *x, size_t n, float max, float inv_t, float *w);
 /* The same for one. x <= 0. */

@@ -12,20 +12,33 @@
 
 #define LANES REALM_SELECT_LANES
 
-float realm_row_max(const float *x, size_t n) {
-    float m[LANES];
-    for (size_t l = 0; l < LANES; l++) m[l] = -INFINITY;
-    size_t i = 0;
-    for (; i + LANES <= n; i += LANES)
-        for (size_t l = 0; l < LANES; l++) m[l] = x[i + l] > m[l] ? x[i + l] : m[l];
+#define MAX_BLOCK 2048u /* a maximum's place is known to so many values */
+
+float realm_row_max(const float *x, size_t n, size_t *near) {
     float best = -INFINITY;
-    for (; i < n; i++) best = x[i] > best ? x[i] : best;
-    for (size_t l = 0; l < LANES; l++) best = m[l] > best ? m[l] : best;
+    size_t place = 0, i = 0;
+    for (; i + MAX_BLOCK <= n; i += MAX_BLOCK) {
+        float m[LANES], most = -INFINITY;
+        for (size_t l = 0; l < LANES; l++) m[l] = -INFINITY;
+        for (size_t k = 0; k < MAX_BLOCK; k += LANES)
+            for (size_t l = 0; l < LANES; l++) m[l] = x[i + k + l] > m[l] ? x[i + k + l] : m[l];
+        for (size_t l = 0; l < LANES; l++) most = m[l] > most ? m[l] : most;
+        if (most > best) {
+            best = most;
+            place = i;
+        }
+    }
+    for (; i < n; i++)
+        if (x[i] > best) {
+            best = x[i];
+            place = i;
+        }
+    if (near) *near = place;
     return best;
 }
 
-size_t realm_row_find(const float *x, size_t n, float v) {
-    size_t i = 0;
+size_t realm_row_find(const float *x, size_t n, size_t at, float v) {
+    size_t i = at;
     for (; i + LANES <= n; i += LANES) {
         int hit = 0;
         for (size_t l = 0; l < LANES; l++) hit |= x[i + l] == v;

@@ -207,6 +207,30 @@ static void greedy_and_ties(void **state) {
     }
 }
 
+/* Rows of many lengths, few different values, minus infinity and NaN among them: the first of the greatest. */
+static void greatest_of_long_rows(void **state) {
+    (void)state;
+    enum { MOST = 10000 };
+    float *x = test_malloc(MOST * sizeof *x);
+    srand(7);
+    for (int round = 0; round < 300; round++) {
+        const size_t n = 1 + (size_t)rand() % MOST;
+        const int spread = 1 + rand() % (round % 2 ? 5 : 100000);
+        for (size_t i = 0; i < n; i++) {
+            const int r = rand() % spread;
+            x[i] = r == 1 ? -INFINITY : r == 2 ? NAN : (float)-r;
+        }
+        size_t first = 0, near = SIZE_MAX;
+        float best = -INFINITY;
+        for (size_t i = 0; i < n; i++)
+            if (x[i] > best) best = x[first = i];
+        assert_true(realm_row_max(x, n, &near) == best);
+        assert_true(near <= first);
+        if (best > -INFINITY) assert_int_equal(realm_row_find(x, n, near, best), first);
+    }
+    test_free(x);
+}
+
 static void random_numbers(void **state) {
     (void)state;
     /* The published known answer of Philox 4x32-10 for a zero counter and key: 6627e8d5 e169c58d ... */
@@ -499,6 +523,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(distributions),
                                        cmocka_unit_test(cut_sets),
                                        cmocka_unit_test(greedy_and_ties),
+                                       cmocka_unit_test(greatest_of_long_rows),
                                        cmocka_unit_test(random_numbers),
                                        cmocka_unit_test(penalties_and_bias),
                                        cmocka_unit_test(fixed_fields_are_a_chain),
