@@ -156,10 +156,11 @@ static void probe(conn *c) {
 
 /* ---- bytes in ---- */
 
-/* Reads what is there, at most READ_BYTES more. False when the peer is gone. */
+/* Reads some of what is there. False when the peer is gone. */
 static bool fill(conn *c) {
+    const size_t most = c->x && c->x->state == X_BODY ? READ_BYTES : READ_HEAD_BYTES;
     for (;;) {
-        ssize_t n = recv(c->fd, c->t->input, READ_BYTES, 0);
+        ssize_t n = recv(c->fd, c->t->input, most, 0);
         if (n < 0 && errno == EINTR) continue;
         if (n < 0) return errno == EAGAIN || errno == EWOULDBLOCK;
         if (n == 0) c->hup = c->eof = true;

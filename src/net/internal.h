@@ -21,7 +21,8 @@
 #define OUT_BYTES_MAX ((size_t)256 << 20)       /* an answer in one piece */
 #define OUT_OVER_MAX ((size_t)16 << 20)         /* what a handler may write past out_bytes */
 #define DISCARD_BYTES_MAX ((uint64_t)256 << 10) /* of an unwanted body, to keep its connection */
-#define READ_BYTES ((size_t)64 << 10)           /* taken from a socket at a time */
+#define READ_BYTES ((size_t)64 << 10)           /* taken from a socket at a time, of a body */
+#define READ_HEAD_BYTES ((size_t)16 << 10)      /* and before there is one: whose bytes they are is not known yet */
 #define LINGER_MS 2000u
 #define PROBE_MS 2000u
 
