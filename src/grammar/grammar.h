@@ -33,9 +33,10 @@ REALM_WARN_UNUSED realm_status realm_grammar_vocab_open(realm_grammar_vocab **ou
                                                         realm_error *err);
 void realm_grammar_vocab_close(realm_grammar_vocab *v); /* after its grammars; NULL-safe */
 
-/* REALM_E_FORMAT or REALM_E_LIMIT with the place in the text or the path in the schema; REALM_E_TIMEOUT. `owner` is
- * whose text it is, any number: a few texts are compiled at a time, those of one owner in at most half of the places,
- * and owners take turns. REALM_E_BUSY: this owner has too many waiting, or no place was to be had within 3 seconds. */
+/* REALM_E_FORMAT or REALM_E_LIMIT with the place in the text or the path in the schema; REALM_E_TIMEOUT: 3 seconds of
+ * processor time. `owner` is whose text it is, any number: a few texts are compiled at a time, those of one owner in at
+ * most half of the places, and owners take turns. REALM_E_BUSY: this owner has too many waiting, no place was to be had
+ * within 3 seconds, or the machine has given it less than 3 seconds of processor time in 15. */
 REALM_WARN_UNUSED realm_status realm_grammar_compile(realm_grammar_vocab *v, uint64_t owner, realm_grammar_kind kind,
                                                      const char *text, size_t len, realm_grammar **out,
                                                      realm_error *err);
