@@ -2,6 +2,7 @@
  *
  *     sandbox.c   a program by itself: start, host calls, wake-ups
  *     tokens.c    a program in the loop of a real model: cost per token by mode, 16 programs at once
+ *     native.c    the same in lockstep without a sandbox
  *     scale.c     many: memory of tenants and instances, what is left of 10,000 of them, forks
  *     report.c    the table, and JSON
  */
@@ -49,6 +50,7 @@ _Noreturn void die(const char *what, const realm_error *err);
 
 typedef struct bench {
     realm_runtime *rt;
+    const char *path; /* of the model */
     realm_engine *engine;
     uint64_t rss_model; /* resident bytes once the model was loaded */
 } bench;
@@ -78,6 +80,17 @@ void client_finish(client *c);
 
 uint64_t resident_bytes(void);
 uint64_t cpu_ns(void); /* of the process */
+
+/* ---- native.c ---- */
+
+typedef struct native native;
+native *native_open(const char *path); /* of the model */
+realm_engine *native_engine(native *n);
+/* One request at a time; the reader is told whenever there are more tokens, the last time when there are n_tokens. */
+void native_begin(native *n, client *reader, uint32_t n_tokens);
+uint32_t native_tokens(native *n);
+void native_end(native *n);
+void native_close(native *n);
 
 /* ---- parts ---- */
 void bench_sandbox(void);

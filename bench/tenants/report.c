@@ -219,7 +219,7 @@ int main(int argc, char **argv) {
     report_open(json);
     if (sandbox) bench_sandbox();
     realm_error err = {0};
-    bench b = {0};
+    bench b = {.path = argv[1]};
     char state[] = "/tmp/realm-bench-XXXXXX",
          command[64]; /* as a server: store, ledger and compiled programs on disk */
     realm_runtime_config config = {.state_dir = mkdtemp(state), .compiler_path = "/proc/self/exe"};

@@ -3,32 +3,46 @@
  * The same request (greedy, a fixed number of tokens) in every mode, in turn, many short rounds, so that what the
  * machine does besides hits all modes alike; what is compared is one mode with the bare engine of the same round.
  * "On the engine's path" is the time that the engine's thread spends between two steps on telling consumers: the only
- * part of a program's turn that others wait for. */
+ * part of a program's turn that others wait for. In lockstep somebody has a turn in every step, whoever decides: beside
+ * the program stands the same loop as part of the host (native.c), and what is between the two is the sandbox. */
 #include "bench.h"
 
-#define TOKENS 24u
+#define TOKENS 32u
+#define ENDS 4u /* tokens at either end that are not looked at */
 #define ROUNDS 60u
 #define MANY 16u
 #define MANY_TOKENS 32u
 #define MANY_ROUNDS 10u
 
-typedef struct turn { /* per token, of one generation from its first token to its last */
-    double wall_us, cpu_us, path_us, lent_us;
+typedef struct turn { /* per step, of one generation */
+    double step_us;   /* from step to step */
+    double path_us, lent_us;
 } turn;
 
-typedef struct stamp {
-    uint64_t wall, cpu, path, lent;
-} stamp;
+/* A generation as its client sees it, without its ends: how late the first and the last tokens come says nothing of
+ * what a step costs. Steps are the engine's own count, as tokens may come by the handful. */
+typedef struct arrivals {
+    realm_engine *engine;
+    realm_engine_stats first, last;
+    uint64_t first_ns, last_ns;
+} arrivals;
 
-static stamp now(bench *b) {
-    realm_engine_stats st;
-    realm_engine_get_stats(b->engine, &st);
-    return (stamp){realm_clock_ns(), cpu_ns(), st.notify_ns, st.lent_ns};
+static arrivals arrivals_begin(realm_engine *engine) { return (arrivals){.engine = engine}; }
+
+/* `n` tokens have come by now. */
+static void arrived(arrivals *a, uint32_t n) {
+    if (n < ENDS || n > TOKENS - ENDS) return;
+    a->last_ns = realm_clock_ns();
+    realm_engine_get_stats(a->engine, &a->last);
+    if (a->first_ns) return;
+    a->first_ns = a->last_ns;
+    a->first = a->last;
 }
 
-static turn between(stamp a, stamp z, double n) {
-    return (turn){(double)(z.wall - a.wall) / 1e3 / n, (double)(z.cpu - a.cpu) / 1e3 / n,
-                  (double)(z.path - a.path) / 1e3 / n, (double)(z.lent - a.lent) / 1e3 / n};
+static turn arrivals_end(const arrivals *a) {
+    const double n = (double)(a->last.steps - a->first.steps) * 1e3;
+    return (turn){(double)(a->last_ns - a->first_ns) / n, (double)(a->last.notify_ns - a->first.notify_ns) / n,
+                  (double)(a->last.lent_ns - a->first.lent_ns) / n};
 }
 
 /* Straight from the engine, read by this thread. */
@@ -45,34 +59,45 @@ static turn by_engine(bench *b, realm_account *a, client *c) {
                                  .user = c};
     realm_sampling_init(&p.sampling);
     p.sampling.temperature = 0;
-    stamp first = {0}, last = {0};
+    arrivals seen = arrivals_begin(b->engine);
+    uint32_t n = 0;
     c->ready = false;
     if (realm_generation_submit(b->engine, &p, &g, &err)) die("submit", &err);
     for (bool ended = false; !ended;) {
         client_wait(c);
         while (realm_generation_poll(g, &c->batch) > 0) {
             ended = c->batch.events[c->batch.n_events - 1].kind == REALM_EVENT_END;
-            last = now(b);
-            if (!first.wall) first = last;
+            n += (uint32_t)c->batch.n_events - ended;
+            arrived(&seen, n);
         }
     }
     realm_generation_release(g);
-    return between(first, last, TOKENS - 1);
+    return arrivals_end(&seen);
 }
 
 static turn by_program(bench *b, realm_tenant *t, client *c) {
-    stamp first = {0}, last = {0};
     uint32_t n = 0;
+    arrivals seen = arrivals_begin(b->engine);
     client_begin(c, t, TOKENS);
     for (bool ended = false; !ended;) {
         client_wait(c);
         ended = client_poll(c);
-        if (c->n_tokens == n) continue; /* the end alone, behind the ledger */
+        if (c->n_tokens > n) arrived(&seen, c->n_tokens);
         n = c->n_tokens;
-        last = now(b);
-        if (!first.wall) first = last;
     }
-    return between(first, last, TOKENS - 1);
+    return arrivals_end(&seen);
+}
+
+static turn by_host(native *host, client *c) {
+    arrivals seen = arrivals_begin(native_engine(host));
+    c->ready = false;
+    native_begin(host, c, TOKENS);
+    for (uint32_t n = 0, now; n < TOKENS; n = now) {
+        client_wait(c);
+        if ((now = native_tokens(host)) > n) arrived(&seen, now);
+    }
+    native_end(host);
+    return arrivals_end(&seen);
 }
 
 typedef struct mode {
@@ -89,7 +114,8 @@ static void bench_modes(bench *b, realm_account *a) {
         {.what = "run ahead", .program = "bench/guest/ahead.wasm", .goal_us = 2},
         {.what = "lockstep", .program = "bench/guest/lockstep.wasm", .goal_us = 10},
     };
-    static samples wall, path;
+    static samples token, path, host_share, host_lent;
+    native *host = native_open(b->path);
     client c;
     char text[96];
     client_init(&c);
@@ -99,45 +125,52 @@ static void bench_modes(bench *b, realm_account *a) {
     }
     for (unsigned r = 0; r < ROUNDS; r++) {
         turn base = by_engine(b, a, &c);
-        sample_add(&wall, base.wall_us);
+        sample_add(&token, base.step_us);
         sample_add(&path, base.path_us);
+        turn locked = by_host(host, &c);
+        sample_add(&host_share, 100 * (locked.step_us - base.step_us) / base.step_us);
+        sample_add(&host_lent, locked.lent_us);
         for (size_t k = 0; k < REALM_ARRAY_LEN(modes); k++) {
             mode *m = &modes[(k + r) % REALM_ARRAY_LEN(modes)];
             turn t = by_program(b, m->tenant, &c);
             sample_add(&m->path, t.path_us);
             sample_add(&m->lent, t.lent_us);
-            sample_add(&m->share, 100 * (t.wall_us - base.wall_us) / base.wall_us);
+            sample_add(&m->share, 100 * (t.step_us - base.step_us) / base.step_us);
         }
     }
-    report("a token of one tenant, bare engine", "us", NAN, median(&wall), NAN, false);
+    report("a token of one tenant, bare engine", "us", NAN, median(&token), NAN, false);
     report("on the engine's path, bare engine", "us a token", NAN, median(&path), NAN, false);
+    mode *const locked = &modes[REALM_ARRAY_LEN(modes) - 1];
     for (size_t k = 0; k < REALM_ARRAY_LEN(modes); k++) {
         mode *m = &modes[k];
         snprintf(text, sizeof text, "on the engine's path, %s", m->what);
         report(text, "us a token", median(&m->path), median(&path), m->goal_us, false);
-        if (median(&m->lent) > 0) {
-            snprintf(text, sizeof text, "the program on the engine's thread, %s", m->what);
-            report(text, "us a token", median(&m->lent), NAN, NAN, false);
-        }
         snprintf(text, sizeof text, "whole cost of %s", m->what);
-        report(text, "% of a step", median(&m->share), NAN, 1, false);
+        report(text, "% of a step", median(&m->share), m == locked ? median(&host_share) : NAN, 1, false);
         realm_tenant_release(m->tenant);
     }
+    const double lent = median(&locked->lent), by_hand = median(&host_lent);
+    report("at work on the engine's thread, lockstep", "us a token", lent, by_hand, NAN, false);
+    report("what the sandbox is of that", "% of a step", 100 * (lent - by_hand) / median(&token), NAN, 1, false);
+    native_close(host);
     client_release(&c);
 }
 
 /* Sixteen tenants at once: seconds for all, and the engine's path per token. */
 static double many_at_once(bench *b, realm_tenant *const *t, client *c, double *path_us) {
-    stamp first = now(b);
+    realm_engine_stats before, after;
+    realm_engine_get_stats(b->engine, &before);
+    const uint64_t begun = realm_clock_ns();
     uint32_t n = 0;
     for (unsigned i = 0; i < MANY; i++) client_begin(&c[i], t[i], MANY_TOKENS);
     for (unsigned i = 0; i < MANY; i++) {
         client_finish(&c[i]);
         n += c[i].completion_tokens;
     }
-    stamp last = now(b);
-    *path_us = (double)(last.path - first.path) / 1e3 / n;
-    return (double)n * 1e9 / (double)(last.wall - first.wall);
+    const uint64_t ended = realm_clock_ns();
+    realm_engine_get_stats(b->engine, &after);
+    *path_us = (double)(after.notify_ns - before.notify_ns) / 1e3 / n;
+    return (double)n * 1e9 / (double)(ended - begun);
 }
 
 static void bench_sixteen(bench *b) {

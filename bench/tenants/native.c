@@ -1,0 +1,108 @@
+/* bench/tenants/native.c - lockstep without a sandbox: what a program of lockstep.wasm's kind does, as part of the
+ * host.
+ *
+ * An engine of its own on a backend of its own. Its thread, while there is nothing to compute, draws the next token
+ * from the row of the forward pass that has just ended and submits the pass after it; a compute thread then tells the
+ * reader. That is how programs are served (src/tenant/idle.c), less the program.
+ */
+#include "bench.h"
+
+struct native {
+    realm_backend *backend;
+    realm_gguf *gguf;
+    realm_tokenizer *tokenizer;
+    realm_model *model;
+    realm_engine *engine;
+    realm_account *account;
+    /* of the request */
+    client *reader;
+    realm_context *context;
+    realm_generation *pass;
+    realm_event_batch batch;
+    atomic_bool ended; /* the pass */
+    atomic_uint n_tokens;
+    uint32_t left;
+};
+
+static void pass_ready(void *user) { atomic_store(&((native *)user)->ended, true); }
+static void tell_reader(void *user) { client_on_ready(((native *)user)->reader); }
+
+static void submit(native *n, const realm_token *tokens, size_t n_tokens) {
+    realm_error err = {0};
+    realm_generation_params p = {.account = n->account,
+                                 .prompt = tokens,
+                                 .n_prompt = n_tokens,
+                                 .context = n->context,
+                                 .forward = true,
+                                 .n_rows = 1,
+                                 .on_ready = pass_ready,
+                                 .user = n};
+    realm_sampling_init(&p.sampling);
+    if (realm_generation_submit(n->engine, &p, &n->pass, &err)) die("submit", &err);
+}
+
+static void expect(void *user) { (void)user; }
+static void recall(void *user) { (void)user; }
+
+static void answer(void *user) {
+    native *n = user;
+    realm_error err = {0};
+    realm_token id;
+    if (!atomic_exchange(&n->ended, false)) return;
+    (void)realm_generation_poll(n->pass, &n->batch);
+    realm_logits *row = realm_generation_take_logits(n->pass);
+    if (!row || realm_logits_sample(row, 0, NULL, &id, NULL, &err)) die("a row", &err);
+    realm_logits_release(row);
+    realm_generation_release(n->pass);
+    n->pass = NULL;
+    atomic_fetch_add(&n->n_tokens, 1);
+    if (--n->left > 0) submit(n, &id, 1);
+    const struct realm_backend_vtable *v = n->backend->v;
+    if (!v->aside || !v->aside(n->backend, tell_reader, n)) tell_reader(n);
+}
+
+native *native_open(const char *path) {
+    realm_error err = {0};
+    native *n = realm_calloc(1, sizeof *n);
+    if (!n) die("native", &err);
+    const realm_engine_config config = {.idle = {n, expect, answer, recall}};
+    if (realm_backend_open_cpu(&n->backend, &(realm_backend_config){0}, &err) ||
+        realm_gguf_open(&n->gguf, path, &err) || realm_tokenizer_open(&n->tokenizer, n->gguf, &err) ||
+        realm_model_open(&n->model, n->backend, n->gguf, NULL, &err) ||
+        realm_engine_open(&n->engine, n->backend, n->model, n->tokenizer, &config, &err) ||
+        realm_account_open(n->engine, NULL, NULL, &n->account, &err))
+        die(path, &err);
+    realm_event_batch_init(&n->batch);
+    return n;
+}
+
+realm_engine *native_engine(native *n) { return n->engine; }
+
+void native_begin(native *n, client *reader, uint32_t n_tokens) {
+    static const realm_token prompt[] = {28, 29, 30, 31};
+    realm_error err = {0};
+    if (realm_context_open(n->engine, n->account, &n->context, &err)) die("context", &err);
+    n->reader = reader;
+    n->left = n_tokens;
+    atomic_store(&n->n_tokens, 0);
+    submit(n, prompt, REALM_ARRAY_LEN(prompt));
+}
+
+uint32_t native_tokens(native *n) { return atomic_load(&n->n_tokens); }
+
+void native_end(native *n) {
+    realm_context_release(n->context);
+    n->context = NULL;
+}
+
+void native_close(native *n) {
+    realm_engine_end_idle(n->engine);
+    realm_account_close(n->account);
+    realm_engine_close(n->engine);
+    realm_model_close(n->model);
+    realm_tokenizer_close(n->tokenizer);
+    realm_gguf_close(n->gguf);
+    realm_backend_close(n->backend);
+    realm_event_batch_release(&n->batch);
+    realm_free(n);
+}
