@@ -5,6 +5,8 @@
  * from the row of the forward pass that has just ended and submits the pass after it; a compute thread then tells the
  * reader. That is how programs are served (src/tenant/idle.c), less the program.
  */
+#include <sched.h>
+
 #include "bench.h"
 
 struct native {
@@ -17,7 +19,7 @@ struct native {
     /* of the request */
     client *reader;
     realm_context *context;
-    realm_generation *pass;
+    _Atomic(realm_generation *) pass; /* NULL: none, or its submit has not returned yet */
     realm_event_batch batch;
     atomic_bool ended; /* the pass */
     atomic_uint n_tokens;
@@ -37,8 +39,10 @@ static void submit(native *n, const realm_token *tokens, size_t n_tokens) {
                                  .n_rows = 1,
                                  .on_ready = pass_ready,
                                  .user = n};
+    realm_generation *pass;
     realm_sampling_init(&p.sampling);
-    if (realm_generation_submit(n->engine, &p, &n->pass, &err)) die("submit", &err);
+    if (realm_generation_submit(n->engine, &p, &pass, &err)) die("submit", &err);
+    atomic_store(&n->pass, pass);
 }
 
 static void expect(void *user) { (void)user; }
@@ -49,12 +53,13 @@ static void answer(void *user) {
     realm_error err = {0};
     realm_token id;
     if (!atomic_exchange(&n->ended, false)) return;
-    (void)realm_generation_poll(n->pass, &n->batch);
-    realm_logits *row = realm_generation_take_logits(n->pass);
+    realm_generation *pass;
+    while (!(pass = atomic_exchange(&n->pass, NULL))) sched_yield(); /* the first one's client has lost its processor */
+    (void)realm_generation_poll(pass, &n->batch);
+    realm_logits *row = realm_generation_take_logits(pass);
     if (!row || realm_logits_sample(row, 0, NULL, &id, NULL, &err)) die("a row", &err);
     realm_logits_release(row);
-    realm_generation_release(n->pass);
-    n->pass = NULL;
+    realm_generation_release(pass);
     atomic_fetch_add(&n->n_tokens, 1);
     if (--n->left > 0) submit(n, &id, 1);
     const struct realm_backend_vtable *v = n->backend->v;
