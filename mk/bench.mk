@@ -42,7 +42,7 @@ $(BENCH_READER): $(BUILD)/bench/guest/reader%.wasm: bench/guest/reader.c $(GUEST
 $(BUILD)/bench/guest/%.wasm: bench/guest/%.c $(GUEST_HEADERS) mk/guest.mk
 	$(call build_guest)
 
-$(BUILD)/bench/tenants: $(sort $(wildcard bench/tenants/*.c)) $(foreach f,$(LINK_tenant),$(call objs_of,$(f))) $(DEPS_LIB) | bench/tenants/bench.h
+$(BUILD)/bench/tenants: $(sort $(wildcard bench/tenants/*.c)) bench/serving.c $(foreach f,$(LINK_tenant),$(call objs_of,$(f))) $(DEPS_LIB) | bench/tenants/bench.h bench/serving.h
 	@mkdir -p $(@D)
 	$(Q)$(CC) $(filter-out -MMD -MP,$(ALL_CFLAGS)) -DBENCH_BUILD='"$(BUILD)"' $(LDFLAGS) -o $@ $(filter %.c %.o %.a,$^) \
 	    $(LIBS) $(SYSLIBS)

@@ -7,14 +7,12 @@
  */
 #include <sched.h>
 
+#include "../serving.h"
 #include "bench.h"
 
 struct native {
     realm_backend *backend;
-    realm_gguf *gguf;
-    realm_tokenizer *tokenizer;
-    realm_model *model;
-    realm_engine *engine;
+    bench_served served;
     realm_account *account;
     /* of the request */
     client *reader;
@@ -41,7 +39,7 @@ static void submit(native *n, const realm_token *tokens, size_t n_tokens) {
                                  .user = n};
     realm_generation *pass;
     realm_sampling_init(&p.sampling);
-    if (realm_generation_submit(n->engine, &p, &pass, &err)) die("submit", &err);
+    if (realm_generation_submit(n->served.e, &p, &pass, &err)) die("submit", &err);
     atomic_store(&n->pass, pass);
 }
 
@@ -71,22 +69,19 @@ native *native_open(const char *path) {
     native *n = realm_calloc(1, sizeof *n);
     if (!n) die("native", &err);
     const realm_engine_config config = {.idle = {n, expect, answer, recall}};
-    if (realm_backend_open_cpu(&n->backend, &(realm_backend_config){0}, &err) ||
-        realm_gguf_open(&n->gguf, path, &err) || realm_tokenizer_open(&n->tokenizer, n->gguf, &err) ||
-        realm_model_open(&n->model, n->backend, n->gguf, NULL, &err) ||
-        realm_engine_open(&n->engine, n->backend, n->model, n->tokenizer, &config, &err) ||
-        realm_account_open(n->engine, NULL, NULL, &n->account, &err))
-        die(path, &err);
+    if (realm_backend_open_cpu(&n->backend, &(realm_backend_config){0}, &err)) die("backend", &err);
+    bench_serve(&n->served, n->backend, path, &config);
+    if (realm_account_open(n->served.e, NULL, NULL, &n->account, &err)) die("account", &err);
     realm_event_batch_init(&n->batch);
     return n;
 }
 
-realm_engine *native_engine(native *n) { return n->engine; }
+realm_engine *native_engine(native *n) { return n->served.e; }
 
 void native_begin(native *n, client *reader, uint32_t n_tokens) {
     static const realm_token prompt[] = {28, 29, 30, 31};
     realm_error err = {0};
-    if (realm_context_open(n->engine, n->account, &n->context, &err)) die("context", &err);
+    if (realm_context_open(n->served.e, n->account, &n->context, &err)) die("context", &err);
     n->reader = reader;
     n->left = n_tokens;
     atomic_store(&n->n_tokens, 0);
@@ -101,12 +96,9 @@ void native_end(native *n) {
 }
 
 void native_close(native *n) {
-    realm_engine_end_idle(n->engine);
+    realm_engine_end_idle(n->served.e);
     realm_account_close(n->account);
-    realm_engine_close(n->engine);
-    realm_model_close(n->model);
-    realm_tokenizer_close(n->tokenizer);
-    realm_gguf_close(n->gguf);
+    bench_unserve(&n->served);
     realm_backend_close(n->backend);
     realm_event_batch_release(&n->batch);
     realm_free(n);

@@ -140,7 +140,7 @@ static void sample_part(void *user, uint32_t worker) {
         else
             realm_sampler_run(&w->e->samplers[worker], job);
         const uint64_t now = realm_clock_ns();
-        job->cpu_ns = now - before;
+        job->took_ns = now - before;
         before = now;
     }
 }
@@ -192,7 +192,7 @@ static void keep_hidden(realm_engine *e, realm_generation *g) {
         size_t at = (size_t)(job->copy_to - g->logits->rows) / e->n_vocab;
         job->status = realm_model_hidden(e->model, e->plan, g->first_job + i, g->logits->hidden + at * d, &job->error);
     }
-    if (g->n_jobs > 0) e->jobs[g->first_job].cpu_ns += realm_clock_ns() - before;
+    if (g->n_jobs > 0) e->jobs[g->first_job].took_ns += realm_clock_ns() - before;
 }
 
 static void commit(realm_engine *e, realm_generation *g) {
@@ -231,7 +231,7 @@ static void charge_time(realm_engine *e, uint64_t began, uint64_t computed) {
     for (uint32_t i = 0; i < e->n_wants; i++) {
         const realm_generation *g = e->running[i]; /* still as when the step was built */
         for (uint32_t j = 0; e->wants[i].used > 0 && j < g->n_jobs; j++)
-            e->wants[i].sample_ns += (double)e->jobs[g->first_job + j].cpu_ns;
+            e->wants[i].sample_ns += (double)e->jobs[g->first_job + j].took_ns;
     }
     realm_fair_charge(&e->fair, e->wants, e->n_wants, (double)(computed - began), (double)(now - computed), now);
 }

@@ -67,7 +67,7 @@ struct realm_want { /* of one generation */
     uint32_t granted; /* by the plan */
     uint32_t used;    /* rows that were computed, and of them those that count against tokens_per_second */
     uint32_t charged;
-    double sample_ns; /* processor time that sampling them took */
+    double sample_ns; /* that sampling them took, of the threads that did it together */
     realm_want *next;
 };
 

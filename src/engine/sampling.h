@@ -105,7 +105,7 @@ typedef struct realm_sample_job {
     float *copy_to; /* forward pass: draw nothing, copy the row */
     bool lent;      /* the row itself was lent instead: nothing to do */
     /* results */
-    uint64_t cpu_ns;     /* that it took */
+    uint64_t took_ns;    /* its thread, by the clock */
     realm_status status; /* REALM_E_FORMAT: no finite logit to choose; else what a stage failed with */
     realm_error error;
     realm_token id;
