@@ -1,9 +1,10 @@
 /* store/db.h - inside the folder: the SQLite connection and the few calls that everything here is made of.
  *
  * Statements are prepared once per connection and kept in a small table by their text; values are always bound. One
- * connection writes tenants and keys and waits for other processes that do, each behind a mutex; one writes the ledger,
- * which waits for nobody (late.c); one reads, so that a key look-up never waits for a commit. A private in-memory store
- * has a single one.
+ * connection, each behind a mutex, writes tenants and keys and waits for other processes that do; one writes the
+ * ledger, which waits for nobody (late.c); one reads what may take long: sums of the ledger, programs, lists; and one
+ * finds keys and tenants, so that a look-up, which every request begins with, waits neither for a commit nor for
+ * somebody's sum. A private in-memory store has a single one.
  *
  * What tenants themselves put in (values, models) is in a file of its own, data.db: SQLite has one writer per file, so
  * a tenant that writes without pause, each time waiting for the disk, never holds up the ledger.
@@ -56,11 +57,11 @@ typedef struct late_counts { /* late.c: what waits for the ledger */
 } late_counts;
 
 struct realm_store {
-    char *dir;                         /* NULL: in memory */
-    db write, read, count;             /* realm.db; `count` for the ledger */
-    db data_write, data_read;          /* data.db */
-    db *reader, *ledger, *data_reader; /* those, or the writers for a store in memory */
-    late_counts late;                  /* late.mu, also held while the ledger is written */
+    char *dir;                                  /* NULL: in memory */
+    db write, read, find, count;                /* realm.db; `count` for the ledger */
+    db data_write, data_read;                   /* data.db */
+    db *reader, *finder, *ledger, *data_reader; /* those, or the writers for a store in memory */
+    late_counts late;                           /* late.mu, also held while the ledger is written */
     uint8_t secret[DB_SECRET_BYTES];
     atomic_uint_fast64_t local_changes; /* of tenants and keys, on `write` */
 };

@@ -119,7 +119,7 @@ static void fill_key(sqlite3_stmt *st, realm_key_row *out) {
 
 realm_status realm_store_key_find(realm_store *store, const char *key, size_t len, realm_key_row *out,
                                   realm_error *err) {
-    db *d = store->reader;
+    db *d = store->finder;
     sqlite3_stmt *st;
     bool row;
     char id[17];

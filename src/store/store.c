@@ -285,13 +285,15 @@ realm_status realm_store_open(realm_store **out, const char *dir, realm_error *e
     if ((s = db_open(&store->write, path, flags, err)) != REALM_OK) goto fail;
     if ((s = db_exec(&store->write, "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL", err)) != REALM_OK) goto fail;
     if ((s = ready_schema(&store->write, err)) != REALM_OK) goto fail;
-    store->reader = store->ledger = &store->write;
+    store->reader = store->finder = store->ledger = &store->write;
     if (dir) {
         if ((s = db_open(&store->read, path, SQLITE_OPEN_READWRITE, err)) != REALM_OK) goto fail;
+        if ((s = db_open(&store->find, path, SQLITE_OPEN_READWRITE, err)) != REALM_OK) goto fail;
         if ((s = db_open(&store->count, path, SQLITE_OPEN_READWRITE, err)) != REALM_OK) goto fail;
         if ((s = db_exec(&store->count, "PRAGMA synchronous=NORMAL", err)) != REALM_OK) goto fail;
         sqlite3_busy_timeout(store->count.h, LEDGER_TIMEOUT_MS);
         store->reader = &store->read;
+        store->finder = &store->find;
         store->ledger = &store->count;
         if ((s = late_collect(store, err)) != REALM_OK) goto fail;
     }
@@ -312,6 +314,7 @@ void realm_store_close(realm_store *store) {
     data_close(store);
     late_release(store);
     db_close(&store->count);
+    db_close(&store->find);
     db_close(&store->read);
     db_close(&store->write);
     realm_mutex_destroy(&store->late.mu);

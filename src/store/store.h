@@ -3,7 +3,8 @@
  * SQLite in WAL mode today; the functions say nothing of it, so that another database fits behind them. Several
  * processes may use one store (a server and the command line). Secrets are kept as HMAC-SHA-256 under a server secret
  * that lives beside the database; a key is shown once, when it is made. Any thread; calls may block on the disk, so
- * they do not belong on an I/O or engine thread (realm_store_key_find is the exception: one indexed read).
+ * they do not belong on an I/O or engine thread (realm_store_key_find and realm_store_tenant_get are the exception: a
+ * few indexed reads, on a connection that nothing longer uses).
  */
 #ifndef REALM_STORE_STORE_H
 #define REALM_STORE_STORE_H

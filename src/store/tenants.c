@@ -76,7 +76,7 @@ static realm_status no_such(const char *name, realm_error *err) {
                            realm_escape(shown, sizeof shown, name, strlen(name)));
 }
 
-/* Limits that differ from the default have a row; the caller holds the lock. */
+/* Every limit has a row, so that a later version's defaults change no tenant; the caller holds the lock. */
 static realm_status write_limits(db *d, int64_t id, const realm_limits *limits, realm_error *err) {
     sqlite3_stmt *st;
     realm_limits l = *limits;
@@ -271,7 +271,7 @@ realm_status realm_store_tenant_create(realm_store *store, const char *name, con
 }
 
 realm_status realm_store_tenant_find(realm_store *store, const char *name, realm_tenant_row *out, realm_error *err) {
-    db *d = store->reader;
+    db *d = store->finder;
     realm_mutex_lock(&d->mu);
     realm_status s = find_locked(d, name, out, err);
     realm_mutex_unlock(&d->mu);
@@ -279,7 +279,7 @@ realm_status realm_store_tenant_find(realm_store *store, const char *name, realm
 }
 
 realm_status realm_store_tenant_get(realm_store *store, int64_t id, realm_tenant_row *out, realm_error *err) {
-    db *d = store->reader;
+    db *d = store->finder;
     sqlite3_stmt *st;
     bool row;
     realm_status s = db_begin(d, "SELECT " TENANT_COLUMNS " FROM tenant WHERE id = ?1 AND deleted_s = 0", &st, err);

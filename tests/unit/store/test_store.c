@@ -17,7 +17,7 @@
 #include "base/alloc.h"
 #include "base/clock.h"
 #include "base/file.h"
-#include "store/store.h"
+#include "store/db.h"
 
 static char dir[64];
 
@@ -145,6 +145,57 @@ static void keys_open_and_close(void **state) {
     realm_store_close(b);
 }
 
+typedef struct lookup { /* what begins every request, on a thread of its own */
+    realm_store *store;
+    const char *key;
+    realm_mutex mu;
+    realm_cond moved;
+    bool done;
+    realm_status status;
+} lookup;
+
+static void *look_up(void *arg) {
+    lookup *l = arg;
+    realm_key_row key;
+    realm_tenant_row tenant;
+    realm_status s = realm_store_key_find(l->store, l->key, strlen(l->key), &key, NULL);
+    if (s == REALM_OK) s = realm_store_tenant_get(l->store, key.tenant_id, &tenant, NULL);
+    realm_mutex_lock(&l->mu);
+    l->status = s;
+    l->done = true;
+    realm_cond_signal(&l->moved);
+    realm_mutex_unlock(&l->mu);
+    return NULL;
+}
+
+/* While somebody reads on, as the sum of a year of the ledger does, keys are found. */
+static void keys_wait_for_no_reader(void **state) {
+    (void)state;
+    realm_store *a = open_store();
+    realm_error err = {0};
+    char key[REALM_KEY_TEXT_MAX];
+    lookup l = {.store = a, .key = key};
+    pthread_t t;
+    sqlite3_stmt *st;
+    assert_int_equal(realm_store_tenant_create(a, "keys", NULL, NULL, 0, NULL, &err), REALM_OK);
+    assert_int_equal(realm_store_key_create(a, "keys", false, 0, key, NULL, &err), REALM_OK);
+    realm_mutex_init(&l.mu, REALM_RANK_LEAF);
+    realm_cond_init(&l.moved);
+    assert_int_equal(db_begin(a->reader, "SELECT count(*) FROM ledger", &st, &err), REALM_OK);
+    assert_int_equal(realm_thread_start(&t, "look-up", look_up, &l, &err), REALM_OK);
+    const uint64_t until = realm_clock_ns() + 20 * REALM_NS_PER_S;
+    realm_mutex_lock(&l.mu);
+    while (!l.done && realm_cond_wait_until(&l.moved, &l.mu, until)) {
+    }
+    const bool in_time = l.done;
+    realm_mutex_unlock(&l.mu);
+    db_end(a->reader, st);
+    pthread_join(t, NULL);
+    assert_true(in_time);
+    assert_int_equal(l.status, REALM_OK);
+    realm_store_close(a);
+}
+
 static void secrets_stay_out_of_the_files(void **state) {
     (void)state;
     realm_store *a = open_store();
@@ -263,13 +314,13 @@ static void older_store(void **state) {
         realm_error err = {0};
         realm_tenant_row row;
         char path[320];
-        sqlite3 *db = NULL;
+        sqlite3 *h = NULL;
         snprintf(path, sizeof path, "%s/realm.db", dir);
         unlink(path);
-        assert_int_equal(sqlite3_open(path, &db), SQLITE_OK);
-        assert_int_equal(sqlite3_exec(db, FIRST, NULL, NULL, NULL), SQLITE_OK);
-        if (version == 2) assert_int_equal(sqlite3_exec(db, SECOND, NULL, NULL, NULL), SQLITE_OK);
-        sqlite3_close(db);
+        assert_int_equal(sqlite3_open(path, &h), SQLITE_OK);
+        assert_int_equal(sqlite3_exec(h, FIRST, NULL, NULL, NULL), SQLITE_OK);
+        if (version == 2) assert_int_equal(sqlite3_exec(h, SECOND, NULL, NULL, NULL), SQLITE_OK);
+        sqlite3_close(h);
         for (int again = 0; again < 2; again++) { /* the second time there is nothing left to do */
             realm_store *a = open_store();
             realm_usage u = {0}, engine;
@@ -299,13 +350,13 @@ static void newer_store(void **state) {
     (void)state;
     realm_error err = {0};
     char path[320];
-    sqlite3 *db = NULL;
+    sqlite3 *h = NULL;
     realm_store *a = open_store();
     realm_store_close(a);
     snprintf(path, sizeof path, "%s/realm.db", dir);
-    assert_int_equal(sqlite3_open(path, &db), SQLITE_OK);
-    assert_int_equal(sqlite3_exec(db, "PRAGMA user_version=1000", NULL, NULL, NULL), SQLITE_OK);
-    sqlite3_close(db);
+    assert_int_equal(sqlite3_open(path, &h), SQLITE_OK);
+    assert_int_equal(sqlite3_exec(h, "PRAGMA user_version=1000", NULL, NULL, NULL), SQLITE_OK);
+    sqlite3_close(h);
     assert_int_equal(realm_store_open(&a, dir, &err), REALM_E_UNSUPPORTED);
     assert_non_null(strstr(err.text, "schema 1000"));
 }
@@ -620,6 +671,7 @@ int main(void) {
         cmocka_unit_test_setup_teardown(models_are_counted_once, make_dir, remove_dir),
         cmocka_unit_test_setup_teardown(tenants_are_kept, make_dir, remove_dir),
         cmocka_unit_test_setup_teardown(keys_open_and_close, make_dir, remove_dir),
+        cmocka_unit_test_setup_teardown(keys_wait_for_no_reader, make_dir, remove_dir),
         cmocka_unit_test_setup_teardown(secrets_stay_out_of_the_files, make_dir, remove_dir),
         cmocka_unit_test_setup_teardown(arguments_and_environment, make_dir, remove_dir),
         cmocka_unit_test_setup_teardown(older_store, make_dir, remove_dir),
