@@ -450,6 +450,12 @@ static void on_head(void *user, realm_exchange *x) {
         refuse(c, 405, "method_not_allowed", r->post ? "only POST is allowed here" : "only GET is allowed here");
         return;
     }
+    if (r->post && realm_exchange_is_late(x)) {
+        api_error_set(&c->error, 503, "shutting_down", NULL, "the server is shutting down; try again");
+        c->error.retry_after_ms = 1000;
+        api_answer_error(c);
+        return;
+    }
     if (!authenticate(c, r->access[tag])) return;
     if (!r->post) realm_exchange_limit_body(x, GET_BODY_MAX);
     if (r->post && !check_content(c)) return;

@@ -34,8 +34,8 @@ realm_http_handler realm_api_handler(realm_api *api);
 /* For /metrics: whose connections to count. Borrowed, set once before traffic matters; NULL: none. */
 void realm_api_set_server(realm_api *api, const realm_server *server);
 /* What /ready says: 503 while starting (models are being loaded; a request for one that is not there yet is told to
- * come again) and while draining (so that balancers look elsewhere while exchanges end). Any thread. SERVING at first.
- */
+ * come again) and while draining (so that balancers look elsewhere while exchanges end; who comes late with a request
+ * that computes is refused). Any thread. SERVING at first. */
 typedef enum realm_api_state { REALM_API_SERVING, REALM_API_STARTING, REALM_API_DRAINING } realm_api_state;
 void realm_api_set_state(realm_api *api, realm_api_state state);
 /* After the server was closed. Joins the workers. NULL-safe. */

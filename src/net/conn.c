@@ -75,6 +75,7 @@ void conn_kill(conn *c) {
     realm_buf_release(&c->in);
     realm_buf_release(&c->out);
     atomic_fetch_sub_explicit(&c->t->s->connections, 1, memory_order_relaxed);
+    if (!c->late) atomic_fetch_sub_explicit(&c->t->s->owed, 1, memory_order_relaxed);
     atomic_fetch_sub_explicit(&c->t->s->listen[c->listener].connections, 1, memory_order_relaxed);
     /* events of this round may still point here: freed after it (io_loop) */
     if (c->prev)
@@ -344,7 +345,7 @@ static bool advance(conn *c) {
             if (c->timer != TIMER_HEAD) io_timer_set(c, TIMER_HEAD); /* all of it in the time that a head has */
         }
         if (c->in.len == 0) {
-            if (c->eof || (c->t->draining && !c->discard)) {
+            if (c->eof || (c->t->draining && !c->late && !c->discard)) {
                 c->doomed = true;
                 return false;
             }
@@ -358,6 +359,7 @@ static bool advance(conn *c) {
             c->doomed = true;
             return false;
         }
+        c->used = true;
         io_timer_set(c, TIMER_HEAD);
         return true;
     }
@@ -466,7 +468,9 @@ void conn_open(io_thread *t, int fd, size_t listener_index, bool refused) {
     c->next = t->conns;
     if (c->next) c->next->prev = c;
     t->conns = c;
+    c->late = t->draining;
     atomic_fetch_add_explicit(&t->s->connections, 1, memory_order_relaxed);
+    if (!c->late) atomic_fetch_add_explicit(&t->s->owed, 1, memory_order_relaxed);
     atomic_fetch_add_explicit(&t->s->listen[listener_index].connections, 1, memory_order_relaxed);
     c->events = EPOLLIN | EPOLLRDHUP;
     struct epoll_event e = {.events = c->events, .data.ptr = c};
@@ -550,5 +554,9 @@ bool conn_displace(io_thread *t, size_t listener_index) {
 void conn_drain(conn *c) {
     if (c->state != CONN_OPEN || c->x) return;
     if (!c->eof && !fill(c)) c->doomed = true; /* a request may stand in the socket: it is still served */
+    if (!c->used && !c->eof && c->in.len == 0) {
+        c->late = true;
+        atomic_fetch_sub_explicit(&c->t->s->owed, 1, memory_order_relaxed);
+    }
     settle(c);
 }

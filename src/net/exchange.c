@@ -60,6 +60,7 @@ void realm_exchange_limit_body(realm_exchange *x, uint64_t max_bytes) {
     x->body_max = REALM_MIN(x->body_max, max_bytes);
 }
 int realm_exchange_tag(const realm_exchange *x) { return x->c->t->s->listen[x->c->listener].tag; }
+bool realm_exchange_is_late(const realm_exchange *x) { return x->c->late; }
 void realm_exchange_set_user(realm_exchange *x, void *user) { x->user = user; }
 void *realm_exchange_get_user(const realm_exchange *x) { return x->user; }
 

@@ -34,7 +34,7 @@ typedef enum source_kind { SOURCE_LISTENER, SOURCE_WAKE, SOURCE_CONN } source_ki
 
 typedef struct listener {
     source_kind kind;
-    int fd; /* -1 once closed */
+    int fd; /* -1: not open */
     size_t index;
 } listener;
 
@@ -93,6 +93,8 @@ struct conn {
     bool hup;         /* the peer has sent FIN; bytes before it may still be unread */
     bool eof;         /* and they have been read */
     bool doomed;      /* cut at the next safe point */
+    bool late;        /* draining does not wait for it */
+    bool used;        /* a request has come */
     unsigned probed;  /* bytes of what comes next that were sent ahead (see probe in conn.c) */
     uint32_t events;  /* epoll's mask */
     uint64_t discard; /* bytes of an unwanted body still to come */
@@ -147,6 +149,8 @@ struct realm_server {
     size_t n_names;
     _Atomic int command;
     _Atomic uint32_t connections;
+    _Atomic uint32_t owed;     /* of those, that are not late */
+    _Atomic uint32_t draining; /* threads that know of it */
     _Atomic uint64_t bodies_bytes;
     unsigned n_threads;
     io_thread *threads;
@@ -168,7 +172,7 @@ void conn_open(io_thread *t, int fd, size_t listener_index, bool refuse);
 void conn_event(conn *c, uint32_t events);
 void conn_wake(conn *c);
 void conn_timeout(conn *c);
-/* Takes what has come, and closes it if it is idle then. */
+/* Takes what has come. What is idle then is closed, or late if nothing has been asked on it yet. */
 void conn_drain(conn *c);
 /* Closes a connection of the listener that is nobody's: idle, lingering, reading a head or giving an answer to who has
  * joined no party. False when there is none on this thread. */

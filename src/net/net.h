@@ -144,8 +144,9 @@ REALM_WARN_UNUSED realm_status realm_server_open(realm_server **out, const realm
                                                  realm_error *err);
 /* The address that a listener is bound to, with its real port. Any thread. */
 const char *realm_server_address(const realm_server *s, size_t listener);
-/* Stops accepting, closes idle connections, lets exchanges end; true once none is left, false at the deadline
- * (monotonic). Any thread that is not one of the server's. */
+/* Closes idle connections and lets exchanges end; true once none is left, false at the deadline (monotonic). Who
+ * connects from then on is late (realm_exchange_is_late): its exchanges are the handler's to refuse, and nobody waits
+ * for them to end. Listeners are closed by realm_server_close. Any thread that is not one of the server's. */
 bool realm_server_drain(realm_server *s, uint64_t deadline_ns);
 /* Ends every exchange (on_close, not complete) and the threads. NULL-safe. */
 void realm_server_close(realm_server *s);
@@ -176,6 +177,8 @@ void realm_exchange_limit_body(realm_exchange *x, uint64_t max_bytes);
 /* In on_head, once. False: the party has as many exchanges on this listener's connections as would be left. */
 REALM_WARN_UNUSED bool realm_exchange_join(realm_exchange *x, realm_http_party *p);
 int realm_exchange_tag(const realm_exchange *x);
+/* It came on a connection that was not there, or had asked nothing yet, when draining began. */
+bool realm_exchange_is_late(const realm_exchange *x);
 void realm_exchange_set_user(realm_exchange *x, void *user);
 void *realm_exchange_get_user(const realm_exchange *x);
 /* Any thread, from a handler's data that keeps `x` from being closed meanwhile: on_wake will run on the exchange's

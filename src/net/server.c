@@ -9,6 +9,9 @@
  * descriptor; it is given up to accept and close the connection that waits, and where even that fails accepting pauses
  * for a moment.
  *
+ * A server that drains goes on accepting: who comes is told so (503, and the connection's end) by the handler, which is
+ * what a balancer's probe of /ready asks for, rather than finding nobody. Only what was there before is waited for.
+ *
  * A crowd that holds connections takes no place from who comes with a key: what serves no party's exchange is closed
  * for a newcomer once all places are taken (conn_displace).
  *
@@ -213,15 +216,6 @@ static void listen_events(io_thread *t, uint32_t events) {
     }
 }
 
-static void stop_accepting(io_thread *t) {
-    for (size_t i = 0; i < t->s->n_listen; i++) {
-        if (t->listeners[i].fd < 0) continue;
-        accept_all(t, &t->listeners[i]); /* who is connected already is served */
-        close(t->listeners[i].fd);
-        t->listeners[i].fd = -1;
-    }
-}
-
 /* ---- the loop ---- */
 
 const char *io_date(io_thread *t) {
@@ -242,12 +236,14 @@ static void obey(io_thread *t) {
     /* acquire: what the commander wrote before is seen */
     int command = atomic_load_explicit(&t->s->command, memory_order_acquire);
     if (command != IO_RUN && !t->draining) {
-        stop_accepting(t);
+        for (size_t i = 0; i < t->s->n_listen; i++) accept_all(t, &t->listeners[i]); /* those are not late */
         t->draining = true;
         for (conn *c = t->conns, *next; c; c = next) {
             next = c->next;
             conn_drain(c);
         }
+        /* release: pairs with realm_server_drain, which then finds all connections counted */
+        atomic_fetch_add_explicit(&t->s->draining, 1, memory_order_release);
     }
     if (command == IO_STOP)
         while (t->conns) conn_kill(t->conns);
@@ -492,18 +488,12 @@ static void command(realm_server *s, io_command what) {
     for (unsigned k = 0; k < s->n_threads; k++) ring(&s->threads[k]);
 }
 
-static uint32_t exchanges(const realm_server *s) {
-    uint32_t n = 0;
-    for (unsigned k = 0; k < s->n_threads; k++)
-        n += atomic_load_explicit(&s->threads[k].n.exchanges, memory_order_relaxed);
-    return n;
-}
-
 bool realm_server_drain(realm_server *s, uint64_t deadline_ns) {
     command(s, IO_DRAIN);
     const struct timespec pause = {.tv_nsec = 5 * 1000 * 1000};
     /* Connections, not only exchanges: a request that is in a socket has no exchange yet. */
-    while (exchanges(s) > 0 || atomic_load_explicit(&s->connections, memory_order_relaxed) > 0) {
+    while (atomic_load_explicit(&s->draining, memory_order_acquire) < s->n_threads ||
+           atomic_load_explicit(&s->owed, memory_order_relaxed) > 0) {
         if (realm_clock_ns() >= deadline_ns) return false;
         (void)nanosleep(&pause, NULL);
     }

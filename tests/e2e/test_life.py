@@ -3,6 +3,7 @@ import contextlib
 import pathlib
 import shutil
 import signal
+import socket
 import statistics
 import subprocess
 import tempfile
@@ -105,6 +106,27 @@ def test_sigterm_lets_answers_end():
         assert chunks[-1].choices[0].finish_reason == "length"
         assert s.process.wait(20) == 0
         assert s.usage()[0]["completion_tokens"] == 60
+
+
+def test_who_comes_while_answers_end_is_told():
+    with Server() as s:
+        stream = s.client().chat.completions.create(**LONG, stream=True)
+        next(stream)
+        s.process.send_signal(signal.SIGTERM)
+        wait_until(lambda: any(line.startswith("realm: stopping") for line in s.log), what="draining")
+        for admin in (False, True):
+            status, fields, body = s.http("/ready", admin=admin)
+            assert status == 503 and body["error"]["code"] == "shutting_down" and fields["connection"] == "close"
+            assert s.http("/health", admin=admin)[0] == 200
+        assert s.metric("realm_requests_active") == 1
+        refused = raises(openai.InternalServerError, lambda: s.client().chat.completions.create(**SHORT))
+        assert refused.status_code == 503 and refused.code == "shutting_down"
+        assert refused.response.headers["retry-after"] and refused.response.headers["x-request-id"]
+        assert len([next(stream) for _ in range(20)]) == 20  # nobody was disturbed
+        with socket.create_connection(("127.0.0.1", s.port)):  # nor is anybody waited for who came late
+            stream.close()
+            assert s.process.wait(20) == 0
+        assert s.usage()[0]["requests"] == 1
 
 
 def test_a_second_sigterm_does_not_wait():
