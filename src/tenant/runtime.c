@@ -77,6 +77,7 @@ void realm_runtime_close(realm_runtime *rt) {
         rt->stop = true;
         realm_cond_broadcast(&rt->work);
         realm_cond_broadcast(&rt->sweep);
+        realm_cond_broadcast(&rt->reloaded); /* no row is read again: who waits for one goes on with what there is */
         realm_mutex_unlock(&rt->mu);
         pthread_join(rt->maintenance, NULL);
         if (rt->sweeper_started) pthread_join(rt->sweeper, NULL);

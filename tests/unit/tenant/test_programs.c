@@ -1,5 +1,7 @@
 /* Programs that tenants stored: of compiled code of idle ones at most so much is kept, and whoever asks next gets it
  * back; one that is replaced just when somebody asks for it is the new one. */
+#include <sched.h>
+
 #include "tenant/client.h"
 #include "tenant/internal.h"
 
@@ -212,13 +214,94 @@ static void test_changed_while_it_is_loaded(void **state) {
     realm_tenant_release(t);
 }
 
+/* ---- the end ---- */
+
+typedef struct closing {
+    realm_runtime *rt;
+    realm_mutex mu;
+    realm_cond moved;
+    bool done;
+} closing;
+
+static void *close_it(void *arg) {
+    closing *c = arg;
+    realm_runtime_close(c->rt);
+    realm_mutex_lock(&c->mu);
+    c->done = true;
+    realm_cond_signal(&c->moved);
+    realm_mutex_unlock(&c->mu);
+    return NULL;
+}
+
+static void reload_work(tenant_job *job) { realm_runtime_reload(job->tenant->rt); }
+static void reload_free(tenant_job *job) { realm_free(job); }
+
+typedef bool (*condition)(const realm_runtime *r); /* of runtime.mu */
+static bool is_taken(const realm_runtime *r) { return !r->waiting; }
+static bool is_asked(const realm_runtime *r) { return r->reload_wanted > r->reload_done; }
+static bool is_stopping(const realm_runtime *r) { return r->stop; }
+
+static void until(realm_runtime *r, condition holds) {
+    const uint64_t end = realm_clock_ns() + PATIENCE_NS;
+    for (bool so = false; !so;) {
+        realm_mutex_lock(&r->mu);
+        so = holds(r);
+        realm_mutex_unlock(&r->mu);
+        if (realm_clock_ns() > end) fail_msg("the runtime does not go on");
+        if (!so) sched_yield();
+    }
+}
+
+/* A thread that opens a program waits for its tenant's row, which nobody reads any more: it is told. */
+static void test_closed_while_a_row_is_waited_for(void **state) {
+    (void)state;
+    const realm_runtime_config config = {.n_workers = 1, .max_instances = 1, .n_threads = 1};
+    realm_error err = {0};
+    closing c = {0};
+    realm_tenant *t;
+    realm_run ended = {0};
+    pthread_t thread;
+    realm_mutex_init(&c.mu, REALM_RANK_LEAF);
+    realm_cond_init(&c.moved);
+    realm_mutex_init(&ended.mu, REALM_RANK_REQUEST);
+    realm_mutex_init(&ended.notify_mu, REALM_RANK_NOTIFY);
+    atomic_init(&ended.refs, 2);
+    if (realm_runtime_open(&c.rt, &config, &err)) fail_msg("%s", err.text);
+    if (realm_store_tenant_create(realm_runtime_store(c.rt), "one", NULL, NULL, 0, NULL, &err) ||
+        realm_runtime_tenant(c.rt, "one", &t, &err))
+        fail_msg("%s", err.text);
+    /* The ledger's thread is in the middle of a round when the row is asked for, and finds the runtime stopped behind
+     * it. */
+    realm_mutex_lock(&c.rt->flush_mu);
+    ledger_enqueue(c.rt, &ended);
+    until(c.rt, is_taken);
+    tenant_job *job = realm_calloc(1, sizeof *job);
+    job->work = reload_work;
+    job->free = reload_free;
+    job_init(job, t, NULL, false);
+    assert_int_equal(jobs_submit(c.rt->jobs, job, &err), REALM_OK);
+    job_release(job);
+    realm_tenant_release(t);
+    until(c.rt, is_asked);
+    assert_int_equal(realm_thread_start(&thread, "closes", close_it, &c, &err), REALM_OK);
+    until(c.rt, is_stopping);
+    realm_mutex_unlock(&c.rt->flush_mu);
+    const uint64_t end = realm_clock_ns() + PATIENCE_NS;
+    realm_mutex_lock(&c.mu);
+    while (!c.done && realm_cond_wait_until(&c.moved, &c.mu, end)) {
+    }
+    assert_true(c.done);
+    realm_mutex_unlock(&c.mu);
+    pthread_join(thread, NULL);
+}
+
 int main(int argc, char **argv) {
     if (is_compiler(argc, argv)) return compile(argv);
     program_bytes = 300000;
     if (open_runtime()) return 1;
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_what_runs_is_kept), cmocka_unit_test(test_bounded),
-                                       cmocka_unit_test(test_running_and_shared),
-                                       cmocka_unit_test(test_replaced_while_it_is_opened),
-                                       cmocka_unit_test(test_changed_while_it_is_loaded)};
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_what_runs_is_kept),          cmocka_unit_test(test_bounded),
+        cmocka_unit_test(test_running_and_shared),         cmocka_unit_test(test_replaced_while_it_is_opened),
+        cmocka_unit_test(test_changed_while_it_is_loaded), cmocka_unit_test(test_closed_while_a_row_is_waited_for)};
     return close_runtime(cmocka_run_group_tests_name("programs", tests, NULL, NULL));
 }
