@@ -126,8 +126,19 @@ static void wake_at(realm_engine *e, uint64_t t) {
     if (e->next_wake_ns == 0 || t < e->next_wake_ns) e->next_wake_ns = t;
 }
 
-/* True when it ended. */
+/* Where its reader has rewound it; true when that ended it again. */
+static bool rewind_one(realm_engine *e, realm_generation *g) {
+    if (!realm_generation_apply_rewind(g)) return false;
+    realm_engine_touch(e, g);
+    e->progress = true;
+    if (g->finish == REALM_FINISH_NONE) return false;
+    realm_engine_finished(e, g);
+    return true;
+}
+
+/* True when it ended. A rewind that came before a cancel is what the reader wants to find in the context. */
 static bool sweep_one(realm_engine *e, realm_generation *g, uint64_t now) {
+    if (rewind_one(e, g)) return true;
     if (e->stopping || atomic_load_explicit(&g->cancel, memory_order_relaxed)) {
         realm_engine_end(e, g, REALM_FINISH_CANCELLED, REALM_OK, NULL);
         return true;
@@ -139,16 +150,6 @@ static bool sweep_one(realm_engine *e, realm_generation *g, uint64_t now) {
     }
     wake_at(e, g->deadline_ns);
     return false;
-}
-
-/* Where its reader has rewound it; true when that ended it again. */
-static bool rewind_one(realm_engine *e, realm_generation *g) {
-    if (!realm_generation_apply_rewind(g)) return false;
-    realm_engine_touch(e, g);
-    e->progress = true;
-    if (g->finish == REALM_FINISH_NONE) return false;
-    realm_engine_finished(e, g);
-    return true;
 }
 
 /* Ends that can be taken back: they are, or they become final. */
@@ -179,12 +180,12 @@ void realm_schedule_sweep(realm_engine *e, uint64_t now) {
     e->next_wake_ns = 0;
     sweep_parked(e, now);
     for (uint32_t i = 0; i < e->n_running;)
-        if (!sweep_one(e, e->running[i], now) && !rewind_one(e, e->running[i])) i++;
+        if (!sweep_one(e, e->running[i], now)) i++;
     for (uint32_t i = 0; i < e->n_ring;) {
         realm_account *a = e->ring[i];
         for (realm_generation *g = a->queue_head, *next; g; g = next) {
             next = g->next;
-            if (!sweep_one(e, g, now)) (void)rewind_one(e, g);
+            (void)sweep_one(e, g, now);
         }
         if (i < e->n_ring && e->ring[i] == a) i++;
     }

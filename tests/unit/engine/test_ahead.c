@@ -418,9 +418,51 @@ static void an_end_taken_back(void **state) {
     engine_run_close(&r);
 }
 
+/* A cancel, or a reader that goes, right behind a rewind: the context has what the rewind left, not what it dropped. */
+static void rewound_and_cancelled(void **state) {
+    (void)state;
+    engine_run r;
+    static reader k;
+    realm_token prompt[40], got[64];
+    engine_run_open(&r, &tiny_llama, NULL);
+    fill_prompt(prompt, 40, 2);
+    for (unsigned round = 0; round < 4; round++) {
+        const bool goes = round & 1, whole = round & 2; /* whole: the forced tokens are all that may be generated */
+        realm_context *c;
+        realm_context_info info;
+        held h;
+        assert_int_equal(realm_context_open(r.e, r.a, &c, NULL), REALM_OK);
+        realm_generation_params p = greedy(r.a, prompt, 40, whole ? 5 : 30);
+        p.run_ahead = 3;
+        p.context = c;
+        reader_open(&k, r.e, p);
+        reader_wait(&k, 3);
+        engine_stop(&h, &r);
+        reader_rewind(&k, 2, (realm_token[]){7, 8, 9}, 3);
+        if (goes)
+            reader_close(&k);
+        else
+            realm_generation_cancel(k.g);
+        held_go(&h);
+        if (!goes) {
+            while (k.finish == REALM_FINISH_NONE) reader_wait(&k, k.n + 1);
+            assert_int_equal(k.finish, whole ? REALM_FINISH_LENGTH : REALM_FINISH_CANCELLED);
+        }
+        do realm_context_get_info(c, &info);
+        while (info.busy);
+        assert_int_equal(realm_context_get_tokens(c, 40, got, 64), 5);
+        assert_int_equal(got[0], k.ids[0]);
+        assert_int_equal(got[1], k.ids[1]);
+        assert_memory_equal(got + 2, ((realm_token[]){7, 8, 9}), 3 * sizeof *got);
+        if (!goes) reader_close(&k);
+        realm_context_release(c);
+    }
+    engine_run_close(&r);
+}
+
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(stalls_and_goes_on), cmocka_unit_test(random_readers),
+    const struct CMUnitTest tests[] = {cmocka_unit_test(stalls_and_goes_on),  cmocka_unit_test(random_readers),
                                        cmocka_unit_test(tokens_after_forced), cmocka_unit_test(text_and_stops),
-                                       cmocka_unit_test(an_end_taken_back)};
+                                       cmocka_unit_test(an_end_taken_back),   cmocka_unit_test(rewound_and_cancelled)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -36,6 +36,7 @@
 static realm_runtime *rt;
 static uint64_t program_bytes; /* of realm_runtime_config; set it before open_runtime */
 static const char *state_dir;  /* NULL: tenants live in memory. Set before open_runtime */
+static realm_engine_config tiny_engine = {.n_ctx = 256, .max_generations = 16}; /* likewise */
 static char tiny_path[] = "/tmp/realm-test-host-XXXXXX";
 
 /* cmocka takes the fault signals for itself in every test; programs' traps need Wasmtime's handlers. */
@@ -195,7 +196,7 @@ static int open_runtime(void) {
                                    .n_threads = 1,
                                    .program_bytes = program_bytes};
     realm_model_config model = {
-        .engine = {.n_ctx = 256, .max_generations = 16},
+        .engine = tiny_engine,
         .chat_template = "{% for m in messages %}{% if not m.content %}{{ raise_exception('no content') }}{% endif %}"
                          "{{ m.content + '</s>' }}{% endfor %}{% if add_generation_prompt %}a:{% endif %}"};
     write_model();
