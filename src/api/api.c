@@ -147,13 +147,6 @@ void api_put_fields(api_call *c) {
     put_rate(c->x, "tokens", c->rate.token_limit, c->rate.token_remaining, c->rate.token_reset_ms);
 }
 
-static void count_answer(api_call *c, unsigned status) {
-    realm_api *api = c->api;
-    /* relaxed: statistics order nothing */
-    atomic_fetch_add_explicit(&api->answers[c->route][status / 100 < 6 ? status / 100 : 0], 1, memory_order_relaxed);
-    atomic_fetch_add_explicit(&api->seconds_ns[c->route], realm_clock_ns() - c->start_ns, memory_order_relaxed);
-}
-
 void api_log_error(const api_call *c) {
     if (c->error.detail[0]) realm_log_error("api", "%s: %s", c->id, c->error.detail);
 }
@@ -174,7 +167,7 @@ void api_answer_error(api_call *c) {
     realm_buf out;
     realm_buf_init(&out, 64u << 10);
     api_error_write(e, &out);
-    count_answer(c, e->status);
+    metrics_answered(c, e->status);
     if (realm_buf_status(&out) == REALM_OK)
         realm_exchange_respond(c->x, e->status, API_JSON, out.data, out.len);
     else
@@ -192,7 +185,7 @@ void api_answer(api_call *c) {
         return;
     }
     api_put_fields(c);
-    count_answer(c, 200);
+    metrics_answered(c, 200);
     realm_exchange_respond(c->x, 200, c->route == ROUTE_METRICS ? "text/plain; version=0.0.4; charset=utf-8" : API_JSON,
                            c->reply.data, c->reply.len);
     c->phase = CALL_ENDED;
@@ -412,7 +405,7 @@ static void answer_options(api_call *c, const struct route *r, int tag) {
         realm_exchange_field(c->x, "Access-Control-Max-Age", "86400");
     }
     api_put_fields(c);
-    count_answer(c, 200);
+    metrics_answered(c, 200);
     realm_exchange_respond(c->x, 200, "text/plain; charset=utf-8", "", 0);
     c->phase = CALL_ENDED;
 }

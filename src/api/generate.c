@@ -25,13 +25,9 @@ static void on_ready(void *user) {
     realm_mutex_unlock(&c->mu);
 }
 
-/* Seeds of the choices: the request's own for the first, then mixed with the index (splitmix64's finaliser). */
+/* Seeds of the choices: the request's own for the first, then mixed with the index. */
 static uint64_t seed_of(uint64_t seed, uint32_t index) {
-    if (index == 0) return seed;
-    uint64_t z = seed + index * UINT64_C(0x9E3779B97F4A7C15);
-    z = (z ^ (z >> 30)) * UINT64_C(0xBF58476D1CE4E5B9);
-    z = (z ^ (z >> 27)) * UINT64_C(0x94D049BB133111EB);
-    return z ^ (z >> 31);
+    return index == 0 ? seed : realm_mix_u64(seed + index * UINT64_C(0x9E3779B97F4A7C15));
 }
 
 static realm_status start_choice(api_call *c, gen_choice *ch, realm_error *err) {
@@ -169,19 +165,6 @@ void gen_release(api_call *c) {
 
 /* ---- the answer ---- */
 
-static void note_first_token(api_call *c) {
-    static const uint32_t bounds_ms[] = {10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10000, 30000};
-    if (c->first_token) return;
-    c->first_token = true;
-    uint64_t ns = realm_clock_ns() - c->start_ns;
-    size_t i = 0;
-    while (i < REALM_ARRAY_LEN(bounds_ms) && ns > bounds_ms[i] * REALM_NS_PER_MS) i++;
-    /* relaxed: statistics order nothing */
-    atomic_fetch_add_explicit(&c->api->first_token[i], 1, memory_order_relaxed);
-    atomic_fetch_add_explicit(&c->api->first_token_ns, ns, memory_order_relaxed);
-    atomic_fetch_add_explicit(&c->api->first_tokens, 1, memory_order_relaxed);
-}
-
 /* Stops everything and says why (c->error): as an HTTP status, or as the last thing in the stream. */
 static void give_up(api_call *c) {
     for (uint32_t i = 0; i < c->n_choices; i++)
@@ -197,8 +180,7 @@ static void give_up(api_call *c) {
     realm_buf_puts(&c->piece, "\n\ndata: [DONE]\n\n");
     reply_send(c);
     realm_exchange_finish(c->x);
-    atomic_fetch_add_explicit(&c->api->answers[c->route][c->error.status / 100 < 6 ? c->error.status / 100 : 0], 1,
-                              memory_order_relaxed);
+    metrics_answered(c, c->error.status);
     c->phase = CALL_ENDED;
 }
 
@@ -260,7 +242,7 @@ static bool poll_choice(api_call *c, gen_choice *ch) {
         for (size_t i = 0; i < c->batch.n_events; i++) {
             const realm_event *e = &c->batch.events[i];
             if (e->kind == REALM_EVENT_END) return choice_ended(c, ch, e);
-            if (e->kind == REALM_EVENT_TOKEN) note_first_token(c);
+            if (e->kind == REALM_EVENT_TOKEN) metrics_first_token(c);
             if (e->kind == REALM_EVENT_TOKEN && e->id >= 0 && isfinite(e->logprob)) {
                 ch->logprob_sum += (double)e->logprob;
                 ch->n_scored++;
@@ -286,8 +268,7 @@ static void finish(api_call *c) {
         return;
     }
     reply_stream_end(c);
-    atomic_fetch_add_explicit(&c->api->answers[c->route][2], 1, memory_order_relaxed);
-    atomic_fetch_add_explicit(&c->api->seconds_ns[c->route], realm_clock_ns() - c->start_ns, memory_order_relaxed);
+    metrics_answered(c, 200);
     c->phase = CALL_ENDED;
 }
 

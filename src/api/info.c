@@ -118,9 +118,9 @@ static bool read_since(api_call *c, int64_t *since) {
     const char *query = c->body ? c->body : "";
     *since = 0;
     if (!*query) return true;
-    const char *digits = query + 6;
     if (strncmp(query, "since=", 6) != 0)
         return api_error_set(&c->error, 400, "unknown_parameter", NULL, "the only parameter is since=SECONDS");
+    const char *digits = query + 6;
     if (!*digits || strspn(digits, "0123456789") != strlen(digits) || strlen(digits) > 15)
         return api_error_set(&c->error, 400, "invalid_value", "since", "since must be seconds since 1970");
     *since = (int64_t)strtoll(digits, NULL, 10);

@@ -15,7 +15,7 @@
  *   logprobs.c    log-probabilities in both shapes
  *   text.c        tokenize, detokenize, apply-template
  *   info.c        health, models, usage
- *   metrics.c     metrics
+ *   metrics.c     what is counted of calls, and all that is shown
  *
  * Who owns a call:
  *
@@ -43,6 +43,7 @@
 #define API_WORKERS_MAX REALM_ROTA_PLACES_MAX
 #define API_LENT_MAX 64u /* calls whose schemas are being compiled; past it 503 */
 #define API_ID_MAX 48u
+#define API_LATENCIES 11u /* bounds of a histogram of times */
 #define API_JSON "application/json"
 
 typedef enum api_route {
@@ -104,6 +105,8 @@ void api_error_write(const api_error *e, realm_buf *out);
         if ((call) != REALM_OK) return api_error_value(e, value, &err_); \
     } while (0)
 
+/* A body as a tree; 400 where it is no JSON. */
+bool api_read_body(const char *body, size_t len, realm_json_doc **out, api_error *e);
 /* A member that may be absent or null: *out then keeps what it held. False with `e` filled. `set` may be NULL. */
 bool api_opt_bool(const realm_json *root, const char *name, bool *out, api_error *e);
 bool api_opt_int(const realm_json *root, const char *name, int64_t least, int64_t most, int64_t *out, bool *set,
@@ -291,7 +294,7 @@ struct realm_api {
     unsigned n_workers;
     _Atomic uint64_t answers[N_ROUTES][6]; /* by first digit of the status */
     _Atomic uint64_t seconds_ns[N_ROUTES];
-    _Atomic uint64_t first_token[12], first_token_ns, first_tokens; /* histogram, sum, count */
+    _Atomic uint64_t first_token[API_LATENCIES + 1], first_token_ns; /* histogram, sum */
 };
 
 /* api.c */
@@ -346,6 +349,10 @@ void info_model(api_call *c, const char *id, size_t len);
 void info_usage(api_call *c, bool all); /* worker */
 void info_health(api_call *c);
 void info_ready(api_call *c);
+
+/* metrics.c; once for each call, when it is answered and when its first token is there */
+void metrics_answered(api_call *c, unsigned status);
+void metrics_first_token(api_call *c);
 void metrics_write(api_call *c); /* worker */
 
 #endif

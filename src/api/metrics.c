@@ -13,6 +13,7 @@
 
 #include "api/internal.h"
 #include "base/alloc.h"
+#include "base/clock.h"
 
 typedef enum unit { COUNT, SECONDS } unit; /* SECONDS: the field is in nanoseconds */
 
@@ -140,6 +141,29 @@ static const metric server_metrics[] = {
 };
 #undef ROW
 
+/* ---- counting ---- */
+
+static const uint32_t LATENCIES_MS[API_LATENCIES] = {10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10000, 30000};
+
+static void count(_Atomic uint64_t *n, uint64_t by) {
+    atomic_fetch_add_explicit(n, by, memory_order_relaxed); /* statistics order nothing */
+}
+
+void metrics_answered(api_call *c, unsigned status) {
+    count(&c->api->answers[c->route][status / 100 < 6 ? status / 100 : 0], 1);
+    count(&c->api->seconds_ns[c->route], realm_clock_ns() - c->start_ns);
+}
+
+void metrics_first_token(api_call *c) {
+    if (c->first_token) return;
+    c->first_token = true;
+    const uint64_t ns = realm_clock_ns() - c->start_ns;
+    size_t i = 0;
+    while (i < API_LATENCIES && ns > LATENCIES_MS[i] * REALM_NS_PER_MS) i++;
+    count(&c->api->first_token[i], 1);
+    count(&c->api->first_token_ns, ns);
+}
+
 /* ---- writing ---- */
 
 static void family(realm_buf *b, const char *name, const char *type, const char *help) {
@@ -217,13 +241,13 @@ static void write_http(realm_api *api, realm_buf *b) {
             realm_buf_printf(b, "realm_http_request_seconds_total{route=\"%s\"} %.9f\n", api_route_name((api_route)r),
                              (double)ns / 1e9);
     }
-    static const char *const bounds[] = {"0.01", "0.025", "0.05", "0.1", "0.25", "0.5",
-                                         "1",    "2.5",   "5",    "10",  "30",   "+Inf"};
     family(b, "realm_time_to_first_token_seconds", "histogram", "From a request's head to its first token.");
     uint64_t sum = 0;
-    for (size_t i = 0; i < REALM_ARRAY_LEN(bounds); i++) {
+    for (size_t i = 0; i <= API_LATENCIES; i++) {
+        char bound[16] = "+Inf";
+        if (i < API_LATENCIES) (void)snprintf(bound, sizeof bound, "%g", LATENCIES_MS[i] / 1000.0);
         sum += atomic_load_explicit(&api->first_token[i], memory_order_relaxed);
-        realm_buf_printf(b, "realm_time_to_first_token_seconds_bucket{le=\"%s\"} %llu\n", bounds[i],
+        realm_buf_printf(b, "realm_time_to_first_token_seconds_bucket{le=\"%s\"} %llu\n", bound,
                          (unsigned long long)sum);
     }
     realm_buf_printf(b, "realm_time_to_first_token_seconds_sum %.9f\nrealm_time_to_first_token_seconds_count %llu\n",

@@ -93,6 +93,14 @@ static const struct field {
 
 /* Every reader: false with *e filled. */
 
+bool api_read_body(const char *body, size_t len, realm_json_doc **out, api_error *e) {
+    realm_error err = {0};
+    realm_status s = realm_json_parse(out, body, len, NULL, &err);
+    if (s == REALM_OK) return true;
+    if (s == REALM_E_NOMEM) return api_error_status(e, s, &err);
+    return api_error_set(e, 400, "invalid_json", NULL, "the body is not acceptable JSON: %s", err.text);
+}
+
 bool api_opt_bool(const realm_json *root, const char *name, bool *out, api_error *e) {
     realm_json v;
     if (realm_json_get_set(root, name, &v)) API_CHECK(realm_json_bool(&v, out, &err_), &v);
@@ -299,13 +307,7 @@ void gen_request_release(gen_request *q) {
 }
 
 bool gen_request_read(gen_request *q, realm_runtime *rt, const char *body, size_t len, api_error *e) {
-    realm_error err = {0};
-    realm_status s = realm_json_parse(&q->doc, body, len, NULL, &err);
-    if (s != REALM_OK) {
-        realm_error_prefix(&err, "the body is not acceptable JSON");
-        return s == REALM_E_NOMEM ? api_error_status(e, s, &err)
-                                  : api_error_set(e, 400, "invalid_json", NULL, "%s", err.text);
-    }
+    if (!api_read_body(body, len, &q->doc, e)) return false;
     q->root = realm_json_root(q->doc);
     realm_json v;
     if (realm_json_kind_of(&q->root) != REALM_JSON_OBJECT)

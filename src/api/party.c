@@ -13,11 +13,8 @@
 #include "base/alloc.h"
 
 static api_party **bucket_of(realm_api *api, const realm_tenant *t) {
-    /* splitmix64's finaliser: allocators give addresses that differ in few bits */
-    uint64_t z = (uint64_t)(uintptr_t)t;
-    z = (z ^ (z >> 30)) * UINT64_C(0xBF58476D1CE4E5B9);
-    z = (z ^ (z >> 27)) * UINT64_C(0x94D049BB133111EB);
-    return &api->parties[(z ^ (z >> 31)) % API_PARTY_BUCKETS];
+    /* mixed: allocators give addresses that differ in few bits */
+    return &api->parties[realm_mix_u64((uintptr_t)t) % API_PARTY_BUCKETS];
 }
 
 static api_party *take(realm_api *api, const realm_tenant *t) {

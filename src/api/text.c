@@ -26,12 +26,7 @@ static bool open_request(api_call *c, text_request *t, const char *const *known,
     api_error *e = &c->error;
     realm_error err = {0};
     *t = (text_request){0};
-    realm_status s = realm_json_parse(&t->doc, c->body, c->body_len, NULL, &err);
-    if (s == REALM_E_NOMEM) return api_error_status(e, s, &err);
-    if (s != REALM_OK) {
-        realm_error_prefix(&err, "the body is not acceptable JSON");
-        return api_error_set(e, 400, "invalid_json", NULL, "%s", err.text);
-    }
+    if (!api_read_body(c->body, c->body_len, &t->doc, e)) return false;
     t->root = realm_json_root(t->doc);
     realm_json v = t->root;
     if (realm_json_only(&t->root, known, n_known, &v, &err) != REALM_OK) return api_error_value(e, &v, &err);
@@ -57,13 +52,6 @@ static void close_request(text_request *t) {
     realm_served_release(t->served);
 }
 
-static bool flag(api_call *c, const text_request *t, const char *name, bool *out) {
-    realm_json v;
-    realm_error err = {0};
-    if (!realm_json_get_set(&t->root, name, &v)) return true;
-    return realm_json_bool(&v, out, &err) == REALM_OK || api_error_value(&c->error, &v, &err);
-}
-
 void text_tokenize(api_call *c) {
     static const char *const known[] = {"model", "content", "add_special", "parse_special"};
     text_request t;
@@ -75,7 +63,9 @@ void text_tokenize(api_call *c) {
     if (!open_request(c, &t, known, REALM_ARRAY_LEN(known))) goto done;
     (void)realm_json_get_set(&t.root, "content", &v);
     CHECK(realm_json_str(&v, &s, &len, &err_), &v);
-    if (!flag(c, &t, "add_special", &add) || !flag(c, &t, "parse_special", &parse)) goto done;
+    if (!api_opt_bool(&t.root, "add_special", &add, &c->error) ||
+        !api_opt_bool(&t.root, "parse_special", &parse, &c->error))
+        goto done;
     realm_error err = {0};
     unsigned flags = (add ? REALM_ENCODE_ADD_SPECIAL : 0u) | (parse ? REALM_ENCODE_PARSE_SPECIAL : 0u);
     realm_status st =
@@ -147,7 +137,7 @@ void text_apply_template(api_call *c) {
     realm_buf_init(&tools, REALM_RUN_INPUT_MAX);
     realm_buf_init(&prompt, REALM_RUN_INPUT_MAX);
     if (!open_request(c, &t, known, REALM_ARRAY_LEN(known))) goto done;
-    if (!flag(c, &t, "add_generation_prompt", &generation)) goto done;
+    if (!api_opt_bool(&t.root, "add_generation_prompt", &generation, &c->error)) goto done;
     (void)realm_json_get_set(&t.root, "messages", &v);
     if (!api_write_messages(&v, &messages, &c->error)) goto done;
     if (realm_json_get_set(&t.root, "tools", &v)) {

@@ -71,6 +71,13 @@ static inline bool realm_align_u64(uint64_t v, uint64_t align, uint64_t *out) {
     *out = r & ~(align - 1);
     return true;
 }
+/* Spreads the bits of a number over all of them, one to one: the finaliser of splitmix64 (Steele, Lea, Flood: Fast
+ * Splittable Pseudorandom Number Generators, 2014). For hashes and seeds, not for secrets. */
+static inline uint64_t realm_mix_u64(uint64_t z) {
+    z = (z ^ (z >> 30)) * UINT64_C(0xBF58476D1CE4E5B9);
+    z = (z ^ (z >> 27)) * UINT64_C(0x94D049BB133111EB);
+    return z ^ (z >> 31);
+}
 static inline bool realm_is_pow2(uint64_t v) { return v != 0 && (v & (v - 1)) == 0; }
 
 #endif

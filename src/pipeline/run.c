@@ -84,13 +84,10 @@ static void on_ready(void *user) {
     realm_mutex_unlock(&r->mu);
 }
 
-/* Seeds of branches and attempts: the step's own for the first (splitmix64's finaliser for the others). */
+/* Seeds of branches and attempts: the step's own for the first, mixed with their number for the others. */
 static uint64_t seed_of(uint64_t seed, uint32_t branch, uint32_t attempt) {
     if (branch == 0 && attempt == 0) return seed;
-    uint64_t z = seed + ((uint64_t)attempt << 32 | branch) * UINT64_C(0x9E3779B97F4A7C15);
-    z = (z ^ (z >> 30)) * UINT64_C(0xBF58476D1CE4E5B9);
-    z = (z ^ (z >> 27)) * UINT64_C(0x94D049BB133111EB);
-    return z ^ (z >> 31);
+    return realm_mix_u64(seed + ((uint64_t)attempt << 32 | branch) * UINT64_C(0x9E3779B97F4A7C15));
 }
 
 static uint32_t attempts_of(const pipe_step *s) { return (uint32_t)(1 + s->n_fallback) * (s->retry + 1); }

@@ -1195,6 +1195,17 @@ static void metrics(void **state) {
     }
 }
 
+/* An answer that fails in its stream has taken its time too. */
+static void failed_streams_are_timed(void **state) {
+    (void)state;
+    reply r = chat("\"user\":\"@midfail\",\"stream\":true");
+    done(&r);
+    r = read_reply(begin(REALM_API_ADMIN, "GET", "/metrics", NULL, NULL));
+    assert_non_null(strstr(r.body, "\nrealm_http_requests_total{route=\"/v1/chat/completions\",status=\"5xx\"} 1\n"));
+    assert_non_null(strstr(r.body, "\nrealm_http_request_seconds_total{route=\"/v1/chat/completions\"} "));
+    done(&r);
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 int main(void) {
     const struct CMUnitTest tests[] = {
@@ -1221,6 +1232,7 @@ int main(void) {
         TEST(bodies_and_answers_are_held_to_a_share),
         TEST(models_and_usage),
         TEST(metrics),
+        TEST(failed_streams_are_timed),
     };
     realm_log_configure(REALM_LOG_INFO, keep_line, NULL);
     return cmocka_run_group_tests(tests, NULL, NULL);
