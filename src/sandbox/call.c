@@ -3,8 +3,8 @@
  * Imports that never suspend are synchronous "unchecked" functions: arguments are read straight from the array that the
  * compiled code filled. Imports that may suspend are asynchronous ones. For those:
  *
- *     program calls -> async_entry on the fiber: runs the callback there (or leaves it TODO: for OFF_FIBER, and on a
- *                      lender's thread what is not BRIEF)
+ *     program calls -> async_entry on the fiber: runs the callback there (or leaves it TODO: for OFF_FIBER, on a
+ *                      lender's thread what is not BRIEF, with an idle worker always)
  *        DONE    -> FINISHED: the continuation, polled at once, hands over the result
  *        SUSPEND -> WAITING:  the continuation says "not yet", the fiber yields to the worker, which parks the instance
  *     after a wake-up the worker runs the callback again on its own stack (realm_call_run) and resumes the fiber only
@@ -238,7 +238,8 @@ static void async_entry(void *env, wasmtime_caller_t *caller, const wasmtime_val
     memset(c->state, 0, sizeof c->state);
     find_memory(c);
     c->caller = NULL;
-    if (im->flags & REALM_IMPORT_OFF_FIBER || (c->instance->lender && !(im->flags & REALM_IMPORT_BRIEF)))
+    if (im->flags & REALM_IMPORT_OFF_FIBER || c->instance->away ||
+        (c->instance->lender && !(im->flags & REALM_IMPORT_BRIEF)))
         c->phase = REALM_CALL_TODO;
     else
         settle(c, im->fn(c, c->args, &c->value));

@@ -155,10 +155,15 @@ realm_status realm_sandbox_open(realm_sandbox **out, const realm_sandbox_config 
     realm_sandbox *s = realm_calloc(1, sizeof *s);
     if (!s) return realm_error_set(err, REALM_E_NOMEM, "no memory for the sandbox");
     realm_mutex_init(&s->programs_mu, REALM_RANK_LEAF);
+    realm_mutex_init(&s->instances_mu, REALM_RANK_LEAF);
     realm_mutex_init(&s->ready_mu, REALM_RANK_LEAF);
+    realm_mutex_init(&s->idle.mu, REALM_RANK_LEAF);
+    realm_mutex_init(&s->porters.mu, REALM_RANK_LEAF);
+    sem_init(&s->idle.sem, 0, 0);
+    sem_init(&s->porters.sem, 0, 0);
+    s->idle.idle = true;
     realm_mutex_init(&s->timer_mu, REALM_RANK_LEAF);
     realm_cond_init(&s->ready.cond);
-    realm_cond_init(&s->background.cond);
     realm_cond_init(&s->empty_cond);
     realm_cond_init(&s->timer_cond);
     s->imports = config->imports;
@@ -181,11 +186,12 @@ realm_status realm_sandbox_open(realm_sandbox **out, const realm_sandbox_config 
     s->max_memory_bytes -= s->max_memory_bytes % page;
     s->heap = realm_calloc((size_t)s->max_instances + 1, sizeof *s->heap);
     s->ready.workers = realm_calloc(s->n_workers, sizeof *s->ready.workers);
-    s->background.workers = realm_calloc(s->n_workers, sizeof *s->background.workers);
+    s->idlers = realm_calloc(s->n_workers, sizeof *s->idlers);
+    s->porter_threads = realm_calloc(s->n_workers, sizeof *s->porter_threads);
     s->compiler_path = config->compiler_path ? realm_strdup(config->compiler_path) : NULL;
     s->cache_dir = config->cache_dir ? realm_strdup(config->cache_dir) : NULL;
-    if (!s->heap || !s->ready.workers || !s->background.workers || (config->compiler_path && !s->compiler_path) ||
-        (config->cache_dir && !s->cache_dir)) {
+    if (!s->heap || !s->ready.workers || !s->idlers || !s->porter_threads ||
+        (config->compiler_path && !s->compiler_path) || (config->cache_dir && !s->cache_dir)) {
         st = realm_error_set(err, REALM_E_NOMEM, "no memory for the sandbox");
         goto fail;
     }
@@ -206,34 +212,39 @@ fail:
 
 void realm_sandbox_close(realm_sandbox *s) {
     if (!s) return;
-    realm_mutex_lock(&s->ready_mu);
+    realm_mutex_lock(&s->instances_mu);
     s->closing = true;
     for (;;) {
-        /* Killing wakes, which takes this lock: one at a time, with a reference, lock dropped. */
+        /* Killing takes other locks: one at a time, with a reference, lock dropped. */
         realm_instance *next = s->all;
         while (next && atomic_load_explicit(&next->kill, memory_order_acquire)) next = next->next_all;
         if (!next) break;
         realm_instance_retain(next);
-        realm_mutex_unlock(&s->ready_mu);
+        realm_mutex_unlock(&s->instances_mu);
         realm_instance_kill(next, REALM_E_CLOSED);
         realm_instance_release(next);
-        realm_mutex_lock(&s->ready_mu);
+        realm_mutex_lock(&s->instances_mu);
     }
-    while (s->n_instances + s->n_ending > 0) realm_cond_wait(&s->empty_cond, &s->ready_mu);
-    realm_mutex_unlock(&s->ready_mu);
+    while (s->n_instances + s->n_ending > 0) realm_cond_wait(&s->empty_cond, &s->instances_mu);
+    realm_mutex_unlock(&s->instances_mu);
     realm_sched_stop(s);
     if (s->linker) wasmtime_linker_delete(s->linker);
     if (s->engine) wasm_engine_delete(s->engine);
     realm_cond_destroy(&s->timer_cond);
     realm_cond_destroy(&s->empty_cond);
-    realm_cond_destroy(&s->background.cond);
     realm_cond_destroy(&s->ready.cond);
     realm_mutex_destroy(&s->timer_mu);
+    sem_destroy(&s->porters.sem);
+    sem_destroy(&s->idle.sem);
+    realm_mutex_destroy(&s->porters.mu);
+    realm_mutex_destroy(&s->idle.mu);
     realm_mutex_destroy(&s->ready_mu);
+    realm_mutex_destroy(&s->instances_mu);
     realm_mutex_destroy(&s->programs_mu);
     realm_free(s->cache_dir);
     realm_free(s->compiler_path);
-    realm_free(s->background.workers);
+    realm_free(s->porter_threads);
+    realm_free(s->idlers);
     realm_free(s->ready.workers);
     realm_free(s->heap);
     explicit_bzero(s->cache_secret, sizeof s->cache_secret);
@@ -243,11 +254,12 @@ void realm_sandbox_close(realm_sandbox *s) {
 void realm_sandbox_get_stats(realm_sandbox *s, realm_sandbox_stats *out) {
     memset(out, 0, sizeof *out);
     out->max_instances = s->max_instances;
-    realm_mutex_lock(&s->ready_mu);
+    realm_mutex_lock(&s->instances_mu);
     out->instances = s->n_instances;
+    realm_mutex_unlock(&s->instances_mu);
     out->ready[0] = atomic_load_explicit(&s->ready.n, memory_order_relaxed);
-    out->ready[1] = atomic_load_explicit(&s->background.n, memory_order_relaxed);
-    realm_mutex_unlock(&s->ready_mu);
+    out->ready[1] = atomic_load_explicit(&s->idle.n, memory_order_relaxed) +
+                    atomic_load_explicit(&s->porters.n, memory_order_relaxed);
     realm_mutex_lock(&s->programs_mu);
     out->code_bytes = s->code_bytes;
     realm_mutex_unlock(&s->programs_mu);

@@ -8,6 +8,8 @@
  * polls it until it is ready (next step), waits for a host call (park) or was put back by the epoch (queue again).
  * Whatever went wrong ends in instance_end, the only place that frees the store, and the only one that calls on_done.
  *
+ * Of one in the background, idle workers poll the future, and porters do the rest (background.c).
+ *
  * A lender runs an instance in the same way, but leaves to the workers what is not brief: a call without the flag, a
  * slice that was put back, the end.
  *
@@ -56,7 +58,7 @@ void realm_instance_wake(realm_instance *i) {
 void realm_instance_kill(realm_instance *i, realm_status why) {
     int none = 0;
     atomic_compare_exchange_strong(&i->kill, &none, (int)why); /* the first reason counts */
-    realm_instance_wake(i);
+    if (!realm_background_kill(i->sandbox, i)) realm_instance_wake(i);
 }
 
 void realm_instance_cancel(realm_instance *i) {
@@ -125,6 +127,13 @@ bool realm_instance_is_brief(const realm_instance *i) {
            (i->step == REALM_STEP_MAIN || i->step == REALM_STEP_GENERATE);
 }
 
+/* A failure that the fiber is to be told takes memory, so it is told by a porter. */
+bool realm_instance_is_code(const realm_instance *i) {
+    return i->future && !i->code_done && !atomic_load_explicit(&i->kill, memory_order_acquire) &&
+           (i->call.phase == REALM_CALL_NONE ||
+            (i->call.phase == REALM_CALL_FINISHED && i->call.outcome == REALM_CALL_DONE));
+}
+
 void realm_instance_earn(realm_instance *i) {
     uint64_t now = realm_clock_ns(), earned = (now - i->credit_at_ns) / REALM_EARN_DIV;
     int64_t room = (int64_t)REALM_SOFT_NS - i->credit_ns;
@@ -153,17 +162,27 @@ static void tell_cpu(realm_instance *i, uint64_t total, uint64_t least) {
     if (i->params.on_cpu) i->params.on_cpu(i->params.user, ns);
 }
 
-static void slice_end(realm_instance *i) {
-    uint64_t t = slice_cpu(i);
+static void charge(realm_instance *i, uint64_t t, uint64_t spared_ns, bool slow) {
     realm_sched_slice_end(i->sandbox, i);
     note_slice(i, t);
     i->wake_cpu_ns += t;
     i->cpu_ns += t;
-    if (i->slice_slow) i->slow_ns += t;
-    if (!i->ticked) i->spared_ns = spared(t);
-    i->credit_ns -= (int64_t)(t - i->spared_ns);
+    if (slow) i->slow_ns += t;
+    i->credit_ns -= (int64_t)(t - spared_ns);
     if (i->credit_ns < -(int64_t)REALM_DEBT_NS) i->credit_ns = -(int64_t)REALM_DEBT_NS;
     tell_cpu(i, i->cpu_ns, REALM_TELL_NS);
+}
+
+static void slice_end(realm_instance *i) {
+    uint64_t t = slice_cpu(i);
+    charge(i, t, i->ticked ? i->spared_ns : spared(t), i->slice_slow);
+}
+
+/* An idle worker had it, or would have. False: it has used what it may, and has not come to an end. */
+static bool take_back(realm_instance *i) {
+    i->away = false;
+    charge(i, i->away_cpu_ns, 0, true);
+    return i->code_done || !over_cpu_limit(i, 0);
 }
 
 /* On the program's fiber, when the epoch has advanced. */
@@ -173,6 +192,12 @@ static wasmtime_error_t *on_epoch(wasmtime_context_t *context, void *data, uint6
     (void)context;
     *delta = 1;
     *kind = WASMTIME_UPDATE_DEADLINE_CONTINUE;
+    if (i->away) { /* whatever there is to be done about it, a porter does it */
+        if (atomic_load_explicit(&i->kill, memory_order_relaxed) ||
+            realm_clock_thread_ns() - i->away_cpu_ns >= REALM_CODE_NS)
+            *kind = WASMTIME_UPDATE_DEADLINE_YIELD;
+        return NULL;
+    }
     if (atomic_load_explicit(&i->kill, memory_order_acquire)) {
         realm_instance_fill_kill(i);
         return wasmtime_error_new(i->fail.text);
@@ -191,9 +216,9 @@ static wasmtime_error_t *on_epoch(wasmtime_context_t *context, void *data, uint6
     i->ticked = true;
     tell_cpu(i, i->cpu_ns + slice, REALM_TELL_NS);
     if (over_cpu_limit(i, slice)) return wasmtime_error_new(i->fail.text);
-    const realm_ready *q = i->background ? &i->sandbox->background : &i->sandbox->ready;
-    bool sink = !i->background && (int64_t)(slice - i->spared_ns) > i->credit_ns;
-    if (sink || atomic_load_explicit(&q->n, memory_order_relaxed) > 0) *kind = WASMTIME_UPDATE_DEADLINE_YIELD;
+    bool sink = (int64_t)(slice - i->spared_ns) > i->credit_ns;
+    if (sink || atomic_load_explicit(&i->sandbox->ready.n, memory_order_relaxed) > 0)
+        *kind = WASMTIME_UPDATE_DEADLINE_YIELD;
     if (sink) i->background = true; /* where it is queued next */
     return NULL;
 }
@@ -235,15 +260,15 @@ static void instance_end(realm_instance *i) {
     atomic_fetch_add_explicit(&s->ended, 1, memory_order_relaxed);
     if (result.status) atomic_fetch_add_explicit(&s->failed, 1, memory_order_relaxed);
     /* Its place is free before on_done, which may start the next; close waits for both. */
-    realm_mutex_lock(&s->ready_mu);
+    realm_mutex_lock(&s->instances_mu);
     list_remove(s, i);
     s->n_instances--;
     s->n_ending++;
-    realm_mutex_unlock(&s->ready_mu);
+    realm_mutex_unlock(&s->instances_mu);
     if (i->params.on_done) i->params.on_done(i->params.user, i, &result);
-    realm_mutex_lock(&s->ready_mu);
+    realm_mutex_lock(&s->instances_mu);
     if (--s->n_ending + s->n_instances == 0) realm_cond_broadcast(&s->empty_cond);
-    realm_mutex_unlock(&s->ready_mu);
+    realm_mutex_unlock(&s->instances_mu);
     realm_instance_release(i);
 }
 
@@ -505,12 +530,17 @@ static progress advance(realm_instance *i) {
         if (st && !i->fail.code) realm_error_set(&i->fail, st, "the answer could not be delivered");
         return END;
     } else {
+        if (i->code_done) {
+            i->code_done = false;
+            return next_step(i);
+        }
         if (!killed && (i->call.phase == REALM_CALL_WAITING || i->call.phase == REALM_CALL_TODO)) {
             if (must_move(i)) return AGAIN;
             run_call(i);
             if (i->call.phase == REALM_CALL_WAITING) return WAIT;
             if (i->call.phase == REALM_CALL_TODO) return AGAIN; /* its callback wants a worker */
         }
+        if (i->background && realm_instance_is_code(i)) return AGAIN; /* for an idle worker */
         if (wasmtime_call_future_poll(i->future)) return next_step(i);
     }
     switch (i->call.phase) {
@@ -520,13 +550,20 @@ static progress advance(realm_instance *i) {
     }
 }
 
+void realm_instance_run_code(realm_instance *i) {
+    i->away_cpu_ns = realm_clock_thread_ns();
+    i->code_done = wasmtime_call_future_poll(i->future);
+    i->away_cpu_ns = realm_clock_thread_ns() - i->away_cpu_ns;
+}
+
 void realm_instance_run(realm_instance *i, realm_lender *lender) {
     realm_sandbox *s = i->sandbox;
     atomic_store(&i->state, REALM_INST_RUNNING);
     i->lender = lender;
+    bool may_go_on = !i->away || take_back(i);
     slice_begin(i);
     for (;;) {
-        progress p = advance(i);
+        progress p = may_go_on ? advance(i) : END;
         if (p == GO_ON) continue;
         if (p == END) {
             if (i->step != REALM_STEP_END)
@@ -552,8 +589,8 @@ void realm_instance_run(realm_instance *i, realm_lender *lender) {
             if (atomic_compare_exchange_strong(&i->state, &running, REALM_INST_PARKED)) return;
             i->wake_cpu_ns = used; /* it did not wait */
             i->background = background;
-            const realm_ready *q = background ? &s->background : &s->ready;
-            if (!lender && atomic_load_explicit(&q->n, memory_order_relaxed) == 0) {
+            const atomic_uint *others = background ? &s->porters.n : &s->ready.n;
+            if (!lender && atomic_load_explicit(others, memory_order_relaxed) == 0) {
                 atomic_store(&i->state, REALM_INST_RUNNING);
                 slice_begin(i);
                 continue;
@@ -595,7 +632,7 @@ realm_status realm_instance_start(realm_program *p, const realm_instance_params 
     i->brief_needed = REALM_BRIEF_AFTER_LONG;
     atomic_init(&i->refs, 2); /* the caller's and the sandbox's until on_done has returned */
     atomic_init(&i->state, REALM_INST_QUEUED);
-    realm_mutex_lock(&s->ready_mu);
+    realm_mutex_lock(&s->instances_mu);
     bool closing = s->closing, full = s->n_instances >= s->max_instances;
     if (!closing && !full) {
         s->n_instances++;
@@ -603,7 +640,7 @@ realm_status realm_instance_start(realm_program *p, const realm_instance_params 
         if (s->all) s->all->prev_all = i;
         s->all = i;
     }
-    realm_mutex_unlock(&s->ready_mu);
+    realm_mutex_unlock(&s->instances_mu);
     if (closing || full) {
         realm_free(i->prompt);
         realm_free(i);

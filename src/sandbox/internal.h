@@ -2,6 +2,7 @@
  *
  *   engine.c    configuration of Wasmtime, the linker, opening and closing
  *   sched.c     workers and lenders, ready queue, clock thread
+ *   background.c  programs in debt: idle workers, porters
  *   instance.c  one instance from start to end
  *   call.c      host calls: what an import's callback sees
  *   program.c   modules to programs
@@ -9,12 +10,15 @@
  *   cache.c     compiled programs on disk
  *   module.c    sections of a module (module.h)
  *
- * Locks (all of rank LEAF, never two at once): `programs_mu` guards the list of programs, `ready_mu` the ready queues
- * and the list of instances, `timer_mu` the heap of deadlines and the clock thread's sleep.
+ * Locks (all of rank LEAF, never two at once): `programs_mu` guards the list of programs, `instances_mu` the list of
+ * instances, `ready_mu` the ready queue, `timer_mu` the heap of deadlines and the clock thread's sleep, `mu` of an
+ * inbox what those who take from it share. An idle worker takes none of them but that of its own inbox, which idle
+ * workers alone take: it may lose its processor for seconds, whatever it holds.
  */
 #ifndef REALM_SANDBOX_INTERNAL_H
 #define REALM_SANDBOX_INTERNAL_H
 
+#include <semaphore.h>
 #include <stdatomic.h>
 #include <wasm.h>
 #include <wasmtime.h>
@@ -41,7 +45,8 @@
 /* Between two epochs while only instances run whose slices are brief (realm_instance_is_brief): the clock's thread
  * takes a processor from somebody each time. */
 #define REALM_SLOW_TICK_NS (4 * REALM_NS_PER_MS)
-#define REALM_BRIEF_NS REALM_TICK_NS /* longest slice that counts as brief */
+#define REALM_CODE_NS (4 * REALM_NS_PER_MS) /* CPU time after which an idle worker hands a program back */
+#define REALM_BRIEF_NS REALM_TICK_NS        /* longest slice that counts as brief */
 /* So many brief slices must follow one that was not, until an instance counts as brief: one that a worker ran, one that
  * had to move from a lender to a worker for a call, one that held a lender up. */
 #define REALM_BRIEF_AFTER_LONG 2u
@@ -83,8 +88,17 @@ struct realm_call {
 };
 
 /* Scheduling state of an instance; transitions in the drawing of sandbox.h. NOTIFIED is RUNNING with a wake-up that
- * came meanwhile. */
-enum { REALM_INST_QUEUED, REALM_INST_RUNNING, REALM_INST_NOTIFIED, REALM_INST_PARKED, REALM_INST_ENDED };
+ * came meanwhile. ASIDE and AWAY: queued for an idle worker, and with one (background.c); what comes next is its own
+ * code, which has no use for a wake-up. */
+enum {
+    REALM_INST_QUEUED,
+    REALM_INST_RUNNING,
+    REALM_INST_NOTIFIED,
+    REALM_INST_PARKED,
+    REALM_INST_ASIDE,
+    REALM_INST_AWAY,
+    REALM_INST_ENDED
+};
 
 /* Which step of its life the instance is in. */
 typedef enum realm_inst_step {
@@ -98,6 +112,8 @@ typedef enum realm_inst_step {
     REALM_STEP_ANSWER,   /* handing over the answer */
     REALM_STEP_END       /* nothing is left to run: what remains is a worker's */
 } realm_inst_step;
+
+typedef struct realm_idler realm_idler; /* an idle worker */
 
 struct realm_lender {
     realm_sandbox *sandbox;
@@ -120,7 +136,8 @@ struct realm_instance {
     atomic_int state;
     atomic_int kill; /* realm_status: why it must end, or 0 */
     atomic_bool cancelled;
-    realm_instance *next_ready;          /* ready queue */
+    realm_instance *next_ready;          /* ready queue, porters' inbox */
+    realm_instance *next_idle;           /* idle workers' inbox, what they left */
     realm_instance *prev_all, *next_all; /* every instance */
 
     /* deadlines, under timer_mu */
@@ -149,19 +166,23 @@ struct realm_instance {
     char *answer;
     size_t answer_len;
     uint64_t prompt_at;
-    bool wake_set;           /* wake_ns was given a value */
-    bool background;         /* in debt: for the slow workers */
-    int64_t credit_ns;       /* see REALM_SOFT_NS */
-    uint64_t credit_at_ns;   /* what was earned until then is in it */
-    uint64_t slice_start_ns; /* since a worker took it */
-    uint64_t slice_cpu_ns;   /* thread time at the slice's first tick or long host call; 0 before */
-    uint64_t slice_head_ns;  /* what is charged for the time before that */
-    uint64_t wake_cpu_ns;    /* CPU time of earlier slices since the last wait */
-    uint64_t cpu_ns;         /* all */
-    uint64_t told_ns;        /* of that and the slice that runs, on_cpu was told */
-    uint64_t slow_ns;        /* in slices that began in the background */
-    bool slice_slow, ticked; /* it began in the background; a tick came */
-    uint64_t spared_ns;      /* of the slice, what does not count against the credit */
+    bool wake_set;                /* wake_ns was given a value */
+    bool background;              /* in debt */
+    _Atomic(realm_idler *) idler; /* AWAY: with whom */
+    bool away;                    /* an idle worker polls it, or did and nobody has looked at what came of it */
+    bool code_done;               /* the future was complete */
+    uint64_t away_cpu_ns;         /* thread time when it began; then, what it took */
+    int64_t credit_ns;            /* see REALM_SOFT_NS */
+    uint64_t credit_at_ns;        /* what was earned until then is in it */
+    uint64_t slice_start_ns;      /* since a worker took it */
+    uint64_t slice_cpu_ns;        /* thread time at the slice's first tick or long host call; 0 before */
+    uint64_t slice_head_ns;       /* what is charged for the time before that */
+    uint64_t wake_cpu_ns;         /* CPU time of earlier slices since the last wait */
+    uint64_t cpu_ns;              /* all */
+    uint64_t told_ns;             /* of that and the slice that runs, on_cpu was told */
+    uint64_t slow_ns;             /* in the background: with idle workers, and in the slices between */
+    bool slice_slow, ticked;      /* it began in the background; a tick came */
+    uint64_t spared_ns;           /* of the slice, what does not count against the credit */
     uint64_t start_ns;
     realm_error fail;   /* why the host ended it */
     bool exited;        /* it ended itself, with exit_value */
@@ -191,8 +212,25 @@ typedef struct realm_ready {
     bool waking;       /* one of them has been signalled and is not up yet */
     pthread_t *workers;
     uint32_t n_started;
-    bool slow;
 } realm_ready;
+
+/* What anybody may fill without a lock, first in, first out. The semaphore counts what is in it, and one more for each
+ * thread that is to end. */
+typedef struct realm_inbox {
+    _Atomic(realm_instance *) pushed; /* the newest first */
+    atomic_uint n;
+    sem_t sem;
+    realm_mutex mu;
+    realm_instance *head, *tail; /* taken over from `pushed`; under mu */
+    bool idle;                   /* linked through next_idle */
+} realm_inbox;
+
+struct realm_idler {
+    realm_sandbox *sandbox;
+    pthread_t thread;
+    _Atomic(pid_t) tid;
+    atomic_bool hurried; /* somebody raised its priority */
+};
 
 /* How often the epoch advances: not at all, every REALM_SLOW_TICK_NS, every REALM_TICK_NS. */
 typedef enum realm_pace { REALM_PACE_STILL, REALM_PACE_SLOW, REALM_PACE_FAST } realm_pace;
@@ -213,14 +251,23 @@ struct realm_sandbox {
     realm_program *programs; /* every one, so that a module that is open already is shared */
     uint64_t code_bytes;     /* of their artifacts */
 
-    realm_mutex ready_mu;
+    realm_mutex instances_mu;
     realm_cond empty_cond; /* close: no instance is left */
-    realm_ready ready, background;
     realm_instance *all;
-    uint32_t n_lenders;   /* between begin and run */
     uint32_t n_instances; /* queued, running, parked */
     uint32_t n_ending;    /* in or after on_done */
-    bool closing, stopping;
+    bool closing;
+
+    realm_mutex ready_mu;
+    realm_ready ready;
+    uint32_t n_lenders; /* between begin and run */
+    bool stopping;
+
+    realm_inbox idle, porters;       /* for idle workers, for porters */
+    _Atomic(realm_instance *) stale; /* what idle workers took too late, with a reference each */
+    realm_idler *idlers;
+    pthread_t *porter_threads;
+    uint32_t n_idlers, n_porters; /* started */
 
     realm_mutex timer_mu;
     realm_cond timer_cond;
@@ -233,7 +280,7 @@ struct realm_sandbox {
     atomic_uint n_slices;          /* begun: whether anything ran since the last tick; wraps */
 
     pthread_t timer;
-    uint32_t n_workers; /* of each kind */
+    uint32_t n_workers; /* of each kind: workers, idle workers, porters */
     bool timer_started;
 
     atomic_ullong started, ended, failed, start_ns, starts_timed, compiled, cache_hits;
@@ -250,6 +297,8 @@ void realm_one_line(char *out, size_t cap, const char *s, size_t len);
 realm_status realm_sched_start(realm_sandbox *s, realm_error *err);
 void realm_sched_stop(realm_sandbox *s); /* no instance is left */
 void realm_sched_push(realm_sandbox *s, realm_instance *i);
+/* The policy of threads that work for others: see the function. */
+void realm_sched_be_modest(void);
 /* A slice begins (ends): the clock thread ticks as its kind needs. */
 void realm_sched_slice_begin(realm_sandbox *s, realm_instance *i, bool brief);
 void realm_sched_slice_end(realm_sandbox *s, realm_instance *i);
@@ -260,9 +309,21 @@ void realm_timer_update(realm_sandbox *s, realm_instance *i);
 void realm_timer_set_wake(realm_sandbox *s, realm_instance *i, uint64_t at_ns);
 void realm_timer_remove(realm_sandbox *s, realm_instance *i);
 
+/* background.c */
+realm_status realm_background_start(realm_sandbox *s, realm_error *err);
+void realm_background_stop(realm_sandbox *s);
+/* Whoever has it: to an idle worker if its own code comes next, to a porter otherwise. */
+void realm_background_push(realm_sandbox *s, realm_instance *i);
+/* After `kill` was set: false if it is neither ASIDE nor AWAY. */
+bool realm_background_kill(realm_sandbox *s, realm_instance *i);
+
 /* instance.c */
 /* Took it from the queue: a worker (lender NULL) or a lender. */
 void realm_instance_run(realm_instance *i, realm_lender *lender);
+/* On an idle worker: its own code, until it calls, ends, or has run for long enough. */
+void realm_instance_run_code(realm_instance *i);
+/* Whoever has it: nothing but its own code comes next. */
+bool realm_instance_is_code(const realm_instance *i);
 /* Whoever has it: it may run on a thread that is lent. */
 bool realm_instance_is_brief(const realm_instance *i);
 void realm_instance_kill(realm_instance *i, realm_status why);

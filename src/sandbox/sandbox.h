@@ -1,6 +1,7 @@
 /* sandbox/sandbox.h - WebAssembly programs: checked, compiled in a child process, run on fibers by a few workers.
  *
- *   sandbox    engine, import table, W workers, one clock thread, the cache of compiled programs
+ *   sandbox    engine, import table, W workers and twice as many for programs in debt, one clock thread, the cache of
+ *              compiled programs
  *   program    one checked and compiled module; reference counted, so that a tenant's program is swapped while
  *              instances of the old one still run
  *   instance   one running copy: own store, own linear memory, own fiber; thrown away at its end
@@ -19,8 +20,8 @@
  *                                             ENDED -> on_done (returned, trapped, ended by a limit or by cancel)
  *
  * A program cannot hold a worker: when its time slice is over and others are ready it goes to the end of the queue; one
- * that uses more than a third of a processor goes on in the background, at the lowest priority; and past its limit of
- * CPU time between two waits it is ended. Nothing that a program does ends the process.
+ * that uses more than a third of a processor goes on in the background, its own code at the lowest priority; and past
+ * its limit of CPU time between two waits it is ended. Nothing that a program does ends the process.
  *
  * Besides the workers, a thread that has nothing else to do may lend itself (realm_lender): it runs instances that were
  * brief so far, in place of a worker that would have to be woken for each.
@@ -71,7 +72,7 @@ enum realm_import_flags {
     REALM_IMPORT_OFF_FIBER = 2,
     /* Of those with another flag: takes microseconds and never waits for the lender's own work, so it may run on a
      * thread that is lent (realm_lender). Without it the instance goes on with a worker. Imports without any flag run
-     * where the program runs: they must be brief in any case. */
+     * where the program runs, be it at the lowest priority: they are brief and take no lock. */
     REALM_IMPORT_BRIEF = 4
 };
 
@@ -112,7 +113,7 @@ realm_call_result realm_call_fail(realm_call *call, const char *fmt, ...) REALM_
 /* ---- sandbox ----------------------------------------------------------------------------------------------------- */
 
 typedef struct realm_sandbox_config {
-    uint32_t n_workers;        /* 0: as many as cores, at most 8 */
+    uint32_t n_workers;        /* of each of three kinds; 0: as many as cores, at most 8 */
     uint32_t max_instances;    /* queued, running or parked at once; at most 65536. 0: 1024, or fewer, down to 8, where
                                   there is no address space for so many */
     uint64_t max_memory_bytes; /* linear memory of any instance, whatever its own limit; 0: 4 GiB */
@@ -215,7 +216,7 @@ typedef struct realm_instance_result {
     int32_t value;         /* what realm_main returned, or REALM_CALL_EXIT gave; 0 for `generate` and `_start` */
     const char *text;      /* why, when status is not REALM_OK; "" otherwise */
     uint64_t cpu_ns;       /* spent in the program and its host calls */
-    uint64_t slow_ns;      /* of that, at the lowest priority */
+    uint64_t slow_ns;      /* of that, in the background */
     uint64_t start_ns;     /* spent making the instance */
     uint64_t memory_bytes; /* of linear memory at the end */
 } realm_instance_result;
@@ -234,7 +235,7 @@ typedef struct realm_instance_params {
      * the same text after a wake-up, or another failure, which ends the instance. NULL: the answer is dropped. */
     realm_status (*on_answer)(void *user, const char *text, size_t len, realm_error *err);
     /* CPU time while it is used: each time that a millisecond more of it has come together, and the rest before
-     * on_done. What it was told adds up to the result's cpu_ns. On the thread that runs the program, which holds no
+     * on_done. What it was told adds up to the result's cpu_ns. On a worker or a thread that is lent, which holds no
      * lock; must be brief. NULL: nobody is told. */
     void (*on_cpu)(void *user, uint64_t ns);
     /* Once, on a worker, when the instance has ended and its memory is gone; `result` is valid during the call. */

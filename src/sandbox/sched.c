@@ -1,10 +1,9 @@
-/* sandbox/sched.c - who runs when: two queues with their workers, lenders, and a clock thread.
+/* sandbox/sched.c - who runs when: the ready queue with its workers, lenders, and a clock thread.
  *
- * A ready queue is first in, first out, so every program that is ready gets a slice before any gets a second one. A
- * program that uses more than a third of a processor, beyond a few milliseconds at once, goes to the background: a
- * second queue whose workers have the lowest priority that the system knows. There it runs at full speed while a
- * processor is idle, and hardly at all while the engine or programs that behave need them: one that spins costs nobody
- * else their tokens. It is back when it has paid, by waiting, for what it used; a short nap is not enough.
+ * The ready queue is first in, first out, so every program that is ready gets a slice before any gets a second one. A
+ * program that uses more than a third of a processor, beyond a few milliseconds at once, goes to the background
+ * (background.c): there it runs at full speed while a processor is idle, and hardly at all while the engine or programs
+ * that behave need them. It is back when it has paid, by waiting, for what it used; a short nap is not enough.
  *
  * A lender takes the place of a worker for instances that were brief so far: what is pushed between its begin and its
  * run wakes nobody, if it is the only one. A second one wakes a worker, so that none waits behind another for long.
@@ -17,15 +16,12 @@
  */
 #include <sched.h>
 #include <string.h>
-#include <sys/resource.h>
-#include <unistd.h>
 
 #include "sandbox/internal.h"
 
 #define IDLE_TICKS 10u                       /* without need for its pace, before the clock thread takes a slower one */
 #define LEND_MORE_NS (100 * REALM_NS_PER_US) /* how long a lender that is called back still takes what is ready */
-#define SLOW_NICE 19
-#define DUE_MAX 64u /* instances taken from the heap at once */
+#define DUE_MAX 64u                          /* instances taken from the heap at once */
 
 /* ---- ready queue ---- */
 
@@ -42,7 +38,11 @@ void realm_sched_push(realm_sandbox *s, realm_instance *i) {
         realm_instance_earn(i);
         i->background = i->credit_ns < 0;
     }
-    realm_ready *q = i->background ? &s->background : &s->ready;
+    if (i->background) {
+        realm_background_push(s, i);
+        return;
+    }
+    realm_ready *q = &s->ready;
     i->next_ready = NULL;
     realm_mutex_lock(&s->ready_mu);
     if (q->tail)
@@ -57,7 +57,7 @@ void realm_sched_push(realm_sandbox *s, realm_instance *i) {
     if (wake) realm_cond_signal(&q->cond); /* not under the lock, which the worker would find taken */
 }
 
-/* The head of a queue that is not empty, under ready_mu. */
+/* The head of the queue, which is not empty, under ready_mu. */
 static realm_instance *take_head(realm_ready *q) {
     realm_instance *i = q->head;
     q->head = i->next_ready;
@@ -100,17 +100,10 @@ void realm_sched_slice_end(realm_sandbox *s, realm_instance *i) {
 
 /* ---- workers ---- */
 
-/* The policy for idle time: the kernel counts a processor that runs nothing else as free, so it moves others there at
- * once, which a low priority alone does not do. Where neither works, programs that spin are merely less polite. */
-static void be_slow(void) {
-    struct sched_param none = {0};
-    if (sched_setscheduler(0, SCHED_IDLE, &none)) (void)setpriority(PRIO_PROCESS, (id_t)gettid(), SLOW_NICE);
-}
-
 /* The policy of work that does not take the processor from whoever wakes it: that is the engine's thread between two
  * steps, for which all other tenants wait. The worker runs as soon as a processor has nothing else to do (while the
  * step samples, at the latest at the next tick), with the same share of it as any other thread. */
-static void be_modest(void) {
+void realm_sched_be_modest(void) {
     struct sched_param none = {0};
     (void)sched_setscheduler(0, SCHED_BATCH, &none); /* where it is not allowed, wake-ups merely cost more */
 }
@@ -118,10 +111,7 @@ static void be_modest(void) {
 static void *worker_main(void *arg) {
     realm_ready *q = arg;
     realm_sandbox *s = q->sandbox;
-    if (q->slow)
-        be_slow();
-    else
-        be_modest();
+    realm_sched_be_modest();
     realm_mutex_lock(&s->ready_mu);
     for (;;) {
         while (!q->head && !s->stopping) {
@@ -386,33 +376,24 @@ static void *timer_main(void *arg) {
     return NULL;
 }
 
-static realm_status start_workers(realm_sandbox *s, realm_ready *q, bool slow, realm_error *err) {
-    q->sandbox = s;
-    q->slow = slow;
-    for (; q->n_started < s->n_workers; q->n_started++) {
-        const char *name = slow ? "sandbox-slow" : "sandbox";
-        realm_status st = realm_thread_start(&q->workers[q->n_started], name, worker_main, q, err);
-        if (st) return st;
-    }
-    return REALM_OK;
-}
-
 realm_status realm_sched_start(realm_sandbox *s, realm_error *err) {
+    realm_ready *q = &s->ready;
     realm_status st = realm_thread_start(&s->timer, "sandbox-clock", timer_main, s, err);
     if (st) return st;
     s->timer_started = true;
-    st = start_workers(s, &s->ready, false, err);
-    return st ? st : start_workers(s, &s->background, true, err);
+    q->sandbox = s;
+    for (; q->n_started < s->n_workers; q->n_started++)
+        if ((st = realm_thread_start(&q->workers[q->n_started], "sandbox", worker_main, q, err))) return st;
+    return realm_background_start(s, err);
 }
 
 void realm_sched_stop(realm_sandbox *s) {
     realm_mutex_lock(&s->ready_mu);
     s->stopping = true;
     realm_cond_broadcast(&s->ready.cond);
-    realm_cond_broadcast(&s->background.cond);
     realm_mutex_unlock(&s->ready_mu);
     for (uint32_t k = 0; k < s->ready.n_started; k++) pthread_join(s->ready.workers[k], NULL);
-    for (uint32_t k = 0; k < s->background.n_started; k++) pthread_join(s->background.workers[k], NULL);
+    realm_background_stop(s);
     realm_mutex_lock(&s->timer_mu);
     s->timer_stop = true;
     realm_cond_signal(&s->timer_cond);

@@ -17,6 +17,8 @@
  *   params       letters of realm_import.params; every call returns an i32
  *   flags        OFF_FIBER for what runs a parser, a template, a tokenizer or a sampler, submits to the engine, or
  *                copies more than a few hundred kilobytes: its time is measured, where that of others is estimated;
+ *                SUSPENDS for what may wait, and for whatever else takes a lock or writes to a file, as what has no
+ *                flag runs at the lowest priority too;
  *                BRIEF_ for what a program in the loop does for each token: it may run on the engine's thread
  *   declaration  the parameters in C, one to one with `params`: size_t and pointers are 'p', int32_t and uint32_t 'i'
  *   text         what it does, one or two sentences for docs/abi.md
@@ -53,7 +55,7 @@
       "What this instance may use; writes as much as fits and returns the structure's size.") \
     X(ABOUT, last_error, "pp", 0, (char *out, size_t max), \
       "Text of the last call that failed, cut to fit; returns its length.") \
-    X(ABOUT, log, "ipp", 0, (int32_t level, const char *text, size_t len), \
+    X(ABOUT, log, "ipp", BRIEF_SUSPENDS, (int32_t level, const char *text, size_t len), \
       "A line in the server's log; level 0 (debug) to 3 (error). Lines and bytes are bounded, what is too much is " \
       "dropped and counted.") \
     X(ABOUT, clock_ms, "ip", 0, (uint32_t clock, int64_t *out), \
@@ -69,7 +71,7 @@
       "Hands well-formed UTF-8 to the client; waits while the client is slow.") \
     X(IO, realm_stream_token, "ipp", BRIEF_SUSPENDS, (int32_t token, const char *text, size_t len), \
       "The same for one token, or -1 for text that is none.") \
-    X(IO, finish, "i", 0, (uint32_t reason), \
+    X(IO, finish, "i", BRIEF_SUSPENDS, (uint32_t reason), \
       "How the answer ends (REALM_END_STOP, REALM_END_LENGTH), where that is not how the last generation did.")
 
 #define REALM_ABI_MODELS(X) \
@@ -131,9 +133,9 @@
       "A second context with the same tokens. Pages are shared until one of the two writes to them.") \
     X(CONTEXTS, context_truncate, "ii", BRIEF_OFF_FIBER, (int32_t context, uint32_t n_tokens), \
       "Keeps the first n_tokens.") \
-    X(CONTEXTS, context_stat, "ip", 0, (int32_t context, realm_guest_context *out), \
+    X(CONTEXTS, context_stat, "ip", BRIEF_SUSPENDS, (int32_t context, realm_guest_context *out), \
       "Length, how much is computed, pages held and shared.") \
-    X(CONTEXTS, context_get_tokens, "iipp", 0, (int32_t context, uint32_t from, int32_t *out, size_t max), \
+    X(CONTEXTS, context_get_tokens, "iipp", BRIEF_SUSPENDS, (int32_t context, uint32_t from, int32_t *out, size_t max), \
       "Its token ids from a position on, at most `max`; returns how many were written.") \
     X(CONTEXTS, context_save, "ipp", REALM_IMPORT_OFF_FIBER, (int32_t context, const char *name, size_t len), \
       "Keeps a copy (pages shared) under a name of this tenant, for later requests; replaces an older one.") \
@@ -148,7 +150,7 @@
       "Appends tokens to a context and computes them, batched with everybody's; returns a handle whose END event comes " \
       "through wait. It then holds the logits (flag REALM_FORWARD_HIDDEN: the final hidden state too) of the last " \
       "n_rows tokens.") \
-    X(FORWARD, hidden_read, "iipp", 0, (int32_t handle, uint32_t row, float *out, size_t max), \
+    X(FORWARD, hidden_read, "iipp", BRIEF_SUSPENDS, (int32_t handle, uint32_t row, float *out, size_t max), \
       "The hidden state of a row after the final norm, as float32; the embedding of its text. Metered (read_bytes).")
 
 #define REALM_ABI_LOGITS(X) \
@@ -169,7 +171,7 @@
       "Adds to the logits of given tokens, in place.") \
     X(LOGITS, logits_mask, "iipp", BRIEF_OFF_FIBER, (int32_t handle, uint32_t row, const void *bits, size_t len), \
       "Keeps the tokens whose bit is set (bit t % 8 of byte t / 8, vocabulary / 8 bytes rounded up), in place.") \
-    X(LOGITS, logits_read, "iipp", 0, (int32_t handle, uint32_t row, float *out, size_t max), \
+    X(LOGITS, logits_read, "iipp", BRIEF_SUSPENDS, (int32_t handle, uint32_t row, float *out, size_t max), \
       "The whole row as float32, `max` in values. Metered (read_bytes).") \
     X(LOGITS, tensor_logits, "i", REALM_IMPORT_OFF_FIBER, (int32_t tensor), \
       "A logits handle over a copy of a (rows, vocabulary) tensor, for the calls of that group.")
@@ -215,9 +217,9 @@
       "other in `text`; waits until there is one, at most timeout_ms (-1: for ever). 0 when the time is up; " \
       "REALM_E_CLOSED after the end was given, REALM_E_NOT_FOUND when nothing runs, REALM_E_CANCELLED when the client " \
       "has gone.") \
-    X(GENERATE, usage, "ip", 0, (int32_t generation, realm_guest_usage *out), \
+    X(GENERATE, usage, "ip", BRIEF_SUSPENDS, (int32_t generation, realm_guest_usage *out), \
       "Tokens that a generation or forward pass was charged so far.") \
-    X(GENERATE, cancel, "i", 0, (int32_t generation), \
+    X(GENERATE, cancel, "i", BRIEF_SUSPENDS, (int32_t generation), \
       "Ends it; its end comes as an event.") \
     X(GENERATE, close, "i", BRIEF_OFF_FIBER, (int32_t handle), \
       "Gives back any handle; what still runs is cancelled.") \
@@ -236,7 +238,7 @@
       "ring is empty. Returns how many were added.")
 
 #define REALM_ABI_AHEAD(X) \
-    X(AHEAD, confirm, "ii", 0, (int32_t generation, uint32_t n), \
+    X(AHEAD, confirm, "ii", BRIEF_SUSPENDS, (int32_t generation, uint32_t n), \
       "In run-ahead mode: the first n generated tokens are accepted, the engine may go on.") \
     X(AHEAD, rewind, "iipp", REALM_IMPORT_OFF_FIBER, \
       (int32_t generation, uint32_t n_keep, const int32_t *tokens, size_t n), \

@@ -13,7 +13,7 @@
     X(load, "ppiip", 0)                                          \
     X(load_by_name, "ppp", REALM_IMPORT_SUSPENDS)                \
     X(load_by_name_with_config, "ppppp", REALM_IMPORT_OFF_FIBER) \
-    X(init_execution_context, "ip", 0)                           \
+    X(init_execution_context, "ip", REALM_IMPORT_SUSPENDS)       \
     X(set_input, "iip", REALM_IMPORT_OFF_FIBER)                  \
     X(compute, "i", REALM_IMPORT_OFF_FIBER)                      \
     X(compute_single, "i", REALM_IMPORT_OFF_FIBER)               \

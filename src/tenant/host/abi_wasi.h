@@ -11,6 +11,8 @@
 
 #include "sandbox/sandbox.h"
 
+#define REALM_WASI_LOGS (REALM_IMPORT_SUSPENDS | REALM_IMPORT_BRIEF) /* may write to the log */
+
 /* X(name, function, parameters, result, flags): letters of realm_import; result 0 is an i32, here an errno. Those that
  * answer wasi_nosys do so for every argument, those that answer wasi_badf know that no descriptor fits. */
 #define REALM_WASI_CALLS(X)                                            \
@@ -40,7 +42,7 @@
     X(fd_seek, wasi_fd_seek, "ilip", 0, 0)                             \
     X(fd_sync, wasi_nosys, "i", 0, 0)                                  \
     X(fd_tell, wasi_fd_seek, "ip", 0, 0)                               \
-    X(fd_write, wasi_fd_write, "ippp", 0, 0)                           \
+    X(fd_write, wasi_fd_write, "ippp", 0, REALM_WASI_LOGS)             \
     X(path_create_directory, wasi_badf, "ipp", 0, 0)                   \
     X(path_filestat_get, wasi_badf, "iippp", 0, 0)                     \
     X(path_filestat_set_times, wasi_badf, "iipplli", 0, 0)             \
@@ -61,19 +63,19 @@
     X(sock_send, wasi_nosys, "ippip", 0, 0)                            \
     X(sock_shutdown, wasi_nosys, "ii", 0, 0)
 
-/* X(name as a string, function, parameters, result). */
-#define REALM_ENV_CALLS(X)                      \
-    X("abort", env_abort, "ppii", 'v')          \
-    X("trace", env_trace, "piddddd", 'v')       \
-    X("seed", env_seed, "", 'd')                \
-    X("Date.now", env_date_now, "", 'd')        \
-    X("performance.now", env_perf_now, "", 'd') \
-    X("console.log", env_log_info, "p", 'v')    \
-    X("console.info", env_log_info, "p", 'v')   \
-    X("console.debug", env_log_debug, "p", 'v') \
-    X("console.warn", env_log_warn, "p", 'v')   \
-    X("console.error", env_log_error, "p", 'v') \
-    X("process.exit", env_exit, "i", 'v')
+/* X(name as a string, function, parameters, result, flags). */
+#define REALM_ENV_CALLS(X)                                       \
+    X("abort", env_abort, "ppii", 'v', 0)                        \
+    X("trace", env_trace, "piddddd", 'v', REALM_WASI_LOGS)       \
+    X("seed", env_seed, "", 'd', 0)                              \
+    X("Date.now", env_date_now, "", 'd', 0)                      \
+    X("performance.now", env_perf_now, "", 'd', 0)               \
+    X("console.log", env_log_info, "p", 'v', REALM_WASI_LOGS)    \
+    X("console.info", env_log_info, "p", 'v', REALM_WASI_LOGS)   \
+    X("console.debug", env_log_debug, "p", 'v', REALM_WASI_LOGS) \
+    X("console.warn", env_log_warn, "p", 'v', REALM_WASI_LOGS)   \
+    X("console.error", env_log_error, "p", 'v', REALM_WASI_LOGS) \
+    X("process.exit", env_exit, "i", 'v', 0)
 
 /* The functions, each once; wasi.c and env.c. */
 /* clang-format off */

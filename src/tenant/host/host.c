@@ -20,7 +20,7 @@
 #define ROW64(group, name, params, flags, declaration, text) {"realm64", #name, params, true, flags, host_##name, 0},
 #define ROW_WASI(name, fn, params, result, flags) {"wasi_snapshot_preview1", #name, params, false, flags, fn, result},
 #define ROW_NN(name, params, flags) {"wasi_ephemeral_nn", #name, params, false, flags, nn_##name, 0},
-#define ROW_ENV(name, fn, params, result) {"env", name, params, false, 0, fn, result},
+#define ROW_ENV(name, fn, params, result, flags) {"env", name, params, false, flags, fn, result},
 static const realm_import IMPORTS[] = {REALM_ABI_CALLS(ROW32) REALM_ABI_CALLS(ROW64) REALM_WASI_CALLS(ROW_WASI)
                                            REALM_ENV_CALLS(ROW_ENV) REALM_NN_CALLS(ROW_NN)};
 #undef ROW32

@@ -2,6 +2,7 @@
 #ifndef TESTS_UNIT_SANDBOX_FIXTURE_H
 #define TESTS_UNIT_SANDBOX_FIXTURE_H
 
+#include <sched.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -60,7 +61,14 @@ typedef struct run {
     atomic_int deferred, flushed; /* by order 1 */
     atomic_ullong told_ns;        /* what on_cpu was told, in all */
     atomic_ullong burned_ns;      /* CPU time that burn() used */
+    atomic_int calls;             /* of where() */
+    atomic_int idle_calls;        /* of the host, by a thread that has idle time alone */
 } run;
+
+/* Whatever takes a lock must not be done there: the thread may lose its processor for seconds. */
+static void note_policy(run *r) {
+    if (sched_getscheduler(0) == SCHED_IDLE) atomic_fetch_add(&r->idle_calls, 1);
+}
 
 /* ---- imports ---- */
 
@@ -210,6 +218,15 @@ static realm_call_result t_burn(realm_call *call, const uint64_t *args, int32_t 
     return REALM_CALL_DONE;
 }
 
+static realm_call_result t_where(realm_call *call, const uint64_t *args, int32_t *result) {
+    run *r = realm_call_user(call);
+    (void)args;
+    (void)result;
+    note_policy(r);
+    atomic_fetch_add(&r->calls, 1);
+    return REALM_CALL_DONE;
+}
+
 static realm_call_result note(const realm_call *call, int which) {
     run *r = realm_call_user(call);
     atomic_fetch_add(realm_call_lent(call) ? &r->lent[which] : &r->not_lent[which], 1);
@@ -265,6 +282,8 @@ static const realm_import IMPORTS[] = {
     {"t", "none_late", "i", false, REALM_IMPORT_OFF_FIBER, t_none, 'v'},
     {"t", "again", "i", false, REALM_IMPORT_SUSPENDS, t_again, 0},
     {"t", "burn", "i", false, REALM_IMPORT_OFF_FIBER, t_burn, 0},
+    {"t", "where", "i", false, REALM_IMPORT_SUSPENDS, t_where, 0},
+    {"t", "where_off", "i", false, REALM_IMPORT_OFF_FIBER, t_where, 0},
     {"t", "order", "", false, REALM_IMPORT_SUSPENDS | REALM_IMPORT_BRIEF, t_order, 0},
     {"t", "heavy", "i", false, REALM_IMPORT_OFF_FIBER, t_heavy, 0},
     {"t", "moves", "i", false, REALM_IMPORT_OFF_FIBER | REALM_IMPORT_BRIEF, t_moves, 0},
@@ -311,6 +330,7 @@ static realm_program *open_program(realm_sandbox *s, const char *name) {
 
 static void on_done(void *user, realm_instance *instance, const realm_instance_result *result) {
     run *r = user;
+    note_policy(r);
     realm_mutex_lock(&r->mu);
     (void)instance;
     r->result = *result;
@@ -321,7 +341,10 @@ static void on_done(void *user, realm_instance *instance, const realm_instance_r
     realm_mutex_unlock(&r->mu);
 }
 
-static void on_cpu(void *user, uint64_t ns) { atomic_fetch_add(&((run *)user)->told_ns, ns); }
+static void on_cpu(void *user, uint64_t ns) {
+    note_policy(user);
+    atomic_fetch_add(&((run *)user)->told_ns, ns);
+}
 
 static realm_status on_answer(void *user, const char *text, size_t len, realm_error *err) {
     run *r = user;
@@ -365,6 +388,7 @@ static void run_wait(run *r) {
     realm_mutex_unlock(&r->mu);
     /* However it ended, all that it used was told, and nothing twice. */
     assert_int_equal(atomic_load(&r->told_ns), r->result.cpu_ns);
+    assert_int_equal(atomic_load(&r->idle_calls), 0);
     realm_instance_release(r->instance);
     r->instance = NULL;
 }

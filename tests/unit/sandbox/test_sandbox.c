@@ -158,23 +158,86 @@ static double share_of_spinner(realm_program *p) {
     return (double)r.result.cpu_ns / (double)(realm_clock_ns() - t0);
 }
 
-static void test_spinner_in_the_background(void **state) {
-    (void)state;
-    pthread_t threads[64];
+/* One busy thread for each processor. */
+static pthread_t busy[64];
+static long n_busy;
+static void busy_start(void) {
     realm_error err = {0};
-    double share = 1;
     long n = sysconf(_SC_NPROCESSORS_ONLN);
     if (n < 1 || n > 64) n = 64;
-    realm_program *p = open_program(box, "spin");
     atomic_store(&busy_stop, false);
-    for (long i = 0; i < n; i++)
-        assert_int_equal(realm_thread_start(&threads[i], "busy", be_busy, NULL, &err), REALM_OK);
+    for (n_busy = 0; n_busy < n; n_busy++)
+        assert_int_equal(realm_thread_start(&busy[n_busy], "busy", be_busy, NULL, &err), REALM_OK);
+}
+
+static void busy_end(void) {
+    atomic_store(&busy_stop, true);
+    while (n_busy > 0) pthread_join(busy[--n_busy], NULL);
+}
+
+static void test_spinner_in_the_background(void **state) {
+    (void)state;
+    double share = 1;
+    realm_program *p = open_program(box, "spin");
+    busy_start();
     /* The kernel may leave it alone on a processor for a while: what counts is that it can be kept off. */
     for (int k = 0; k < 6 && share > 0.3; k++) share = share_of_spinner(p);
-    atomic_store(&busy_stop, true);
-    for (long i = 0; i < n; i++) pthread_join(threads[i], NULL);
+    busy_end();
     if (getpriority(PRIO_PROCESS, 0) < 10) assert_true(share <= 0.3);
     realm_program_release(p);
+}
+
+/* In the background too, nothing but its own code runs on idle time: run_wait looks at where calls and reports ran. */
+static void test_calls_from_the_background(void **state) {
+    (void)state;
+    run r;
+    realm_program *p = open_program(box, "calls");
+    run_start(&r, p, (realm_instance_params){.cpu_ms_per_wake = 600000});
+    await_told(&r, 12 * REALM_NS_PER_MS); /* in debt since 3 */
+    int before = atomic_load(&r.calls);
+    for (uint64_t until = realm_clock_ns() + PATIENCE_NS; atomic_load(&r.calls) < before + 100;) {
+        if (realm_clock_ns() > until) fail_msg("it makes no calls");
+        usleep(200);
+    }
+    realm_instance_cancel(r.instance);
+    run_wait(&r);
+    assert_true(r.result.slow_ns > 0);
+    realm_program_release(p);
+}
+
+/* No idle time is needed to end a program that had nothing else: not for those that wait for it. A thread that has one
+ * comes to that within seconds at the worst. */
+enum { MANY = 40 };
+static void end_in_the_background(bool wall) {
+    static run runs[MANY];
+    realm_program *p = open_program(box, "spin");
+    const uint64_t wall_ms = 3000;
+    uint64_t from = realm_clock_ns();
+    realm_instance_params spin = {.cpu_ms_per_wake = 600000, .cancel_grace_ms = 1, .wall_ms = wall ? wall_ms : 0};
+    int left = MANY;
+    for (int i = 0; i < MANY; i++) run_start(&runs[i], p, spin);
+    for (int i = 0; i < MANY; i++) /* in debt */
+        while (atomic_load(&runs[i].told_ns) < 5 * REALM_NS_PER_MS && !run_ended(&runs[i])) usleep(200);
+    busy_start();
+    if (!wall) from = realm_clock_ns();
+    for (int i = 0; i < MANY && !wall; i++) realm_instance_cancel(runs[i].instance);
+    const uint64_t until = from + (wall ? wall_ms * REALM_NS_PER_MS : 0) + 3 * REALM_NS_PER_S;
+    while (left > 2 && realm_clock_ns() < until) {
+        usleep(1000);
+        left = 0;
+        for (int i = 0; i < MANY; i++) left += !run_ended(&runs[i]);
+    }
+    bool late = left > 2; /* as many as there are idle workers */
+    for (int i = 0; i < MANY; i++) run_wait(&runs[i]);
+    busy_end();
+    if (late) fail_msg("%d are left", left);
+    realm_program_release(p);
+}
+
+static void test_ends_in_the_background(void **state) {
+    (void)state;
+    end_in_the_background(false);
+    end_in_the_background(true);
 }
 
 /* Naps do not make a program that works nearly all the time one that behaves. */
@@ -527,6 +590,8 @@ int main(int argc, char **argv) {
         cmocka_unit_test(test_wall_limit),
         cmocka_unit_test(test_spinners_hold_nobody_up),
         cmocka_unit_test(test_spinner_in_the_background),
+        cmocka_unit_test(test_calls_from_the_background),
+        cmocka_unit_test(test_ends_in_the_background),
         cmocka_unit_test(test_naps_are_no_excuse),
         cmocka_unit_test(test_long_host_calls),
         cmocka_unit_test(test_cancel),
