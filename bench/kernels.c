@@ -15,6 +15,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "../tests/unit/support/random.h"
 #include "base/alloc.h"
 #include "base/clock.h"
 #include "compute/compute.h"
@@ -56,12 +57,6 @@ typedef struct bench {
     uint64_t *cold; /* COLD_BYTES to read between rounds */
 } bench;
 
-static uint64_t rng_state = 1;
-static float rng_float(void) {
-    rng_state = rng_state * 6364136223846793005u + 1442695040888963407u;
-    return (float)(uint32_t)(rng_state >> 33) / (float)(1u << 30) - 1.0f;
-}
-
 static void die(const realm_error *err) {
     fprintf(stderr, "bench/kernels: %s\n", err->text);
     exit(1);
@@ -84,7 +79,7 @@ static realm_weight *weight(bench *x, const char *type, uint64_t rows, uint64_t 
             memcpy(data + r * row_bytes, data + r % 16 * row_bytes, row_bytes);
             continue;
         }
-        for (uint64_t c = 0; c < cols; c++) f[c] = rng_float() * 0.05f;
+        for (uint64_t c = 0; c < cols; c++) f[c] = random_float(0.05f);
         t->quantize(f, data + r * row_bytes, cols);
     }
     realm_weight *w;

@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "../tests/unit/support/random.h"
 #include "base/clock.h"
 #include "engine/sampling.h"
 
@@ -30,16 +31,6 @@ static const char ANSWER[] =
 static void die(const char *what, const realm_error *err) {
     fprintf(stderr, "sampling: %s: %s\n", what, err->text);
     exit(1);
-}
-
-static uint64_t rng = 1;
-static float normal(void) {
-    float sum = 0;
-    for (int i = 0; i < 4; i++) {
-        rng = rng * UINT64_C(6364136223846793005) + UINT64_C(1442695040888963407);
-        sum += (float)(rng >> 40) * 0x1p-24f - 0.5f;
-    }
-    return sum * 1.7f;
 }
 
 static void time_chain(const char *name, realm_sampler *w, const float *logits, const realm_sampling *sampling) {
@@ -73,7 +64,7 @@ static void time_chains(size_t n_vocab) {
     realm_sampling greedy, cut, penalty, min_p, whole, nucleus;
     float *logits = malloc(n_vocab * sizeof *logits);
     if (!logits || realm_sampler_init(&w, n_vocab, &err)) die("workspace", &err);
-    for (size_t i = 0; i < n_vocab; i++) logits[i] = 4 * normal();
+    for (size_t i = 0; i < n_vocab; i++) logits[i] = 4 * random_normal();
     realm_sampling_init(&whole);
     whole.temperature = 0.8f;
     whole.top_k = 0;

@@ -12,6 +12,7 @@
 
 #include "base/rota.h"
 #include "base/thread.h"
+#include "support/random.h"
 
 typedef struct item {
     realm_rota_item turn; /* first */
@@ -158,12 +159,6 @@ static int model_take(model *m, int places, int most) {
     return id;
 }
 
-static uint64_t rng = 1;
-static int random_below(int n) {
-    rng = rng * UINT64_C(6364136223846793005) + UINT64_C(1442695040888963407);
-    return (int)((rng >> 33) % (uint64_t)n);
-}
-
 static void as_the_rule_says(void **state) {
     (void)state;
     for (int round = 0; round < 200; round++) {
@@ -171,10 +166,10 @@ static void as_the_rule_says(void **state) {
         realm_rota_item x[ITEMS];
         bool used[ITEMS] = {0}; /* waits */
         model m = {0};
-        const int places = 1 + random_below(6), most = 1 + random_below(places);
+        const int places = 1 + (int)random_below(6), most = 1 + (int)random_below((uint32_t)places);
         realm_rota_init(&t, (uint32_t)places, (uint32_t)most);
         for (int i = 0; i < 300; i++) {
-            const int id = random_below(ITEMS), owner = random_below(OWNERS);
+            const int id = (int)random_below(ITEMS), owner = (int)random_below(OWNERS);
             switch (random_below(4)) {
             case 0:
             case 1: /* push, or take back */

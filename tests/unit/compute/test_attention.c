@@ -10,19 +10,13 @@
 #include <cmocka.h>
 
 #include "compute/cpu/kernels.h"
+#include "support/random.h"
 
 #define QUERIES REALM_ATTEND_QUERIES
 #define SPLIT REALM_SPLIT_TOKENS
 #define PAGE REALM_KV_PAGE_TOKENS
 #define DIM_MOST 256u
 #define HALF_NAN 0x7e01u
-
-static uint64_t rng_state = 1;
-static uint32_t rng(void) {
-    rng_state = rng_state * 6364136223846793005u + 1442695040888963407u;
-    return (uint32_t)(rng_state >> 33);
-}
-static float rng_float(float amplitude) { return ((float)rng() / (float)(1u << 30) - 1.0f) * amplitude; }
 
 static _Alignas(64) float scores[QUERIES * SPLIT], page[PAGE * DIM_MOST];
 static float q[QUERIES * DIM_MOST], m[QUERIES], l[QUERIES], o[QUERIES * DIM_MOST];
@@ -49,7 +43,7 @@ static realm_attend_args args_of(uint32_t n_q, uint32_t dim, float softcap) {
 
 /* Random K and V where some query looks, NaN everywhere else. */
 static void fill(const realm_attend_args *a, float amplitude) {
-    for (uint32_t i = 0; i < a->n_q * a->head_dim; i++) q[i] = rng_float(amplitude / sqrtf((float)a->head_dim));
+    for (uint32_t i = 0; i < a->n_q * a->head_dim; i++) q[i] = random_float(amplitude / sqrtf((float)a->head_dim));
     memset(scores, 0xff, sizeof scores); /* NaN too */
     memset(page, 0xff, sizeof page);
     memset(o, 0xff, sizeof o);
@@ -57,10 +51,10 @@ static void fill(const realm_attend_args *a, float amplitude) {
         bool seen = false;
         for (uint32_t i = 0; i < a->n_q; i++) seen |= begin[i] <= t && t < end[i];
         for (uint32_t d = 0; d < a->head_dim; d++)
-            k[t / PAGE][d * PAGE + t % PAGE] = seen ? realm_f32_to_f16(rng_float(1)) : HALF_NAN;
+            k[t / PAGE][d * PAGE + t % PAGE] = seen ? realm_f32_to_f16(random_float(1)) : HALF_NAN;
         for (uint32_t d = 0; d < a->v_dim; d++)
             v[t / PAGE][t % PAGE * a->v_dim + d] = !seen             ? HALF_NAN
-                                                   : d < a->head_dim ? realm_f32_to_f16(rng_float(2))
+                                                   : d < a->head_dim ? realm_f32_to_f16(random_float(2))
                                                                      : 0;
     }
 }
@@ -108,11 +102,11 @@ static void check_alone(const realm_attention_kernels *kernels, const realm_atte
 }
 
 static void ranges(uint32_t n, uint32_t kind) {
-    uint32_t from = rng() % SPLIT;
+    uint32_t from = random_bits() % SPLIT;
     for (uint32_t i = 0; i < n; i++) {
         begin[i] = 0, end[i] = SPLIT;
         if (kind == 1) end[i] = REALM_MIN(from + i / 3 + 1, SPLIT); /* rows of a prompt, three heads each */
-        if (kind == 2) begin[i] = rng() % (SPLIT + 1), end[i] = rng() % (SPLIT + 1);
+        if (kind == 2) begin[i] = random_bits() % (SPLIT + 1), end[i] = random_bits() % (SPLIT + 1);
         if (kind == 3) end[i] = i < n / 2 ? 0 : i + 1;                                /* some see nothing */
         if (kind == 4) begin[i] = i / 2 + 60, end[i] = REALM_MIN(i / 2 + 100, SPLIT); /* a window */
         if (kind == 5) begin[i] = end[i] - 1;                                         /* only the last */
@@ -124,7 +118,7 @@ static void splits_agree(void **state) {
     static const uint32_t dims[] = {2, 6, 16, 64, 72, 80, 96, 128, 256};
     static realm_cpu_kernels kernels;
     for (int level = REALM_CPU_SCALAR; level <= (int)realm_cpu_detect(); level++) {
-        rng_state = 3;
+        rng = 3;
         realm_cpu_kernels_init(&kernels, (realm_cpu_level)level);
         for (uint32_t c = 0; c < REALM_ARRAY_LEN(dims); c++)
             for (uint32_t n = 1; n <= QUERIES; n += n < 8 ? 1 : 5)
@@ -152,8 +146,9 @@ static void merged_splits_are_one_softmax(void **state) {
             memset(oo, 0, sizeof oo);
             for (uint32_t s = 0; s < 6; s++) {
                 bool nothing = s == round % 7;
-                float ms = nothing ? -INFINITY : rng_float(round < 10 ? 5 : 90), ls = nothing ? 0 : 1 + rng_float(1);
-                for (uint32_t d = 0; d < 32; d++) part[d] = nothing ? 0 : rng_float(3);
+                float ms = nothing ? -INFINITY : random_float(round < 10 ? 5 : 90),
+                      ls = nothing ? 0 : 1 + random_float(1);
+                for (uint32_t d = 0; d < 32; d++) part[d] = nothing ? 0 : random_float(3);
                 kernels.attention.merge_split(&mm, &ll, oo, ms, ls, part, 32);
                 score_of[s] = (double)ms, l_of[s] = (double)ls, top = fmax(top, score_of[s]);
                 for (uint32_t d = 0; d < 32; d++) o_of[s][d] = (double)part[d];

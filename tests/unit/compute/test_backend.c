@@ -12,6 +12,7 @@
 
 #include "base/alloc.h"
 #include "compute/cpu/plan.h"
+#include "support/random.h"
 
 #define LAYERS 2u
 #define TOKENS_MOST 420u
@@ -21,13 +22,6 @@
 #define PAGES 64u
 #define MAX_ROWS 300u
 #define MAX_OUT 300u
-
-static uint64_t rng_state = 1;
-static uint32_t rng(void) {
-    rng_state = rng_state * 6364136223846793005u + 1442695040888963407u;
-    return (uint32_t)(rng_state >> 33);
-}
-static float rng_float(float amplitude) { return ((float)rng() / (float)(1u << 30) - 1.0f) * amplitude; }
 
 /* ---- a small model ----------------------------------------------------------------------------------------------- */
 
@@ -87,7 +81,7 @@ static void fill_matrix(model *m, matrix *x, uint32_t rows, uint32_t cols, const
     x->exact = malloc(rows * cols * sizeof *x->exact);
     float *f = malloc(cols * sizeof *f);
     for (uint32_t r = 0; r < rows; r++) {
-        for (uint32_t c = 0; c < cols; c++) f[c] = middle + rng_float(spread);
+        for (uint32_t c = 0; c < cols; c++) f[c] = middle + random_float(spread);
         t->quantize(f, (char *)x->data + r * row_bytes, cols);
         t->dequantize((char *)x->data + r * row_bytes, f, cols);
         for (uint32_t c = 0; c < cols; c++) x->exact[r * cols + c] = (double)f[c];
@@ -215,7 +209,7 @@ static void model_open(model *m, const shape *s, const char *level, uint32_t thr
     realm_error err = {0};
     memset(m, 0, sizeof *m);
     m->s = s;
-    rng_state = 11;
+    rng = 11;
     assert_int_equal(
         realm_backend_open_cpu(&m->b, &(realm_backend_config){.n_threads = threads, .cpu_level = level}, &err),
         REALM_OK);
@@ -348,7 +342,7 @@ static sequence seqs[4], again;
 static void sequence_init(sequence *s, uint32_t which, uint32_t n) {
     memset(s, 0, sizeof *s);
     s->n_tokens = n;
-    for (uint32_t i = 0; i < n; i++) s->tokens[i] = (int32_t)(rng() % VOCAB);
+    for (uint32_t i = 0; i < n; i++) s->tokens[i] = (int32_t)(random_bits() % VOCAB);
     for (uint32_t i = 0; i < REALM_ARRAY_LEN(s->pages); i++) s->pages[i] = (i * 4 + which) * 37 % PAGES;
 }
 

@@ -12,15 +12,11 @@
 
 #include "base/alloc.h"
 #include "compute/cpu/kernels.h"
-
-static uint64_t rng = 99;
+#include "support/random.h"
 
 static float *values(size_t n) {
     float *v = malloc(n * sizeof *v);
-    for (size_t i = 0; i < n; i++) {
-        rng = rng * UINT64_C(6364136223846793005) + UINT64_C(1442695040888963407);
-        v[i] = (float)(uint32_t)(rng >> 40) / 8388608.0f - 1.0f;
-    }
+    for (size_t i = 0; i < n; i++) v[i] = (float)(2 * random_unit() - 1);
     return v;
 }
 

@@ -10,19 +10,13 @@
 #include <cmocka.h>
 
 #include "compute/cpu/kernels.h"
+#include "support/random.h"
 
 #define MOST 1100u
 #define GUARD 12345.0f
 
-static uint64_t rng_state = 1;
-static uint32_t rng(void) {
-    rng_state = rng_state * 6364136223846793005u + 1442695040888963407u;
-    return (uint32_t)(rng_state >> 33);
-}
-static float rng_float(float amplitude) { return ((float)rng() / (float)(1u << 30) - 1.0f) * amplitude; }
-
 static void fill(float *x, size_t n, float amplitude) {
-    for (size_t i = 0; i < n; i++) x[i] = rng_float(amplitude);
+    for (size_t i = 0; i < n; i++) x[i] = random_float(amplitude);
 }
 
 static const size_t lengths[] = {1, 2, 7, 8, 9, 15, 16, 17, 31, 48, 64, 72, 100, 256, 576, 640, 1000, 1029};
@@ -32,7 +26,7 @@ static void each_level(void (*check)(const realm_row_kernels *k, const realm_row
     static realm_cpu_kernels k, ref;
     realm_cpu_kernels_init(&ref, REALM_CPU_SCALAR);
     for (int l = REALM_CPU_SCALAR; l <= (int)realm_cpu_detect(); l++) {
-        rng_state = 7;
+        rng = 7;
         realm_cpu_kernels_init(&k, (realm_cpu_level)l);
         check(&k.row, &ref.row);
     }
@@ -161,7 +155,7 @@ static void rotation(const realm_row_kernels *k, const realm_row_kernels *ref) {
             uint32_t n = dims[c], pairs = n / 2;
             fill(x, n, 3);
             for (uint32_t i = 0; i < pairs; i++) {
-                float angle = rng_float(10);
+                float angle = random_float(10);
                 w[i] = cosf(angle), w[pairs + i] = sinf(angle);
             }
             memcpy(y, x, sizeof y), memcpy(z, x, sizeof z);

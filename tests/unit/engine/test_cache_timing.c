@@ -4,6 +4,7 @@
  * two hundred times, where it must be right: so the clock would have told. On a machine with much else to do the clock
  * may not tell for a while: the control has several chances. */
 #include "support/engine_run.h"
+#include "support/random.h"
 
 #define TRIALS 1000u
 #define CONTROL_TRIALS 200u
@@ -16,14 +17,8 @@
 static const uint8_t victims_secret[REALM_CACHE_SECRET_BYTES] = "the victim's secret",
                      attackers_secret[REALM_CACHE_SECRET_BYTES] = "the attacker's secret";
 
-static uint64_t rng = 1;
-static uint32_t draw(void) {
-    rng = rng * UINT64_C(6364136223846793005) + UINT64_C(1442695040888963407);
-    return (uint32_t)(rng >> 33);
-}
-
 static void fresh_prompt(realm_token *p) {
-    for (unsigned i = 0; i < PROMPT; i++) p[i] = (realm_token)(3 + draw() % (TINY_VOCAB - 3));
+    for (unsigned i = 0; i < PROMPT; i++) p[i] = (realm_token)(3 + random_bits() % (TINY_VOCAB - 3));
 }
 
 /* Time to the first token; *cached: prompt tokens that were not computed. */
@@ -69,7 +64,7 @@ static double trial(engine_run *r, realm_account *owner, realm_account *attacker
     for (unsigned i = 0; i < trials; i++) {
         fresh_prompt(prompt);
         fresh_prompt(other);
-        coin[i] = draw() & 1;
+        coin[i] = random_bits() & 1;
         (void)first_token_ns(r, owner, coin[i] ? prompt : other, &cached);
         assert_int_equal(cached, 0);
         took[i] = first_token_ns(r, attacker, prompt, &cached);
@@ -86,8 +81,7 @@ static void no_more_than_chance(void **state) {
     assert_int_equal(realm_account_open(r.e, NULL, victims_secret, &victim, NULL), REALM_OK);
     assert_int_equal(realm_account_open(r.e, NULL, attackers_secret, &attacker, NULL), REALM_OK);
     double own = 0;
-    for (unsigned i = 0; i < CONTROLS && own < CERTAIN; i++)
-        own = trial(&r, attacker, attacker, CONTROL_TRIALS, true);
+    for (unsigned i = 0; i < CONTROLS && own < CERTAIN; i++) own = trial(&r, attacker, attacker, CONTROL_TRIALS, true);
     double others = trial(&r, victim, attacker, TRIALS, false);
     print_message("right guesses: own cache %.1f%%, another account's %.1f%%\n", 100 * own, 100 * others);
     assert_true(own >= CERTAIN);

@@ -14,20 +14,10 @@
 
 #include "base/alloc.h"
 #include "engine/internal.h"
+#include "support/random.h"
 
 #define V_MAX 3000u
 #define DRAWS 4000u
-
-static uint64_t rng = 1;
-static uint32_t chance(uint32_t n) {
-    rng = rng * UINT64_C(6364136223846793005) + UINT64_C(1442695040888963407);
-    return (uint32_t)(rng >> 33) % n;
-}
-static float normal(void) {
-    float sum = 0;
-    for (int i = 0; i < 4; i++) sum += (float)chance(1 << 24) * 0x1p-24f - 0.5f;
-    return sum * 1.7f;
-}
 
 /* ---- definitions ------------------------------------------------------------------------------------------------ */
 
@@ -315,17 +305,17 @@ static realm_token history[400];
 
 static void prepare(size_t n, float spread) {
     vocab = n;
-    for (size_t i = 0; i < n; i++) logits[i] = spread * normal();
+    for (size_t i = 0; i < n; i++) logits[i] = spread * random_normal();
     for (size_t i = 0; i < REALM_ARRAY_LEN(history); i++)
-        history[i] = (realm_token)(chance(4) ? chance(4) : chance(60));
+        history[i] = (realm_token)(random_below(4) ? random_below(4) : random_below(60));
     /* The end repeats an earlier stretch of nine, which a three in between may cut. */
     for (size_t i = 0; i < 9; i++) history[391 + i] = history[100 + i] = (realm_token)(i == 2 ? 3 : 10 + i);
     history[109] = 30;
     memset(many_bits, 0, sizeof many_bits);
     memset(few_bits, 0, sizeof few_bits);
     for (size_t t = 0; t < n; t++) {
-        many_bits[t / 8] |= (uint8_t)((chance(3) > 0) << t % 8);
-        few_bits[t / 8] |= (uint8_t)((chance(200) == 0 || t == 5) << t % 8);
+        many_bits[t / 8] |= (uint8_t)((random_below(3) > 0) << t % 8);
+        few_bits[t / 8] |= (uint8_t)((random_below(200) == 0 || t == 5) << t % 8);
     }
 }
 
@@ -400,7 +390,7 @@ static void mirostat_follows(void **state) {
     assert_int_equal(realm_sampler_init(&w, vocab, NULL), REALM_OK);
     assert_int_equal(realm_chain_open(s, 2, 3, vocab, &c, NULL), REALM_OK);
     for (int i = 0; i < 300; i++) {
-        for (size_t k = 0; k < vocab; k++) logits[k] = 2 * normal();
+        for (size_t k = 0; k < vocab; k++) logits[k] = 2 * random_normal();
         m = (model){.n = vocab, .mu = mu};
         for (size_t k = 0; k < vocab; k++) m.x[k] = (double)logits[k];
         define(&m, &s[0]);
@@ -437,7 +427,7 @@ static void memory_of_a_chain(void **state) {
     realm_sampler w;
     realm_token first[STEPS];
     for (size_t i = 0; i < STEPS; i++)
-        for (size_t k = 0; k < vocab; k++) rows[i][k] = 2 * normal();
+        for (size_t k = 0; k < vocab; k++) rows[i][k] = 2 * random_normal();
     assert_int_equal(realm_sampler_init(&w, vocab, NULL), REALM_OK);
     assert_int_equal(realm_chain_open(s, 5, 9, vocab, &c, NULL), REALM_OK);
     assert_int_equal(realm_chain_accept(c, history, 100, true, NULL), REALM_OK);
@@ -446,7 +436,7 @@ static void memory_of_a_chain(void **state) {
     for (size_t i = 0; i < STEPS; i++) first[i] = draw(&w, c, rows[i]);
     realm_alloc_inject_failure(-1, false);
     for (int round = 0; round < 40; round++) {
-        size_t to = chance(STEPS);
+        size_t to = random_below(STEPS);
         assert_int_equal(realm_chain_rewind(c, STEPS - to, NULL), REALM_OK);
         realm_chain_close(fork);
         assert_int_equal(realm_chain_fork(c, &fork, NULL), REALM_OK);

@@ -13,16 +13,11 @@
 
 #include "base/clock.h"
 #include "engine/fair.h"
+#include "support/random.h"
 
 #define GENS_MAX 400u
 #define ACCOUNTS_MAX 40u
 #define CHUNK 256u
-
-static uint64_t rng = 1;
-static double uniform(void) {
-    rng = rng * UINT64_C(6364136223846793005) + UINT64_C(1442695040888963407);
-    return (double)(rng >> 40) * 0x1p-24;
-}
 
 typedef struct gen {
     bool alive;
@@ -108,7 +103,7 @@ static double step(sim *s) {
         rows += w->used;
         out += w->used == g->left;
         if (w->used == g->left && s->sample_ns[g->account] > 0)
-            w->sample_ns = s->sample_ns[g->account] * (0.9 + 0.2 * uniform());
+            w->sample_ns = s->sample_ns[g->account] * (0.9 + 0.2 * random_unit());
         sampling += w->sample_ns;
         if (w->used > 0)
             *(w->used == 1 ? &ctx_one : &ctx_many) += w->used * (double)g->past + w->used * (w->used + 1.0) / 2;
@@ -116,9 +111,9 @@ static double step(sim *s) {
         s->rows[g->account] += w->used;
     }
     if (rows == 0) return 0;
-    double ns = true_cost(rows, out, ctx_one, ctx_many) * (1 + s->noise * (uniform() - 0.5) * 2);
+    double ns = true_cost(rows, out, ctx_one, ctx_many) * (1 + s->noise * (random_unit() - 0.5) * 2);
     const double undisturbed = ns;
-    if (s->noise > 0 && uniform() < 0.01) ns *= 5;
+    if (s->noise > 0 && random_unit() < 0.01) ns *= 5;
     s->lost += ns - undisturbed;
     s->now += ns + sampling;
     if (undisturbed + sampling > s->longest_step) s->longest_step = undisturbed + sampling;
@@ -213,11 +208,11 @@ static void anything(void **state) {
         if (round % 60 == 0) rng = seeds[round / 60];
         sim_open(&s);
         row_price = round % 3 == 0 ? 0.1 : round % 3 == 1 ? 1 : 2;
-        uint32_t n = 2 + (uint32_t)(uniform() * 6);
+        uint32_t n = 2 + (uint32_t)(random_unit() * 6);
         for (uint32_t a = 0; a < n; a++) {
-            s.shares[a].weight = 50 + (uint32_t)(uniform() * 250);
-            uint32_t gens = 1 + (uint32_t)(uniform() * uniform() * uniform() * 50);
-            for (uint32_t g = 0; g < gens; g++) (void)add(&s, a, 20 + (uint32_t)(uniform() * 500), 1);
+            s.shares[a].weight = 50 + (uint32_t)(random_unit() * 250);
+            uint32_t gens = 1 + (uint32_t)(random_unit() * random_unit() * random_unit() * 50);
+            for (uint32_t g = 0; g < gens; g++) (void)add(&s, a, 20 + (uint32_t)(random_unit() * 500), 1);
         }
         expect_fair(&s, "round", (size_t)round, n, 100, 800, 1.2);
         sim_close(&s);
@@ -258,12 +253,12 @@ static void slow_sampling(void **state) {
     for (int round = 0; round < 60; round++) {
         static sim s;
         sim_open(&s);
-        uint32_t n = 2 + (uint32_t)(uniform() * 4);
+        uint32_t n = 2 + (uint32_t)(random_unit() * 4);
         for (uint32_t a = 0; a < n; a++) {
-            s.shares[a].weight = 50 + (uint32_t)(uniform() * 250);
-            s.sample_ns[a] = 50e6 * pow(uniform(), 6);
-            uint32_t gens = 1 + (uint32_t)(uniform() * uniform() * uniform() * 20);
-            for (uint32_t g = 0; g < gens; g++) (void)add(&s, a, 20 + (uint32_t)(uniform() * 500), 1);
+            s.shares[a].weight = 50 + (uint32_t)(random_unit() * 250);
+            s.sample_ns[a] = 50e6 * pow(random_unit(), 6);
+            uint32_t gens = 1 + (uint32_t)(random_unit() * random_unit() * random_unit() * 20);
+            for (uint32_t g = 0; g < gens; g++) (void)add(&s, a, 20 + (uint32_t)(random_unit() * 500), 1);
         }
         expect_fair(&s, "round", (size_t)round, n, 200, 1500, 1.4);
         sim_close(&s);
@@ -388,14 +383,14 @@ static void arrivals(void **state) {
     s.shares[0].weight = 200;
     for (int i = 0; i < 6000; i++) {
         for (uint32_t a = 0; a < 5; a++)
-            if (uniform() < 0.02) {
+            if (random_unit() < 0.02) {
                 uint32_t at = 0;
                 while (at < s.n_gens && s.gens[at].alive) at++;
                 if (at == s.n_gens && at < GENS_MAX) s.n_gens++;
                 if (at < GENS_MAX)
                     s.gens[at] = (gen){.alive = true,
                                        .account = a,
-                                       .left = 1 + (uint32_t)(uniform() * 700),
+                                       .left = 1 + (uint32_t)(random_unit() * 700),
                                        .submitted = s.now,
                                        .last = s.now};
             }
@@ -467,18 +462,18 @@ static void costs(void **state) {
     realm_cost_model m;
     realm_cost_init(&m, 1e9, 1e3); /* far off */
     for (int i = 0; i < 3000; i++) {
-        realm_work w = {.rows = 1 + floor(uniform() * 40)};
+        realm_work w = {.rows = 1 + floor(random_unit() * 40)};
         w.out = w.rows;
-        w.ctx_one = w.rows * uniform() * 1000;
-        if (i % 7 == 0) w.ctx_many = 100 * 500 * uniform();
+        w.ctx_one = w.rows * random_unit() * 1000;
+        if (i % 7 == 0) w.ctx_many = 100 * 500 * random_unit();
         if (i % 7 == 0) w.rows += 100;
-        double ns = true_cost(w.rows, w.out, w.ctx_one, w.ctx_many) * (0.9 + 0.2 * uniform());
-        realm_cost_learn(&m, &w, uniform() < 0.02 ? 8 * ns : ns);
+        double ns = true_cost(w.rows, w.out, w.ctx_one, w.ctx_many) * (0.9 + 0.2 * random_unit());
+        realm_cost_learn(&m, &w, random_unit() < 0.02 ? 8 * ns : ns);
     }
     for (int i = 0; i < 300; i++) {
-        realm_work w = {.rows = 1 + floor(uniform() * 40)};
+        realm_work w = {.rows = 1 + floor(random_unit() * 40)};
         w.out = w.rows;
-        w.ctx_one = w.rows * uniform() * 1000;
+        w.ctx_one = w.rows * random_unit() * 1000;
         double truth = true_cost(w.rows, w.out, w.ctx_one, 0);
         double guess = realm_cost_fixed(&m) + realm_cost_of(&m, &w);
         /* The first rows of a step cost less than the others, which the model does not know. */

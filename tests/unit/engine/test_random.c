@@ -4,6 +4,7 @@
 #include <math.h>
 
 #include "support/oracle.h"
+#include "support/random.h"
 
 #define CONTEXTS 12u
 #define OPS 200u
@@ -17,12 +18,6 @@ typedef struct model_context { /* what a context should be */
 } model_context;
 
 static oracle truth;
-static uint64_t rng;
-static uint32_t random_below(uint32_t n) {
-    rng = rng * UINT64_C(6364136223846793005) + UINT64_C(1442695040888963407);
-    return (uint32_t)(rng >> 33) % n;
-}
-
 static uint64_t page_bytes(void) {
     engine_run r;
     realm_engine_stats st;

@@ -11,18 +11,9 @@
 
 #include "base/alloc.h"
 #include "engine/internal.h"
+#include "support/random.h"
 
 #define DRAWS 10000u
-
-static uint64_t rng = 1;
-static float normal(void) {
-    float sum = 0;
-    for (int i = 0; i < 4; i++) {
-        rng = rng * UINT64_C(6364136223846793005) + UINT64_C(1442695040888963407);
-        sum += (float)(rng >> 40) * 0x1p-24f - 0.5f;
-    }
-    return sum * 1.7f;
-}
 
 static const float *sort_key;
 static int by_key(const void *a, const void *b) {
@@ -113,8 +104,8 @@ static void check_distribution(const float *logits, size_t n, const realm_sampli
 static void distributions(void **state) {
     (void)state;
     static float small[40], large[8000];
-    for (size_t i = 0; i < REALM_ARRAY_LEN(small); i++) small[i] = 2 * normal();
-    for (size_t i = 0; i < REALM_ARRAY_LEN(large); i++) large[i] = 4 * normal();
+    for (size_t i = 0; i < REALM_ARRAY_LEN(small); i++) small[i] = 2 * random_normal();
+    for (size_t i = 0; i < REALM_ARRAY_LEN(large); i++) large[i] = 4 * random_normal();
     small[3] = small[4] = small[5]; /* ties */
     for (int which = 0; which < 2; which++) {
         const float *x = which ? large : small;
@@ -149,7 +140,7 @@ static void cut_sets(void **state) {
     static float x[V];
     static double p[V];
     static unsigned hit[V];
-    for (size_t i = 0; i < V; i++) x[i] = (float)(int)(normal() * 40) / 8; /* many ties */
+    for (size_t i = 0; i < V; i++) x[i] = (float)(int)(random_normal() * 40) / 8; /* many ties */
     static const struct {
         uint32_t k;
         float top_p, t;
@@ -194,7 +185,7 @@ static void greedy_and_ties(void **state) {
         realm_chain *chain = chain_for(&s, n);
         for (int round = 0; round < 50; round++) {
             size_t best = 0;
-            for (size_t i = 0; i < n; i++) x[i] = (float)(int)(normal() * 3);
+            for (size_t i = 0; i < n; i++) x[i] = (float)(int)(random_normal() * 3);
             for (size_t i = 1; i < n; i++)
                 if (x[i] > x[best]) best = i;
             realm_sample_job job = job_for(x, round % 2 ? chain : NULL);
@@ -257,8 +248,8 @@ static void penalties_and_bias(void **state) {
     realm_sampler w;
     assert_int_equal(realm_sampler_init(&w, V, NULL), REALM_OK);
     for (int round = 0; round < 200; round++) {
-        for (size_t i = 0; i < V; i++) x[i] = normal();
-        for (size_t i = 0; i < N; i++) tokens[i] = (realm_token)((unsigned)(normal() * 1000 + 5000) % 80);
+        for (size_t i = 0; i < V; i++) x[i] = random_normal();
+        for (size_t i = 0; i < N; i++) tokens[i] = (realm_token)((unsigned)(random_normal() * 1000 + 5000) % 80);
         realm_logit_bias bias[3] = {{5, 2.0f}, {70, -1.5f}, {5, 0.25f}};
         realm_sampling s;
         realm_sampling_init(&s);
@@ -302,7 +293,7 @@ static void penalties_and_bias(void **state) {
     realm_sampler_release(&w);
 }
 
-static bool coin(void) { return normal() > 0; }
+static bool coin(void) { return random_normal() > 0; }
 
 /* The fixed fields are the chain that their documentation says: bias, penalties, DRY, then what the order names; the
  * same stages given one by one draw the same tokens. */
@@ -345,7 +336,7 @@ static void fixed_fields_are_a_chain(void **state) {
         if (round % 3 == 0) s.mirostat_tau = 3, s.mirostat_eta = 0.2f;
         if (round % 2) { /* another order, with a stage left out and one twice */
             for (size_t i = n_order - 1; i > 0; i--) {
-                const size_t j = (size_t)(normal() * 100 + 1000) % (i + 1);
+                const size_t j = (size_t)(random_normal() * 100 + 1000) % (i + 1);
                 const realm_stage_kind t = order[i];
                 order[i] = order[j];
                 order[j] = t;
@@ -403,7 +394,8 @@ static void fixed_fields_are_a_chain(void **state) {
         plain = chain_for(&no_more, V);
         assert_int_equal(realm_chain_open(stages, n, s.seed, V, &one_by_one, NULL), REALM_OK);
         for (unsigned i = 0; i < N; i++) {
-            for (size_t k = 0; k < V; k++) x[k] = k < 12 ? 3 + normal() : normal(); /* few tokens, so texts repeat */
+            for (size_t k = 0; k < V; k++)
+                x[k] = k < 12 ? 3 + random_normal() : random_normal(); /* few tokens, so texts repeat */
             realm_sample_job a = job_for(x, fixed), b = job_for(x, one_by_one), c = job_for(x, plain);
             realm_sampler_run(&w, &a);
             realm_sampler_run(&w, &b);
@@ -459,7 +451,7 @@ static void log_probabilities(void **state) {
         int32_t *order = malloc(n * sizeof *order);
         double sum = 0;
         for (size_t i = 0; i < n; i++) {
-            x[i] = 5 * normal() - 3;
+            x[i] = 5 * random_normal() - 3;
             if (i % 3 == 0) x[i] = (float)(int)x[i];
             sum += exp((double)x[i]);
             order[i] = (int32_t)i;

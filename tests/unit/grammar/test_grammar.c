@@ -20,14 +20,9 @@
 #include "base/clock.h"
 #include "gguf/gguf.h"
 #include "grammar/grammar.h"
+#include "support/random.h"
 
 #define STEPS_MAX 900u
-
-static uint64_t rng = 1;
-static uint32_t chance(uint32_t n) {
-    rng = rng * UINT64_C(6364136223846793005) + UINT64_C(1442695040888963407);
-    return (uint32_t)(rng >> 33) % n;
-}
 
 typedef struct vocabulary {
     realm_tokenizer *t;
@@ -222,7 +217,7 @@ static bool valid(const json_t *root, const json_t *schema, const json_t *v) {
 /* A token that the mask allows: at first any, later rather one that closes something. */
 static realm_token pick(const vocabulary *w, const uint32_t *bits, unsigned step) {
     static const char closers[] = "\"}]";
-    if (chance(60) < step) {
+    if (random_below(60) < step) {
         for (size_t i = 0; i < w->n; i++)
             if (has(bits, (realm_token)i) && realm_tokenizer_is_end(w->t, (realm_token)i)) return (realm_token)i;
         for (const char *c = closers; *c; c++)
@@ -234,7 +229,7 @@ static realm_token pick(const vocabulary *w, const uint32_t *bits, unsigned step
                 if (len == 1 && *bytes == *c) return (realm_token)i;
             }
     }
-    size_t start = chance((uint32_t)w->n);
+    size_t start = random_below((uint32_t)w->n);
     for (size_t i = 0; i < w->n; i++) {
         realm_token t = (realm_token)((start + i) % w->n);
         if (has(bits, t)) return t;
@@ -260,7 +255,7 @@ static void check_ends(const vocabulary *w, const realm_grammar_state *s, const 
 static void check_accept(const vocabulary *w, const realm_grammar_state *s, const uint32_t *bits) {
     realm_grammar_state *f;
     size_t n;
-    realm_token t = (realm_token)chance((uint32_t)w->n);
+    realm_token t = (realm_token)random_below((uint32_t)w->n);
     const char *bytes;
     size_t len;
     assert_int_equal(realm_tokenizer_piece(w->t, t, false, &bytes, &len), REALM_OK);
@@ -445,8 +440,8 @@ static void rollback_and_fork(void **state) {
         size_t len = 0, n;
         assert_int_equal(realm_grammar_state_open(g, &s, NULL), REALM_OK);
         for (unsigned step = 0; step < 40; step++) {
-            if (len > 0 && chance(4) == 0) {
-                size_t back = 1 + chance((uint32_t)REALM_MIN(len, (size_t)6));
+            if (len > 0 && random_below(4) == 0) {
+                size_t back = 1 + random_below((uint32_t)REALM_MIN(len, (size_t)6));
                 assert_int_equal(realm_grammar_state_rollback(s, back, NULL), REALM_OK);
                 len -= back;
             }

@@ -3,13 +3,7 @@
 #include <math.h>
 
 #include "fixture.h"
-
-static uint64_t rng = 12345;
-
-static uint32_t random_below(uint32_t n) {
-    rng = rng * UINT64_C(6364136223846793005) + UINT64_C(1442695040888963407);
-    return (uint32_t)(rng >> 33) % n;
-}
+#include "support/random.h"
 
 static float random_value(void) { return (float)random_below(20001) / 5000.0f - 2.0f; }
 

@@ -4,6 +4,7 @@
 #include <math.h>
 
 #include "fixture.h"
+#include "support/random.h"
 
 typedef struct two { /* a run and some tensors */
     tensor_run r;
@@ -610,19 +611,13 @@ static void lack_of_memory(void **state) {
     tensor_run_close(&r);
 }
 
-static uint64_t rng = 1;
-static uint32_t random_below(uint32_t n) {
-    rng = rng * UINT64_C(6364136223846793005) + UINT64_C(1442695040888963407);
-    return (uint32_t)(rng >> 33) % n;
-}
-
 /* Mostly small and often right, now and then anything. */
 static uint32_t random_number(void) {
     static const uint32_t numbers[] = {0, 1, 2, 3, 4, 8, 16, 31, 32, 64, 1u << 31, UINT32_MAX};
     return numbers[random_below(random_below(8) ? 10 : REALM_ARRAY_LEN(numbers))];
 }
 
-static float random_float(void) {
+static float any_float(void) {
     static const float numbers[] = {1, 0.5f, 1e-5f, 10000, 0, -1, INFINITY, NAN};
     return numbers[random_below(random_below(8) ? 4 : REALM_ARRAY_LEN(numbers))];
 }
@@ -656,14 +651,14 @@ static void random_lists(void **state) {
         case REALM_TENSOR_GET_ROWS:
             op.u.get_rows.ids = ids;
             op.u.get_rows.n = random_below(5);
-            op.u.get_rows.scale = random_float();
+            op.u.get_rows.scale = any_float();
             break;
         case REALM_TENSOR_ROPE:
             op.u.rope.head_dim = random_number();
             op.u.rope.rope_dims = random_number();
             op.u.rope.first_pos = random_number();
-            op.u.rope.base = random_float();
-            op.u.rope.freq_scale = random_float();
+            op.u.rope.base = any_float();
+            op.u.rope.freq_scale = any_float();
             op.u.rope.style = (realm_rope_style)random_below(3);
             break;
         case REALM_TENSOR_ATTENTION:
@@ -683,15 +678,15 @@ static void random_lists(void **state) {
             op.u.attention.n_past = random_number();
             op.u.attention.window = random_number();
             op.u.attention.full = random_below(2);
-            op.u.attention.scale = random_float();
-            op.u.attention.softcap = random_float();
+            op.u.attention.scale = any_float();
+            op.u.attention.softcap = any_float();
             break;
         case REALM_TENSOR_COPY:
             op.u.copy.row = random_number();
             op.u.copy.n_rows = random_below(8) ? random_number() : UINT64_MAX - random_number();
             op.u.copy.out_row = random_number();
             break;
-        default: op.u.scale = random_float(); break;
+        default: op.u.scale = any_float(); break;
         }
         realm_status s = tensor_try(&on.r, &op, 1, &err);
         ran += s == REALM_OK;
