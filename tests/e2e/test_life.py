@@ -134,7 +134,7 @@ def test_a_second_sigterm_does_not_wait():
         stream = s.client().chat.completions.create(**LONG, stream=True)
         next(stream)
         s.process.send_signal(signal.SIGTERM)
-        time.sleep(0.4)
+        wait_until(lambda: any(line.startswith("realm: stopping") for line in s.log), what="draining")
         s.process.send_signal(signal.SIGTERM)
         assert s.process.wait(20) == 0
         usage = s.usage()[0]
@@ -155,55 +155,58 @@ def test_cpu_time_of_answers_that_ended_survives_kill_9():
             c = s.client()
 
 
-def test_cpu_time_is_charged_while_a_program_runs():
+@contextlib.contextmanager
+def endless(*tenants, cpu_ms_per_wake):
+    """A server where the program of the tenant "evil" never ends."""
     with tempfile.TemporaryDirectory() as dir:
         wat, wasm = pathlib.Path(dir) / "spin.wat", pathlib.Path(dir) / "spin.wasm"
         wat.write_text('(module (memory (export "memory") 1) (func (export "realm_main") (result i32)'
                        " (loop $l (br $l)) (i32.const 0)))")
         subprocess.run(["wat2wasm", str(wat), "-o", str(wasm)], check=True)
-        with Server(tenants=("evil",), programs={"evil": wasm}, limits={"evil": {"cpu_ms_per_wake": 600000}}) as s:
-            def spin():
-                with contextlib.suppress(openai.OpenAIError):
-                    s.client("evil").chat.completions.create(**SHORT)
+        with Server(tenants=(*tenants, "evil"), programs={"evil": wasm},
+                    limits={"evil": {"cpu_ms_per_wake": cpu_ms_per_wake}}) as s:
+            yield s
 
-            thread = threading.Thread(target=spin)
-            thread.start()
-            for seconds in (0.05, 0.2):
-                wait_until(lambda: s.usage()[0]["program_cpu_ns"] >= seconds * 1e9,
-                           seconds=60, what="the ledger follows a program")
-                assert s.metric("realm_program_cpu_seconds_total") >= seconds and thread.is_alive()
-            told = s.usage()[0]["program_cpu_ns"]
-            s.stop(signal.SIGKILL)
-            thread.join()
-            assert s.usage()[0]["program_cpu_ns"] >= told, "it never ended, and is charged what it used"
+
+def test_cpu_time_is_charged_while_a_program_runs():
+    with endless(cpu_ms_per_wake=600000) as s:
+        def spin():
+            with contextlib.suppress(openai.OpenAIError):
+                s.client("evil").chat.completions.create(**SHORT)
+
+        thread = threading.Thread(target=spin)
+        thread.start()
+        for seconds in (0.05, 0.2):
+            wait_until(lambda: s.usage()[0]["program_cpu_ns"] >= seconds * 1e9,
+                       seconds=60, what="the ledger follows a program")
+            assert s.metric("realm_program_cpu_seconds_total") >= seconds and thread.is_alive()
+        told = s.usage()[0]["program_cpu_ns"]
+        s.stop(signal.SIGKILL)
+        thread.join()
+        assert s.usage()[0]["program_cpu_ns"] >= told, "it never ended, and is charged what it used"
 
 
 def test_a_program_that_never_ends_harms_only_its_tenant():
-    with tempfile.TemporaryDirectory() as dir:
-        wat, wasm = pathlib.Path(dir) / "spin.wat", pathlib.Path(dir) / "spin.wasm"
-        wat.write_text('(module (memory (export "memory") 1) (func (export "realm_main") (result i32)'
-                       " (loop $l (br $l)) (i32.const 0)))")
-        subprocess.run(["wat2wasm", str(wat), "-o", str(wasm)], check=True)
-        with Server(tenants=("alpha", "evil"), programs={"evil": wasm}, limits={"evil": {"cpu_ms_per_wake": 3000}}) as s:
-            failures = []
+    with endless("alpha", cpu_ms_per_wake=3000) as s:
+        failures = []
 
-            def spin():
-                try:
-                    s.client("evil").chat.completions.create(**SHORT)
-                except openai.APIStatusError as e:
-                    failures.append(e)
+        def spin():
+            try:
+                s.client("evil").chat.completions.create(**SHORT)
+            except openai.APIStatusError as e:
+                failures.append(e)
 
-            threads = [threading.Thread(target=spin) for _ in range(4)]
-            for t in threads:
-                t.start()
-            time.sleep(0.5)
-            for _ in range(3):
-                assert "Paris" in s.client("alpha").chat.completions.create(**SHORT).choices[0].message.content
-            assert any(t.is_alive() for t in threads)  # none of them waited for the spinning programs to be ended
-            for t in threads:
-                t.join()
-            assert len(failures) == 4 and all(e.status_code == 500 for e in failures), failures
-            assert failures[0].code == "program_failed" and failures[0].response.headers["x-should-retry"] == "false"
+        threads = [threading.Thread(target=spin) for _ in range(4)]
+        for t in threads:
+            t.start()
+        wait_until(lambda: s.metric("realm_instances") == 4, what="all four run")
+        for _ in range(3):
+            assert "Paris" in s.client("alpha").chat.completions.create(**SHORT).choices[0].message.content
+        assert any(t.is_alive() for t in threads)  # none of them waited for the spinning programs to be ended
+        for t in threads:
+            t.join()
+        assert len(failures) == 4 and all(e.status_code == 500 for e in failures), failures
+        assert failures[0].code == "program_failed" and failures[0].response.headers["x-should-retry"] == "false"
 
 
 def test_health_answers_under_load():
