@@ -221,7 +221,7 @@ typedef struct api_call {
     gen_request gen;
     realm_request *request;
     gen_choice *choices;
-    uint32_t n_choices, n_done, n_running, parallel, next_choice;
+    uint32_t n_choices, n_done, n_running, parallel;
     realm_event_batch batch;
     int64_t created_s;
     char gen_id[API_ID_MAX]; /* "chatcmpl-..." */

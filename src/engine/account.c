@@ -24,7 +24,6 @@ realm_status realm_account_open(realm_engine *e, const realm_account_limits *lim
     if (cache_secret) memcpy(a->owner.secret, cache_secret, sizeof a->owner.secret);
     realm_mutex_lock(&e->mu);
     a->owner.id = ++e->next_account_id;
-    e->n_accounts++;
     realm_mutex_unlock(&e->mu);
     *out = a;
     return REALM_OK;
@@ -39,7 +38,6 @@ void realm_account_set_limits(realm_account *a, const realm_account_limits *limi
 
 void realm_account_unref_locked(realm_account *a) {
     if (--a->refs > 0) return;
-    a->e->n_accounts--;
     realm_pool_forget(&a->e->pool, &a->owner);
     realm_secret_wipe(a->owner.secret, sizeof a->owner.secret);
     realm_free(a);

@@ -290,7 +290,7 @@ struct realm_engine {
     uint32_t n_alive;       /* generations submitted and not ended */
     uint32_t n_parked_seen; /* of them, those parked at the last publication: neither running nor queued */
     uint64_t next_account_id;
-    uint32_t n_accounts, n_shares, n_contexts;
+    uint32_t n_contexts;
     realm_context *published;   /* changed by who publishes */
     uint32_t n_published_pages; /* of these */
     bool publishing;            /* one prefix at a time */

@@ -25,7 +25,6 @@ realm_status realm_prompt_share_open(realm_engine *e, realm_account *a, realm_pr
     s->refs = 1;
     realm_mutex_lock(&e->mu);
     a->refs++;
-    e->n_shares++;
     realm_mutex_unlock(&e->mu);
     *out = s;
     return REALM_OK;
@@ -40,7 +39,6 @@ void realm_share_unref(realm_prompt_share *s) {
     realm_pages_unref(&e->pool, s->pages, s->n_pages);
     realm_mutex_lock(&e->mu);
     realm_account_unref_locked(s->account);
-    e->n_shares--;
     realm_mutex_unlock(&e->mu);
     realm_free(s->pages);
     realm_free(s->prompt);

@@ -11,11 +11,6 @@
 
 const realm_http_head *realm_exchange_head(const realm_exchange *x) { return x->has_head ? &x->head : NULL; }
 
-const char *realm_exchange_body(const realm_exchange *x, size_t *len) {
-    *len = x->body.len;
-    return x->body.data ? x->body.data : "";
-}
-
 void exchange_count_body(realm_exchange *x) {
     /* wraps around where it is less; relaxed: a budget, not a lock */
     const uint64_t more = (uint64_t)x->body.cap - x->body_counted;

@@ -168,10 +168,8 @@ void realm_server_get_stats(const realm_server *s, realm_server_stats *out);
 
 /* NULL in on_error when the head was bad. */
 const realm_http_head *realm_exchange_head(const realm_exchange *x);
-/* The whole body, in on_request and after; NUL-terminated. */
-const char *realm_exchange_body(const realm_exchange *x, size_t *len);
-/* Moves the body out: freed by the caller with realm_free, on any thread. Not counted in bodies_bytes any more. NULL
- * when memory is out. */
+/* Moves the whole body out, in on_request or after; NUL-terminated, freed by the caller with realm_free, on any thread.
+ * Not counted in bodies_bytes any more. NULL when memory is out. */
 char *realm_exchange_take_body(realm_exchange *x, size_t *len);
 void realm_exchange_limit_body(realm_exchange *x, uint64_t max_bytes);
 /* In on_head, once. False: the party has as many exchanges on this listener's connections as would be left. */

@@ -372,9 +372,10 @@ static realm_status open_listener(realm_server *s, size_t i, const realm_listen 
         int fd = bind_socket(&a, len, true);
         if (fd < 0) return socket_error(err, l->address, errno);
         t->listeners[i].fd = fd;
-        len = sizeof a;
-        if (k == 0 && getsockname(fd, (struct sockaddr *)&a, &len) != 0) /* the port that stood for 0 */
-            return socket_error(err, l->address, errno);
+        if (k == 0) { /* the port that stood for 0 */
+            len = sizeof a;
+            if (getsockname(fd, (struct sockaddr *)&a, &len) != 0) return socket_error(err, l->address, errno);
+        }
         struct epoll_event e = {.events = EPOLLIN, .data.ptr = &t->listeners[i]};
         if (epoll_ctl(t->epoll_fd, EPOLL_CTL_ADD, fd, &e) != 0) return socket_error(err, l->address, errno);
     }

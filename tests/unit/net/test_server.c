@@ -80,7 +80,7 @@ static void on_request(void *user, realm_exchange *x) {
     const realm_http_head *h = realm_exchange_head(x);
     call *c = realm_exchange_get_user(x);
     size_t len;
-    const char *body = realm_exchange_body(x, &len);
+    char *body = realm_exchange_take_body(x, &len);
     bool begun = realm_http_str_is(h->path, "/begun");
     if (begun) {
         realm_exchange_start(x, 200, "text/plain");
@@ -109,6 +109,7 @@ static void on_request(void *user, realm_exchange *x) {
     } else {
         realm_exchange_respond(x, 200, "text/plain", h->path.data, h->path.len);
     }
+    realm_free(body);
 }
 
 static void on_close(void *user, realm_exchange *x, bool complete) {
