@@ -6,6 +6,7 @@
  * out later to need more work for a token than there is, or to leave no token: it is told in the status, or in the
  * stream that has begun.
  */
+#include <ctype.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -36,7 +37,9 @@ static bool read_named_schema(gen_request *q, api_error *e) {
     API_CHECK(realm_json_only(v, known, REALM_ARRAY_LEN(known), &unknown, &err_), &unknown);
     (void)realm_json_get(v, "name", &item);
     API_CHECK(realm_json_str(&item, &s, &len, &err_), &item);
-    if (len == 0 || len > 64) return api_error_field(e, &item, "invalid_value", "must have 1 to 64 bytes");
+    for (size_t i = 0; i < len; i++)
+        if (len > 64 || !(isalnum((unsigned char)s[i]) || s[i] == '_' || s[i] == '-')) len = 0;
+    if (len == 0) return api_error_field(e, &item, "invalid_value", "must be 1 to 64 of a-z A-Z 0-9 _ -");
     if (realm_json_get_set(v, "description", &item)) API_CHECK(realm_json_str(&item, &s, &len, &err_), &item);
     if (!api_opt_bool(v, "strict", &strict, e)) return false;
     (void)realm_json_get(v, "schema", &q->schema);

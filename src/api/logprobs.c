@@ -128,5 +128,5 @@ void logprobs_legacy_entry(const api_call *c, const realm_event *e, realm_buf *t
     realm_buf_printf(offsets, "%llu", (unsigned long long)*offset);
     /* characters that begin in this token; a control token shows none */
     piece p = piece_of(c, e->id, false);
-    for (size_t i = 0; i < p.len; i++) *offset += ((unsigned char)p.bytes[i] & 0xC0) != 0x80;
+    *offset += realm_utf8_count(p.bytes, p.len);
 }

@@ -8,6 +8,7 @@
 
 #include "api/internal.h"
 #include "base/alloc.h"
+#include "base/utf8.h"
 
 /* How a field is treated; `both`, chat or completion. */
 typedef enum where { BOTH, CHAT, TEXT } where;
@@ -140,8 +141,8 @@ static bool check_metadata(const realm_json *v, api_error *e) {
         const char *s;
         size_t len = 0;
         API_CHECK(realm_json_str(&item, &s, &len, &err_), &item);
-        if (strlen(item.key) > 64 || len > 512)
-            return api_error_field(e, &item, "invalid_value", "keys have at most 64 bytes, values 512");
+        if (realm_utf8_count(item.key, strlen(item.key)) > 64 || realm_utf8_count(s, len) > 512)
+            return api_error_field(e, &item, "invalid_value", "keys have at most 64 characters, values 512");
     }
     return true;
 }

@@ -159,6 +159,7 @@ realm_status realm_dir_make(const char *path, realm_error *err) {
         p[i] = keep;
     }
     struct stat st;
+    if (s == REALM_OK && len == 0) s = realm_error_set(err, REALM_E_INVALID, "the folder's name is empty");
     if (s == REALM_OK && (stat(path, &st) != 0 || !S_ISDIR(st.st_mode)))
         s = realm_error_set(err, REALM_E_INVALID, "%s: not a directory", path);
     realm_free(p);

@@ -72,6 +72,12 @@ bool realm_utf8_valid(const char *s, size_t len) {
     return true;
 }
 
+size_t realm_utf8_count(const char *s, size_t len) {
+    size_t n = 0;
+    for (size_t i = 0; i < len; i++) n += ((unsigned char)s[i] & 0xC0) != 0x80;
+    return n;
+}
+
 size_t realm_utf8_complete_prefix(const char *s, size_t len) {
     const unsigned char *u = (const unsigned char *)s;
     /* Look for a lead byte among the last three whose character is cut by the end of the buffer. */

@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/alloc.h"
@@ -42,7 +43,7 @@ int realm_args_next(realm_args *args, const char **value) {
         fputs(args->help, stdout);
         if (args->prints_data) fputs("  --output json      print JSON instead of text\n", stdout);
         fputs("  --help             this text\n", stdout);
-        return end(args, fflush(stdout) == 0 ? REALM_EXIT_DONE : REALM_EXIT_FAILED);
+        return end(args, realm_printed(args->command));
     }
     size_t len = strcspn(arg, "=");
     static const realm_option output = {"--output", -1, true};
@@ -120,6 +121,20 @@ bool realm_args_size(realm_args *args, const char *option, const char *text, uin
     return false;
 }
 
+bool realm_time_parse(const char *text, int64_t *out_s) {
+    static const char *const formats[] = {"%Y-%m-%d", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%M:%SZ"};
+    for (size_t i = 0; i < REALM_ARRAY_LEN(formats); i++) {
+        struct tm tm = {0}, back;
+        const char *end = strptime(text, formats[i], &tm);
+        if (!end || *end != '\0') continue;
+        const int day = tm.tm_mday, second = tm.tm_sec;
+        const time_t t = timegm(&tm); /* takes a 30th of February for the 2nd of March */
+        *out_s = (int64_t)t;
+        return gmtime_r(&t, &back) && back.tm_mday == day && back.tm_sec == second;
+    }
+    return false;
+}
+
 bool realm_args_double(realm_args *args, const char *option, const char *text, double least, double most, double *out) {
     char *rest, what[160];
     double v = strtod(text, &rest);
@@ -144,14 +159,20 @@ int realm_fail(const char *command, const realm_error *err) {
     return REALM_EXIT_FAILED;
 }
 
+int realm_printed(const char *command) {
+    if (fflush(stdout) == 0 && !ferror(stdout)) return REALM_EXIT_DONE;
+    fprintf(stderr, "realm: %s: standard output: %s\n", command, strerror(errno));
+    return REALM_EXIT_FAILED;
+}
+
 int realm_print(const char *command, realm_buf *out) {
     int status = REALM_EXIT_DONE;
     if (realm_buf_status(out) != REALM_OK) {
         fprintf(stderr, "realm: %s: %s\n", command, realm_status_text(realm_buf_status(out)));
         status = REALM_EXIT_FAILED;
-    } else if (out->len > 0 && (fwrite(out->data, 1, out->len, stdout) != out->len || fflush(stdout) != 0)) {
-        fprintf(stderr, "realm: %s: standard output: %s\n", command, strerror(errno));
-        status = REALM_EXIT_FAILED;
+    } else if (out->len > 0) {
+        (void)fwrite(out->data, 1, out->len, stdout);
+        status = realm_printed(command);
     }
     realm_buf_release(out);
     return status;

@@ -62,10 +62,14 @@ bool realm_size_parse(const char *text, uint64_t *out);
 bool realm_args_size(realm_args *args, const char *option, const char *text, uint64_t *out);
 bool realm_args_u64(realm_args *args, const char *option, const char *text, uint64_t least, uint64_t most,
                     uint64_t *out);
+/* A day "2027-01-31", or with its time "2027-01-31T12:00:00", UTC, as seconds since 1970; false for what is none. */
+bool realm_time_parse(const char *text, int64_t *out_s);
 bool realm_args_double(realm_args *args, const char *option, const char *text, double least, double most, double *out);
 
 /* "realm: <command>: <text>" on stderr; returns REALM_EXIT_FAILED. */
 int realm_fail(const char *command, const realm_error *err);
+/* After the last write to stdout: 0, or REALM_EXIT_FAILED with a message when not all of it could be written. */
+int realm_printed(const char *command);
 /* Writes to stdout; REALM_EXIT_FAILED with a message when that fails, else 0. Releases the buffer. */
 int realm_print(const char *command, realm_buf *out);
 

@@ -20,15 +20,10 @@ static const char usage[] = "usage: realm key create TENANT [--expires D]\n"
                             "       realm key create --admin [--expires D]\n"
                             "       realm key list | revoke ID-or-KEY\n";
 
-/* "90d", "12h", "30m", "45s" from now, or a date "2027-01-31" (UTC). */
+/* "90d", "12h", "30m", "45s" from now, or a date or time (UTC) that has not passed. */
 static bool parse_expiry(const char *s, int64_t *expires_s) {
     char *rest;
-    struct tm tm = {0};
-    const char *end = strptime(s, "%Y-%m-%d", &tm);
-    if (end && *end == '\0') {
-        *expires_s = (int64_t)timegm(&tm);
-        return true;
-    }
+    if (realm_time_parse(s, expires_s)) return *expires_s > realm_clock_wall_s();
     unsigned long long n = strtoull(s, &rest, 10);
     if (s[0] < '0' || s[0] > '9' || n == 0 || n > 1000000 || rest[0] == '\0' || rest[1] != '\0') return false;
     int64_t unit = rest[0] == 'd' ? 86400 : rest[0] == 'h' ? 3600 : rest[0] == 'm' ? 60 : rest[0] == 's' ? 1 : 0;
@@ -99,12 +94,15 @@ static int create(realm_store *store, const char *tenant, bool admin, int64_t ex
         (void)realm_buf_printf(&out, "%s\n", key);
     }
     realm_secret_wipe(key, sizeof key);
-    return realm_print("key create", &out);
+    int status = realm_print("key create", &out);
+    if (status != REALM_EXIT_DONE && realm_store_key_revoke(store, row.id, &err) != REALM_OK) /* nobody has seen it */
+        return realm_fail("key create", &err);
+    return status;
 }
 
 int realm_cmd_key(int argc, char **argv) {
     static const char help[] = "\nA running server takes new keys at once and drops revoked ones at once.\n\n"
-                               "  --expires D        90d, 12h, 30m from now, or a date as 2027-01-31\n"
+                               "  --expires D        90d, 12h, 30m from now, or a date to come as 2027-01-31\n"
                                "  --admin            a key for the admin listener instead of a tenant\n"
                                "  --state DIR        where tenants, keys and the ledger are kept\n";
     realm_args args = {.command = "key",
@@ -124,7 +122,8 @@ int realm_cmd_key(int argc, char **argv) {
         if (id == OPT_ADMIN) admin = true;
         if (id == OPT_EXPIRES) expires = true;
         if (id == OPT_EXPIRES && !parse_expiry(value, &expires_s))
-            return realm_args_usage(&args, "--expires takes 90d, 12h, 30m or a date as 2027-01-31, not ", value);
+            return realm_args_usage(&args, "--expires takes 90d, 12h, 30m or a date to come as 2027-01-31, not ",
+                                    value);
     }
     enum { CREATE, LIST, REVOKE };
     const realm_action actions[] = {[CREATE] = {"create", admin ? NULL : "a tenant's name"},

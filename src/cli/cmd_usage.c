@@ -1,8 +1,8 @@
 /* cli/cmd_usage.c - `realm usage`: the ledger, or with --engine the engine's own counters that it must add up to. */
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "cli/args.h"
 #include "cli/cli.h"
@@ -84,19 +84,13 @@ static int print_engine(realm_store *store, bool json) {
     return realm_print("usage", &out);
 }
 
-/* Seconds since 1970, or a date "2026-11-01" or time "2026-11-01T12:00:00" (UTC). */
+/* Seconds since 1970, or a date or time. */
 static bool parse_since(const char *s, int64_t *since_s) {
-    static const char *const formats[] = {"%Y-%m-%d", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%M:%SZ"};
-    for (size_t i = 0; i < REALM_ARRAY_LEN(formats); i++) {
-        struct tm tm = {0};
-        const char *end = strptime(s, formats[i], &tm);
-        if (!end || *end != '\0') continue;
-        *since_s = (int64_t)timegm(&tm);
-        return true;
-    }
+    if (realm_time_parse(s, since_s)) return true;
     char *rest;
+    errno = 0;
     *since_s = (int64_t)strtoll(s, &rest, 10);
-    return s[0] >= '0' && s[0] <= '9' && *rest == '\0';
+    return s[0] >= '0' && s[0] <= '9' && *rest == '\0' && errno == 0;
 }
 
 int realm_cmd_usage(int argc, char **argv) {

@@ -4,6 +4,7 @@
 
 #include "base/base.h"
 #include "base/str.h"
+#include "cli/args.h"
 #include "cli/cli.h"
 
 static const struct {
@@ -29,8 +30,7 @@ static int help(FILE *to) {
     for (size_t i = 0; i < REALM_ARRAY_LEN(commands); i++)
         if (commands[i].text) fprintf(to, "  %-9s %s\n", commands[i].name, commands[i].text);
     fputs("\n`realm COMMAND --help` says more. Exit status: 0 done, 1 failed, 2 usage.\n", to);
-    if (fflush(to) != 0) return 1;
-    return to == stdout ? 0 : 2;
+    return to == stdout ? realm_printed("help") : REALM_EXIT_USAGE;
 }
 
 int main(int argc, char **argv) {
@@ -39,7 +39,7 @@ int main(int argc, char **argv) {
         return help(stdout);
     if (strcmp(argv[1], "--version") == 0) {
         puts("realm " REALM_VERSION);
-        return 0;
+        return realm_printed("--version");
     }
     for (size_t i = 0; i < REALM_ARRAY_LEN(commands); i++)
         if (strcmp(argv[1], commands[i].name) == 0) return commands[i].run(argc - 1, argv + 1);

@@ -266,16 +266,16 @@ static realm_status ready_schema(db *d, realm_error *err) {
 }
 
 realm_status realm_store_open(realm_store **out, const char *dir, realm_error *err) {
+    realm_status s = dir ? realm_dir_make(dir, err) : REALM_OK; /* which says what it was by itself */
+    if (s != REALM_OK) return s;
     realm_store *store = realm_calloc(1, sizeof *store);
     char *path = NULL;
-    realm_status s;
     if (!store) return realm_error_set(err, REALM_E_NOMEM, "store: out of memory");
     realm_mutex_init(&store->late.mu, REALM_RANK_LEDGER);
     if (dir && !(store->dir = realm_strdup(dir))) {
         s = realm_error_set(err, REALM_E_NOMEM, "store: out of memory");
         goto fail;
     }
-    if (dir && (s = realm_dir_make(dir, err)) != REALM_OK) goto fail;
     path = dir ? realm_path_join(dir, "realm.db") : realm_strdup(DB_IN_MEMORY);
     if (!path) {
         s = realm_error_set(err, REALM_E_NOMEM, "store: out of memory");

@@ -57,7 +57,9 @@ def test_help_and_usage():
         is_wrong_usage(command)
         is_wrong_usage(command, "nosuch")
     with open("/dev/full", "w") as full:
-        assert subprocess.run([REALM, "--help"], stdout=full, timeout=60).returncode == 1
+        for args in (["--help"], ["--version"], ["serve", "--help"], ["models", "list"]):
+            done = subprocess.run([REALM, *args], stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
+            assert done.returncode == 1 and done.stderr.count("\n") == 1 and "standard output" in done.stderr, (args, done)
 
 
 def test_tenants_keys_and_usage():
@@ -98,23 +100,29 @@ def test_tenants_keys_and_usage():
         assert made["tenant"] == "alpha" and made["expires"] and made["key"] and admin["admin"], (made, admin)
         assert len(does(*key("list", "--output", "json"))) == 3
         for args in (("create",), ("create", "--admin", "alpha"), ("create", "alpha", "--expires", "soon"), ("revoke",),
+                     *(("create", "alpha", "--expires", day) for day in ("2020-01-01", "2027-02-30", "2027-13-01", "0d")),
                      ("list", "--admin"), ("list", "--expires", "1d"), ("revoke", "x", "--admin"), ("list", "x")):
             is_wrong_usage(*key(*args))
+        with open("/dev/full", "w") as full:  # a key that nobody was shown is none
+            assert subprocess.run([REALM, *key("create", "alpha")], stdout=full, capture_output=False, timeout=60,
+                                  stderr=subprocess.DEVNULL).returncode == 1
+        assert [k["revoked"] for k in does(*key("list", "--output", "json"))].count(True) == 1
         fails(*key("create", "nosuch"))
         fails(*key("revoke", "nosuch"))
         does(*key("revoke", secret))
-        assert [k["revoked"] for k in does(*key("list", "--output", "json"))].count(True) == 1
+        assert [k["revoked"] for k in does(*key("list", "--output", "json"))].count(True) == 2
 
         fields = {"tenant", "requests", "prompt_tokens", "cached_tokens", "completion_tokens", "aborted_requests"}
         assert fields <= set(does("usage", "--output", "json", *at)[0])
         assert {"prompt_tokens", "completion_tokens"} <= set(does("usage", "--engine", "--output", "json", *at))
         assert "alpha" in does("usage", "--tenant", "alpha", "--since", "2026-01-01", *at)
-        for args in (["--since", "yesterday"], ["--engine", "--tenant", "alpha"], ["x"]):
+        for args in (["--since", "yesterday"], ["--since", "2026-02-30"], ["--since", "9" * 20], ["--engine", "--tenant", "alpha"], ["x"]):
             is_wrong_usage("usage", *args, *at)
         fails("usage", "--tenant", "nosuch", *at)
         does(*tenant("delete", "alpha"))
         assert does(*tenant("list", "--output", "json")) == []
-        fails("tenant", "list", "--state", "/dev/null")
+        assert fails("tenant", "list", "--state", "/dev/null").count("/dev/null") == 1
+        assert "empty" in fails("tenant", "list", "--state", "")
 
 
 def test_files_and_models():

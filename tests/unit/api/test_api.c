@@ -376,6 +376,8 @@ static void the_admin_listener(void **state) {
     assert_error(&r, 503, NULL, "shutting_down");
 }
 
+#define TEN "\u00e9\u00e9\u00e9\u00e9\u00e9\u00e9\u00e9\u00e9\u00e9\u00e9"
+
 static void wrong_fields_are_named(void **state) {
     (void)state;
     static const struct {
@@ -433,6 +435,8 @@ static void wrong_fields_are_named(void **state) {
         {"\"response_format\":{\"type\":\"json_schema\",\"json_schema\":{\"name\":\"x\",\"schema\":{\"type\":\"bad\"}}"
          "}",
          "response_format.json_schema.schema.type"},
+        {"\"response_format\":{\"type\":\"json_schema\",\"json_schema\":{\"name\":\"a b\",\"schema\":{}}}",
+         "response_format.json_schema.name"},
         {"\"json_schema\":{\"type\":\"bad\"}", "json_schema.type"},
         {"\"json_schema\":7", "json_schema"},
         {"\"json_schema\":{},\"response_format\":{\"type\":\"json_object\"}", "json_schema"},
@@ -446,6 +450,7 @@ static void wrong_fields_are_named(void **state) {
         {"\"audio\":{}", "audio"},
         {"\"user\":7", "user"},
         {"\"metadata\":{\"a\":1}", "metadata.a"},
+        {"\"metadata\":{\"" TEN TEN TEN TEN TEN TEN "12345\":\"\"}", "metadata." TEN TEN TEN TEN TEN TEN "12345"},
         {"\"store\":\"yes\"", "store"},
         {"\"service_tier\":\"gold\"", "service_tier"},
         {"\"reasoning_effort\":\"huge\"", "reasoning_effort"},
@@ -566,7 +571,8 @@ static void what_the_program_and_the_engine_get(void **state) {
         "\"content\":\"\","
         "\"refusal\":null,\"annotations\":[]}],\"temperature\":0.7,\"top_p\":0,\"top_k\":40,\"max_completion_tokens\":"
         "5,"
-        "\"stop\":[\"x\"],\"seed\":-3,\"logit_bias\":{\"65\":-100,\"0\":1.5},\"user\":\"u\",\"metadata\":{\"k\":\"v\"},"
+        "\"stop\":[\"x\"],\"seed\":-3,\"logit_bias\":{\"65\":-100,\"0\":1.5},\"user\":\"u\",\"metadata\":{\"k\":\"v\","
+        "\"" TEN TEN TEN TEN TEN TEN "1234\":\"\"},"
         "\"store\":false,\"service_tier\":\"auto\",\"prompt_cache_key\":\"p\",\"reasoning_effort\":\"low\","
         "\"response_format\":{\"type\":\"text\"},\"tools\":null,\"typical_p\":1,\"dry_multiplier\":0,\"n\":null}");
     if (r.status != 200) fail_msg("%s", r.body);
