@@ -17,14 +17,19 @@ static realm_status fail(realm_buf *b, realm_status s) {
     return s;
 }
 
-realm_status realm_buf_reserve(realm_buf *b, size_t extra) {
-    if (extra > b->max || b->len > b->max - extra) return fail(b, REALM_E_LIMIT);
+size_t realm_buf_room(const realm_buf *b, size_t extra) {
     size_t need;
-    if (!realm_add_size(b->len + extra, 1, &need)) return fail(b, REALM_E_LIMIT);
-    if (need <= b->cap) return REALM_OK;
+    if (extra > b->max || b->len > b->max - extra || !realm_add_size(b->len + extra, 1, &need)) return 0;
+    if (need <= b->cap) return b->cap;
     size_t cap = b->cap ? b->cap : 128;
     while (cap < need) cap += cap / 2;
-    if (cap - 1 > b->max) cap = b->max + 1;
+    return cap - 1 > b->max ? b->max + 1 : cap;
+}
+
+realm_status realm_buf_reserve(realm_buf *b, size_t extra) {
+    const size_t cap = realm_buf_room(b, extra);
+    if (cap == 0) return fail(b, REALM_E_LIMIT);
+    if (cap == b->cap) return REALM_OK;
     char *p = realm_realloc_array(b->data, cap, 1);
     if (!p) return fail(b, REALM_E_NOMEM);
     b->data = p;

@@ -20,6 +20,8 @@ typedef struct realm_buf {
 
 void realm_buf_init(realm_buf *b, size_t max);
 void realm_buf_release(realm_buf *b);
+/* What `cap` would be once there is room for `extra` more bytes; 0: that is more than `max`. */
+size_t realm_buf_room(const realm_buf *b, size_t extra);
 /* Makes room for `extra` more bytes. */
 realm_status realm_buf_reserve(realm_buf *b, size_t extra);
 realm_status realm_buf_append(realm_buf *b, const void *data, size_t len);

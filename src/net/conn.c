@@ -283,14 +283,16 @@ static void begin(conn *c) {
 static bool keep_body(conn *c, const char *data, size_t len) {
     realm_exchange *x = c->x;
     const uint64_t most = c->t->s->limits.bodies_bytes;
-    if (x->body.len + len > REALM_BODY_SMALL) {
+    const size_t room = realm_buf_room(&x->body, len), held = x->body.cap; /* which is counted already */
+    if (room > held && x->body.len + len > REALM_BODY_SMALL) {
+        const uint64_t more = room - held;
         uint64_t all = atomic_load_explicit(&c->t->s->bodies_bytes, memory_order_relaxed);
         uint64_t own = x->party ? atomic_load_explicit(&x->party->bodies_bytes, memory_order_relaxed) : 0;
-        if (!realm_http_fair(0, all, len, most)) {
+        if (!realm_http_fair(0, all, more, most)) {
             refuse(c, 503, "too many request bodies are being read; try again");
             return false;
         }
-        if (!realm_http_fair(own, all, len, most)) {
+        if (!realm_http_fair(own, all, more, most)) {
             refuse(c, 429, "too many bodies of your requests are being read; try again when some have ended");
             return false;
         }
