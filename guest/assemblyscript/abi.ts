@@ -830,7 +830,7 @@ export declare function usage(generation: i32, out: usize): i32;
 @external("realm", "cancel")
 export declare function cancel(generation: i32): i32;
 
-// Gives back any handle; what still runs is cancelled.
+// Gives back any handle; what still runs is cancelled, and has ended when the call returns where it runs on a context.
 // @ts-ignore: decorator
 @external("realm", "close")
 export declare function close(handle: i32): i32;

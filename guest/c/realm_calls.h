@@ -149,7 +149,7 @@ int32_t realm_usage(int32_t generation, realm_guest_usage *out) REALM_IMPORT(usa
 /* Ends it; its end comes as an event. */
 int32_t realm_cancel(int32_t generation) REALM_IMPORT(cancel);
 
-/* Gives back any handle; what still runs is cancelled. */
+/* Gives back any handle; what still runs is cancelled, and has ended when the call returns where it runs on a context. */
 int32_t realm_close(int32_t handle) REALM_IMPORT(close);
 
 /* Prompt in, text out: a whole generation, batched with everybody's; returns the bytes of text, cut between characters

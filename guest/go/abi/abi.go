@@ -902,7 +902,7 @@ func Usage(generation int32, out *GuestUsage) int32
 //go:wasmimport realm cancel
 func Cancel(generation int32) int32
 
-// Gives back any handle; what still runs is cancelled.
+// Gives back any handle; what still runs is cancelled, and has ended when the call returns where it runs on a context.
 //
 //go:wasmimport realm close
 func Close(handle int32) int32

@@ -646,7 +646,8 @@ extern "C" {
     /// Ends it; its end comes as an event.
     pub fn cancel(generation: i32) -> i32;
 
-    /// Gives back any handle; what still runs is cancelled.
+    /// Gives back any handle; what still runs is cancelled, and has ended when the call returns where it runs on a
+    /// context.
     pub fn close(handle: i32) -> i32;
 
     /// Prompt in, text out: a whole generation, batched with everybody's; returns the bytes of text, cut between

@@ -222,7 +222,8 @@
     X(GENERATE, cancel, "i", BRIEF_SUSPENDS, (int32_t generation), \
       "Ends it; its end comes as an event.") \
     X(GENERATE, close, "i", BRIEF_OFF_FIBER, (int32_t handle), \
-      "Gives back any handle; what still runs is cancelled.") \
+      "Gives back any handle; what still runs is cancelled, and has ended when the call returns where it runs on a " \
+      "context.") \
     X(GENERATE, realm_host_generate, "ippppp", REALM_IMPORT_OFF_FIBER, \
       (int32_t model, const char *prompt, size_t prompt_len, const realm_generate_options *options, char *out, \
        size_t max), \

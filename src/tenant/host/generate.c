@@ -151,7 +151,10 @@ static void events_ready(void *user) {
 
 static void pipe_ready(void *user) {
     host_generation *g = user;
-    realm_run_pipe_ready(g->host->run);
+    if (atomic_load_explicit(&g->leaving, memory_order_acquire))
+        events_ready(user);
+    else
+        realm_run_pipe_ready(g->host->run);
 }
 
 static bool has_pipe(const realm_host *h) {
@@ -230,6 +233,7 @@ static realm_status start(realm_host *h, const host_model *model, options *o, co
     p->on_ready = pipe ? pipe_ready : events_ready;
     p->user = g;
     if (o->context) {
+        g->on_context = true;
         p->context = o->context->c;
         p->prompt_logprobs = false; /* of what is behind other tokens there are none to tell */
     }
@@ -275,7 +279,7 @@ realm_status host_forward_start(realm_host *h, host_context *c, const realm_toke
     if (host_context_reserve(h, c, tokens->len)) return h->error.code;
     host_generation *g = generation_new(h, c->model);
     if (!g) return h->error.code;
-    g->forward = true;
+    g->forward = g->on_context = true;
     realm_generation_params p = {.account = c->model->account,
                                  .prompt = tokens->ids,
                                  .n_prompt = tokens->len,
@@ -487,13 +491,40 @@ realm_call_result host_usage(realm_call *call, const uint64_t *args, int32_t *re
 
 /* ---- ending ---- */
 
-/* Cancels, reports what it has used, releases. */
-void host_generation_free(realm_host *h, void *object) {
-    host_generation *g = object;
+/* Its pipe, if it is one that has not ended: no poll of the run is in it, or begins with it, from here on. */
+static void unpipe(realm_host *h, const host_generation *g) {
     realm_mutex_lock(&h->mu);
     bool piped = g->pipe && !g->pipe_ended;
     realm_mutex_unlock(&h->mu);
-    if (piped) realm_run_unpipe(h->run); /* no poll of the run is in it, or begins with it, from here on */
+    if (piped) realm_run_unpipe(h->run);
+}
+
+bool host_generation_left(realm_call *call, host_generation *g) {
+    realm_host *h = host_of(call);
+    if (!g->on_context || g->delivered || atomic_load_explicit(&h->cancelled, memory_order_acquire) ||
+        realm_call_cancelled(call))
+        return true;
+    if (!atomic_load_explicit(&g->leaving, memory_order_relaxed)) {
+        atomic_store_explicit(&g->leaving, true, memory_order_release);
+        unpipe(h, g);
+        realm_generation_cancel(g->g);
+    }
+    realm_mutex_lock(&h->mu);
+    bool ended = g->pipe_ended;
+    realm_mutex_unlock(&h->mu);
+    const realm_event_batch *b = &g->batch; /* of a pipe nothing: the run has its own */
+    do ended = ended || (b->n_events > 0 && b->events[b->n_events - 1].kind == REALM_EVENT_END);
+    while (!ended && realm_generation_poll(g->g, &g->batch) > 0);
+    if (!ended) return false;
+    report(h, g);
+    g->delivered = true;
+    return true;
+}
+
+/* Cancels, reports what it has used, releases. */
+void host_generation_free(realm_host *h, void *object) {
+    host_generation *g = object;
+    unpipe(h, g);
     realm_mutex_lock(&h->mu);
     realm_generation *made = g->g;
     g->g = NULL;
@@ -642,6 +673,7 @@ realm_call_result host_realm_host_generate(realm_call *call, const uint64_t *arg
     bool cancelled = atomic_load_explicit(&h->cancelled, memory_order_acquire) || realm_call_cancelled(call);
     if (!g->delivered && !w->full && !cancelled) return REALM_CALL_SUSPEND;
     bool ended = g->delivered;
+    if (!host_generation_left(call, g)) return REALM_CALL_SUSPEND;
     if (w->full && !h->finish_set) realm_run_set_finish(h->run, REALM_FINISH_LENGTH);
     host_handle_close(h, (uint64_t)g->handle);
     if (failed == REALM_E_CANCELLED || (cancelled && !ended))

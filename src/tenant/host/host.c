@@ -309,6 +309,8 @@ realm_call_result host_close(realm_call *call, const uint64_t *args, int32_t *re
     realm_host *h = host_of(call);
     if (realm_call_lent(call) && (host_get(h, args[0], HOST_TENSOR) || host_get(h, args[0], HOST_GRAMMAR)))
         return REALM_CALL_MOVE; /* much memory to give back */
+    host_generation *g = host_get(h, args[0], HOST_GENERATION);
+    if (g && !host_generation_left(call, g)) return REALM_CALL_SUSPEND;
     if (!host_handle_close(h, args[0]))
         return host_fail(h, result, REALM_E_INVALID, "close: %d is no open handle", (int32_t)(uint32_t)args[0]);
     return REALM_CALL_DONE;

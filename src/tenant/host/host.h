@@ -101,11 +101,13 @@ typedef struct host_generation {
     realm_generation *g;
     int32_t handle;
     bool pipe;
-    bool ahead;      /* waits for confirm() */
-    bool forward;    /* a forward pass: `rows` are what it is for */
-    bool delivered;  /* the program has seen its end */
-    uint32_t n_seen; /* ahead: generated tokens that the program has been given, or has forced */
-    size_t charged;  /* for its copy of a sampler or grammar, as these are */
+    bool ahead;          /* waits for confirm() */
+    bool forward;        /* a forward pass: `rows` are what it is for */
+    bool delivered;      /* the program has seen its end */
+    bool on_context;     /* it runs on one of the program's contexts */
+    atomic_bool leaving; /* its handle is being closed, once it has ended: its events wake the instance */
+    uint32_t n_seen;     /* ahead: generated tokens that the program has been given, or has forced */
+    size_t charged;      /* for its copy of a sampler or grammar, as these are */
     uint64_t held;
     host_rows rows;
     realm_event_batch batch; /* polled; `next` is the first event that the program has not seen */
@@ -206,6 +208,9 @@ void *host_get(realm_host *h, uint64_t handle, host_kind kind);
 void *host_at(const realm_host *h, uint32_t slot, host_kind kind);
 /* Takes the handle out and frees its object; false when it is not open. */
 bool host_handle_close(realm_host *h, uint64_t handle);
+/* For whoever is about to close it: cancels a generation that runs on a context and says whether it has ended, so that
+ * the context is free. False: the instance is woken for another look. */
+bool host_generation_left(realm_call *call, host_generation *g);
 /* Charges n bytes of `read_bytes`; REALM_E_LIMIT, and nothing is charged, when that is too much. */
 realm_status host_charge_read(realm_host *h, uint64_t n, const char *call);
 /* The same for `tensor_bytes`, which are given back. */

@@ -307,4 +307,42 @@ static int32_t saved(void) {
     return 1;
 }
 
-PROBE(by_itself, sequences, lockstep, rows, generations, saved)
+/* A generation that is let go of in the middle: its context can be used at once, with the tokens that it had got. */
+static int32_t let_go(void) {
+    realm_guest_context s;
+    for (uint32_t i = 0; i < 40; i++) {
+        realm_generate_options o = plain;
+        int32_t c = realm_context_new(), n, g;
+        uint32_t mode = i % 3 ? REALM_MODE_EVENTS : REALM_MODE_AHEAD; /* pipes are in random.c */
+        IS(realm_context_append(c, prompt, (size_t)n_prompt), n_prompt);
+        o.set |= REALM_SET_CONTEXT | REALM_SET_MAX_TOKENS;
+        o.context = c;
+        o.max_tokens = 100;
+        o.run_ahead = 5;
+        if (i % 4 == 3) {
+            TRUE((g = realm_forward(c, NULL, 0, 1, 0)) > 0);
+        } else {
+            TRUE((g = realm_generate(0, &o, mode)) > 0);
+            if (i % 8 < 4) TRUE(realm_wait(g, events, 1, text, sizeof text, -1) == 1);
+        }
+        IS(realm_close(g), 0);
+        IS(realm_close(g), REALM_E_INVALID);
+        IS(realm_context_stat(c, &s), 0);
+        IS(s.busy, 0);
+        TRUE((n = realm_context_append(c, prompt, 1)) > n_prompt);
+        IS(realm_context_truncate(c, (uint32_t)n_prompt), 0);
+        IS(realm_close(c), 0);
+    }
+    /* And one that ends because its text found no more room. */
+    realm_generate_options o = plain;
+    int32_t c = realm_context_new();
+    o.set |= REALM_SET_CONTEXT | REALM_SET_MAX_TOKENS;
+    o.context = c;
+    o.max_tokens = 200;
+    IS(realm_host_generate(0, REALM_LITERAL("abc"), &o, text, 3), 3);
+    IS(realm_context_truncate(c, 1), 0);
+    IS(realm_close(c), 0);
+    return 1;
+}
+
+PROBE(by_itself, sequences, lockstep, rows, generations, let_go, saved)

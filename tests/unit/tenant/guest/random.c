@@ -16,7 +16,6 @@ typedef struct sequence {
 typedef struct context {
     int32_t handle, running; /* of generations, or -1 */
     sequence s;
-    bool settling; /* its generation's handle was closed before the end */
 } context;
 
 typedef struct generation {
@@ -118,23 +117,20 @@ static int32_t free_generation(void) {
     return -1;
 }
 
-/* A context that nothing runs on, or NULL. What it lost its generation in the middle of is taken as it is. */
+/* A context that nothing runs on, or NULL. */
 static context *idle(void) {
     context *c = &contexts[below(CONTEXTS)];
-    if (!c->handle || c->running >= 0) return NULL;
-    if (c->settling) {
-        realm_guest_context at;
-        int32_t st = realm_context_stat(c->handle, &at);
-        if (!expect(st == 0, "stat", st) || at.busy) return NULL;
-        c->settling = false;
-        int32_t got[256];
-        uint32_t before = c->s.n;
-        int32_t n = realm_context_get_tokens(c->handle, 0, got, 256);
-        if (!expect(n >= (int32_t)before, "a cancelled generation took tokens away", n)) return NULL;
-        put(&c->s, got + before, (uint32_t)n - before, false);
-        for (uint32_t i = 0; i < before; i++) expect(got[i] == c->s.tokens[i], "tokens of a cancelled one", got[i]);
-    }
-    return c;
+    return c->handle && c->running < 0 ? c : NULL;
+}
+
+/* What a generation left there whose handle was closed before its end. */
+static void take_over(context *c) {
+    int32_t got[256];
+    uint32_t before = c->s.n;
+    int32_t n = realm_context_get_tokens(c->handle, 0, got, 256);
+    if (!expect(n >= (int32_t)before, "a cancelled generation took tokens away", n)) return;
+    put(&c->s, got + before, (uint32_t)n - before, false);
+    for (uint32_t i = 0; i < before; i++) expect(got[i] == c->s.tokens[i], "tokens of a cancelled one", got[i]);
 }
 
 static void open_context(uint32_t what) {
@@ -152,7 +148,6 @@ static void open_context(uint32_t what) {
     }
     c->handle = h;
     c->running = -1;
-    c->settling = false;
 }
 
 static void change_context(uint32_t what) {
@@ -302,7 +297,7 @@ static void close_generation(generation *g) {
     expect(st == 0, "close", st);
     if (c) {
         c->running = -1;
-        c->settling = !g->ended || g->mode == REALM_MODE_AHEAD;
+        take_over(c);
     }
     if (g->twin >= 0) generations[g->twin].twin = -1;
     g->handle = 0;
@@ -351,7 +346,6 @@ static void ended(generation *g, const realm_guest_event *e) {
         if (g->mode == REALM_MODE_PIPE && n >= (int32_t)g->base) put(&g->s, got + g->s.n, (uint32_t)n - g->s.n, false);
         c->s = g->s;
         check_tokens(c->handle, &c->s);
-        c->settling = g->mode == REALM_MODE_AHEAD; /* its end may have come before the cancel */
     }
     if (c) c->running = -1;
     g->context = -1;
@@ -424,10 +418,10 @@ static void steer(void) {
         g->confirmed = n;
         if (g->ended && n == seen) {
             show(&g->s, g->base);
-            if (g->context >= 0) { /* the engine takes note at its next step */
+            if (g->context >= 0) {
                 contexts[g->context].s = g->s;
                 contexts[g->context].running = -1;
-                contexts[g->context].settling = true;
+                check_tokens(contexts[g->context].handle, &g->s);
                 g->context = -1;
             }
             int32_t closed = realm_close(g->handle);
