@@ -31,14 +31,15 @@ REALM_WARN_UNUSED realm_status realm_api_open(realm_api **out, realm_runtime *rt
                                               realm_error *err);
 /* What realm_server_open wants. */
 realm_http_handler realm_api_handler(realm_api *api);
-/* For /metrics: whose connections to count. Borrowed, set once before traffic matters; NULL: none. */
+/* For /metrics: whose connections to count. Outlives the api; set once before traffic matters. */
 void realm_api_set_server(realm_api *api, const realm_server *server);
 /* What /ready says: 503 while starting (models are being loaded; a request for one that is not there yet is told to
  * come again) and while draining (so that balancers look elsewhere while exchanges end; who comes late with a request
  * that computes is refused). Any thread. SERVING at first. */
 typedef enum realm_api_state { REALM_API_SERVING, REALM_API_STARTING, REALM_API_DRAINING } realm_api_state;
 void realm_api_set_state(realm_api *api, realm_api_state state);
-/* After the server was closed. Joins the workers. NULL-safe. */
+/* After the server was stopped and before it is closed: a worker may still be writing /metrics. Joins the workers.
+ * NULL-safe. */
 void realm_api_close(realm_api *api);
 
 #endif

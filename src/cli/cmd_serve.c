@@ -328,9 +328,10 @@ int realm_cmd_serve(int argc, char **argv) {
 done:
     if (st == REALM_E_CANCELLED) st = REALM_OK; /* asked to stop before there was anything to drain */
     if (st != REALM_OK) status = realm_fail("serve", &err);
-    realm_server_close(s.server);
+    realm_server_stop(s.server);
     serve_models_close(s.models);
     realm_api_close(s.api);
+    realm_server_close(s.server);
     if (s.rt) realm_runtime_close(s.rt);
     serve_config_release(&s.config);
     realm_free(self);

@@ -146,9 +146,12 @@ REALM_WARN_UNUSED realm_status realm_server_open(realm_server **out, const realm
 const char *realm_server_address(const realm_server *s, size_t listener);
 /* Closes idle connections and lets exchanges end; true once none is left, false at the deadline (monotonic). Who
  * connects from then on is late (realm_exchange_is_late): its exchanges are the handler's to refuse, and nobody waits
- * for them to end. Listeners are closed by realm_server_close. Any thread that is not one of the server's. */
+ * for them to end. Listeners are closed by realm_server_stop. Any thread that is not one of the server's. */
 bool realm_server_drain(realm_server *s, uint64_t deadline_ns);
-/* Ends every exchange (on_close, not complete) and the threads. NULL-safe. */
+/* Ends every exchange (on_close, not complete) and the threads: the handler is not called any more, and nothing is left
+ * of the server but its numbers. Twice is once; NULL-safe. */
+void realm_server_stop(realm_server *s);
+/* Stops it. Nobody may look at its numbers any more. NULL-safe. */
 void realm_server_close(realm_server *s);
 
 typedef struct realm_server_stats {

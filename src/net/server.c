@@ -501,15 +501,25 @@ bool realm_server_drain(realm_server *s, uint64_t deadline_ns) {
     return true;
 }
 
-void realm_server_close(realm_server *s) {
+void realm_server_stop(realm_server *s) {
     if (!s) return;
     command(s, IO_STOP);
-    for (unsigned k = 0; k < s->n_threads; k++)
-        if (s->threads[k].running) pthread_join(s->threads[k].thread, NULL);
     for (unsigned k = 0; k < s->n_threads; k++) {
         io_thread *t = &s->threads[k];
-        for (size_t i = 0; i < REALM_LISTENERS_MAX; i++)
+        if (t->running) pthread_join(t->thread, NULL);
+        t->running = false;
+        for (size_t i = 0; i < REALM_LISTENERS_MAX; i++) {
             if (t->listeners[i].fd >= 0) close(t->listeners[i].fd);
+            t->listeners[i].fd = -1;
+        }
+    }
+}
+
+void realm_server_close(realm_server *s) {
+    if (!s) return;
+    realm_server_stop(s);
+    for (unsigned k = 0; k < s->n_threads; k++) {
+        io_thread *t = &s->threads[k];
         if (t->epoll_fd >= 0) close(t->epoll_fd);
         if (t->wake_fd >= 0) close(t->wake_fd);
         if (t->spare_fd >= 0) close(t->spare_fd);

@@ -62,8 +62,9 @@ static int setup(void **state) {
 /* Whatever a test did, nothing of it may be left. */
 static int teardown(void **state) {
     (void)state;
-    realm_server_close(S.server);
+    realm_server_stop(S.server);
     realm_api_close(S.api);
+    realm_server_close(S.server);
     assert_int_equal(F.requests, 0);
     assert_int_equal(F.tenants, 0);
     assert_int_equal(F.held, 0);
@@ -1212,6 +1213,17 @@ static void failed_streams_are_timed(void **state) {
     done(&r);
 }
 
+/* A worker that counts connections is not awaited by the server. */
+static void metrics_while_the_server_stops(void **state) {
+    (void)state;
+    F.hold = 1;
+    int fd = begin(REALM_API_ADMIN, "GET", "/metrics", NULL, NULL);
+    wait_for(&F.counted, 1);
+    realm_server_stop(S.server);
+    F.hold = 0;
+    close(fd);
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 int main(void) {
     const struct CMUnitTest tests[] = {
@@ -1239,6 +1251,7 @@ int main(void) {
         TEST(models_and_usage),
         TEST(metrics),
         TEST(failed_streams_are_timed),
+        TEST(metrics_while_the_server_stops),
     };
     realm_log_configure(REALM_LOG_INFO, keep_line, NULL);
     return cmocka_run_group_tests(tests, NULL, NULL);
