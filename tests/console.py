@@ -12,6 +12,7 @@ import os
 import pathlib
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -156,4 +157,5 @@ def main(args):
     return 1 if failed or not ran else 0
 
 
+signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # folders go, also when time is up
 sys.exit(main(sys.argv[1:]))

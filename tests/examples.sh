@@ -41,6 +41,8 @@ else
     passed=$((passed + 1))
 fi
 dest=$(mktemp -d)
+trap 'rm -rf "$dest"' EXIT
+trap 'exit 143' TERM
 lib=$dest/opt/realm/lib
 flags() { PKG_CONFIG_SYSROOT_DIR=$dest PKG_CONFIG_PATH=$lib/pkgconfig pkg-config "$@" realm; }
 if make -s install DESTDIR="$dest" PREFIX=/opt/realm BUILD="$build" >/dev/null &&
@@ -53,6 +55,5 @@ else
     echo "an installation does not build and run examples/paris.c, with the shared or with the static library"
     failed=$((failed + 1))
 fi
-rm -rf "$dest"
 echo "$passed passed, $failed failed"
 [ "$failed" -eq 0 ]

@@ -200,6 +200,14 @@ static int usage(void) {
     return 2;
 }
 
+/* As a server has them: store, ledger and compiled programs on disk. Goes also where the bench cannot go on. */
+static char state_dir[] = "/tmp/realm-bench-XXXXXX";
+static void remove_state(void) {
+    char command[64];
+    snprintf(command, sizeof command, "rm -rf '%s'", state_dir);
+    if (system(command)) fprintf(stderr, "bench-tenants: %s is left\n", state_dir);
+}
+
 int main(int argc, char **argv) {
     if (argc == 5 && !strcmp(argv[2], "compile-child")) realm_sandbox_compile_child(argc - 3, argv + 3);
     const char *part = NULL;
@@ -220,9 +228,8 @@ int main(int argc, char **argv) {
     if (sandbox) bench_sandbox();
     realm_error err = {0};
     bench b = {.path = argv[1]};
-    char state[] = "/tmp/realm-bench-XXXXXX",
-         command[64]; /* as a server: store, ledger and compiled programs on disk */
-    realm_runtime_config config = {.state_dir = mkdtemp(state), .compiler_path = "/proc/self/exe"};
+    realm_runtime_config config = {.state_dir = mkdtemp(state_dir), .compiler_path = "/proc/self/exe"};
+    (void)atexit(remove_state);
     if (realm_runtime_open(&b.rt, &config, &err) ||
         realm_runtime_add_model(b.rt, "model", argv[1], NULL, NULL, NULL, &err))
         die("open", &err);
@@ -233,8 +240,6 @@ int main(int argc, char **argv) {
     if (scale) bench_scale(&b);
     realm_served_release(model);
     realm_runtime_close(b.rt);
-    snprintf(command, sizeof command, "rm -rf '%s'", state);
-    if (system(command)) fprintf(stderr, "bench-tenants: %s is left\n", state);
     (void)report_close(); /* goals that are missed are marked; a bench does not fail */
     return 0;
 }

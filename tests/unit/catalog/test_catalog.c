@@ -21,9 +21,10 @@
 #include "catalog/http.h"
 #include "crypto/crypto.h"
 #include "gguf/gguf.h"
+#include "support/scratch.h"
 
 static http_server web;
-static char dir[64], sha[65];
+static char dir[SCRATCH_MAX], sha[65];
 static void *model;
 static size_t model_len;
 
@@ -62,8 +63,8 @@ static void make_model(void) {
 static int begin(void **state) {
     (void)state;
     if (!model) make_model();
-    snprintf(dir, sizeof dir, "/tmp/realm-catalog-XXXXXX");
-    assert_non_null(mkdtemp(dir));
+    snprintf(dir, sizeof dir, "catalog");
+    assert_non_null(scratch_dir(dir));
     http_start(&web);
     http_tell(&web, body, model);
     http_tell(&web, len, model_len);

@@ -13,15 +13,16 @@
 #include <cmocka.h>
 
 #include "realm/realm.h"
+#include "support/scratch.h"
 #include "support/tiny_model.h"
 
-static char tiny_path[] = "/tmp/realm-test-embed-XXXXXX";
+static char tiny_path[SCRATCH_MAX] = "test-embed";
 static realm *r;
 
 static int open_all(void **state) {
     (void)state;
     tiny_model *file = tiny_make(&tiny_llama);
-    int fd = mkstemp(tiny_path);
+    int fd = scratch_file(tiny_path);
     bool ok = fd >= 0 && write(fd, file->file, file->file_len) == (ssize_t)file->file_len;
     if (fd >= 0) close(fd);
     tiny_free(file);

@@ -1,6 +1,7 @@
 /* The pool by itself: where pages go when memory for them fails, whose pages make room for whom, what is counted. */
 #include "engine/pages.h"
 #include "support/engine_run.h"
+#include "support/scratch.h"
 
 typedef struct fixture {
     engine_run r; /* for its backend and model; the engine is idle */
@@ -136,9 +137,9 @@ static void whose_pages_go(void **state) {
 
 /* Puts a file behind the pool's memory for pages. */
 static void open_file(fixture *f, uint32_t memory_pages, uint32_t file_pages) {
-    char dir[] = "/tmp/realm-pages-XXXXXX";
+    char dir[SCRATCH_MAX] = "pages";
     realm_spill_release(&f->p.spill);
-    assert_non_null(mkdtemp(dir));
+    assert_non_null(scratch_dir(dir));
     assert_int_equal(realm_spill_init(&f->p.spill, &f->p.mu, f->p.page_bytes, memory_pages * f->p.page_bytes, dir,
                                       file_pages * f->p.page_bytes, NULL),
                      REALM_OK);

@@ -5,6 +5,7 @@
 
 #include "engine/internal.h"
 #include "support/oracle.h"
+#include "support/scratch.h"
 
 static const uint8_t secret_a[REALM_CACHE_SECRET_BYTES] = "the secret of tenant a", secret_b[32] = "tenant b's secret";
 static oracle truth;
@@ -317,8 +318,8 @@ static void idle_contexts_leave(void **state) {
         bool damage, cut;
     } rooms[] = {{100, 0, false, false}, {4, 100, false, false}, {0, 0, false, false},
                  {0, 5, false, false},   {0, 100, true, false},  {0, 100, false, true}};
-    char dir[] = "/tmp/realm-test-spill-XXXXXX";
-    assert_non_null(mkdtemp(dir));
+    char dir[SCRATCH_MAX] = "test-spill";
+    assert_non_null(scratch_dir(dir));
     static realm_token want[N][LEN + 20];
     for (size_t k = 0; k < REALM_ARRAY_LEN(rooms); k++) {
         engine_run r;
@@ -519,12 +520,12 @@ static void others_go_on_without_the_disk(void **state) {
     (void)state;
     enum { N = 5, LEN = 158, SMALL = 20 };
     engine_run r;
-    char dir[] = "/tmp/realm-test-spill-XXXXXX";
+    char dir[SCRATCH_MAX] = "test-spill";
     static realm_token want[N][LEN + 2], small[SMALL + 8];
     static consumer waits;
     standstill s = {0};
     realm_context *c[N], *d;
-    assert_non_null(mkdtemp(dir));
+    assert_non_null(scratch_dir(dir));
     engine_run_open(&r, &tiny_llama, &(realm_engine_config){.kv_bytes = 12 * page_bytes(), .spill_dir = dir});
     oracle_open_tiny(&truth, r.file);
     fill_prompt(small, SMALL, 9);

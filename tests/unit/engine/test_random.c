@@ -5,6 +5,7 @@
 
 #include "support/oracle.h"
 #include "support/random.h"
+#include "support/scratch.h"
 
 #define CONTEXTS 12u
 #define OPS 200u
@@ -96,8 +97,8 @@ static void random_operations(void **state) {
     static model_context m[CONTEXTS];
     const uint64_t bytes = page_bytes();
     uint64_t cached = 0;
-    char dir[] = "/tmp/realm-test-random-XXXXXX";
-    assert_non_null(mkdtemp(dir));
+    char dir[SCRATCH_MAX] = "test-random";
+    assert_non_null(scratch_dir(dir));
     for (unsigned seed = 1; seed <= 4; seed++) {
         engine_run r;
         realm_account *a[2];

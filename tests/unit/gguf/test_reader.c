@@ -14,6 +14,7 @@
 #include "base/file.h"
 #include "gguf/bytes.h"
 #include "gguf/walk.h"
+#include "support/scratch.h"
 
 static realm_gguf *open_file(const char *path) {
     realm_gguf *g = NULL;
@@ -265,9 +266,9 @@ static void memory_must_be_aligned(void **state) {
 /* Nothing that is no regular file is opened, waited for or read without end. */
 static void other_kinds_of_file_are_refused(void **state) {
     (void)state;
-    char dir[] = "/tmp/realm-gguf-XXXXXX", fifo[64], empty[64];
+    char dir[SCRATCH_MAX] = "gguf", fifo[SCRATCH_MAX + 8], empty[SCRATCH_MAX + 8];
     realm_gguf *g = NULL;
-    assert_non_null(mkdtemp(dir));
+    assert_non_null(scratch_dir(dir));
     (void)snprintf(fifo, sizeof fifo, "%s/fifo", dir);
     (void)snprintf(empty, sizeof empty, "%s/empty", dir);
     assert_int_equal(mkfifo(fifo, 0600), 0);
@@ -297,11 +298,11 @@ static void other_kinds_of_file_are_refused(void **state) {
 /* CVE-2025-49847 with the bytes really there: a token longer than an int counts. The file is sparse. */
 static void a_token_of_2_gib_is_refused(void **state) {
     (void)state;
-    char path[] = "/tmp/realm-gguf-XXXXXX";
+    char path[SCRATCH_MAX] = "gguf";
     bytes b = {0};
     realm_gguf *g = NULL;
     realm_error err = {0};
-    int fd = mkstemp(path);
+    int fd = scratch_file(path);
     assert_true(fd >= 0);
     b_header(&b, 0, 1);
     b_array(&b, "tokenizer.ggml.tokens", REALM_GGUF_STRING, 1);

@@ -9,6 +9,7 @@
 #include <cmocka.h>
 
 #include "gguf/walk.h"
+#include "support/scratch.h"
 
 static const float norm[8] = {1, 2, 3, 4, 5, 6, 7, 8};
 
@@ -86,11 +87,11 @@ static void what_is_written_is_read_back(void **state) {
 
 static void a_saved_file_opens(void **state) {
     (void)state;
-    char path[] = "/tmp/realm-gguf-XXXXXX";
+    char path[SCRATCH_MAX] = "gguf";
     realm_gguf_writer *w;
     realm_gguf *g;
     realm_error err = {0};
-    int fd = mkstemp(path);
+    int fd = scratch_file(path);
     assert_true(fd >= 0);
     close(fd);
     assert_int_equal(realm_gguf_writer_open(&w, 3, 32, &err), REALM_OK);

@@ -19,11 +19,12 @@
 #include "pipeline/pipeline.h"
 #include "sandbox/sandbox.h"
 #include "support/request.h"
+#include "support/scratch.h"
 #include "support/tiny_model.h"
 
 static realm_runtime *rt;
 static realm_tenant *tenant;
-static char dir[] = "/tmp/realm-pipeline-XXXXXX";
+static char dir[SCRATCH_MAX] = "pipeline";
 
 /* cmocka takes the fault signals for itself in every test; programs' traps need Wasmtime's handlers. */
 static const int FAULTS[] = {SIGSEGV, SIGILL, SIGFPE, SIGBUS};
@@ -389,13 +390,13 @@ static void test_the_tenants_limits_hold(void **state) {
 static int begin(void) {
     realm_error err = {0};
     realm_tenant_row row;
-    char path[64];
+    char path[SCRATCH_MAX + 16];
     realm_runtime_config config = {
         .compiler_path = "/proc/self/exe", .n_workers = 2, .max_instances = 64, .n_threads = 1};
     realm_model_config model = {.engine = {.n_ctx = 512, .max_generations = 16},
                                 .chat_template = "{% for m in messages %}{{ 'S:' if m.role == 'system' else 'U:' }}"
                                                  "{{ m.content }}|{% endfor %}A:"};
-    if (!mkdtemp(dir) || realm_runtime_open(&rt, &config, &err)) return fprintf(stderr, "%s\n", err.text), 1;
+    if (!scratch_dir(dir) || realm_runtime_open(&rt, &config, &err)) return fprintf(stderr, "%s\n", err.text), 1;
     for (int i = 1; i <= 2; i++) {
         tiny_spec spec = tiny_llama;
         spec.seed = (uint64_t)i;

@@ -4,9 +4,10 @@
 #include <sys/stat.h>
 
 #include "fixture.h"
+#include "support/scratch.h"
 
 static realm_sandbox *box;
-static char dir[] = "/tmp/realm-test-programs-XXXXXX";
+static char dir[SCRATCH_MAX] = "test-programs";
 
 static void refuse(realm_sandbox *s, const void *wasm, size_t len, const realm_program_limits *l, realm_status status,
                    const char *text) {
@@ -465,7 +466,7 @@ static void remove_tree(void) {
 
 int main(int argc, char **argv) {
     if (argc == 5 && !strcmp(argv[2], "compile-child")) realm_sandbox_compile_child(argc - 3, argv + 3);
-    if (!mkdtemp(dir)) return 1;
+    if (!scratch_dir(dir)) return 1;
     box = open_sandbox(1, 8, NULL);
     faults_remember();
     const struct CMUnitTest tests[] = {

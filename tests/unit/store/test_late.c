@@ -19,8 +19,9 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "store/db.h"
+#include "support/scratch.h"
 
-static char dir[64];
+static char dir[SCRATCH_MAX];
 static int64_t tenant;
 
 static realm_store *open_store(void) {
@@ -33,8 +34,8 @@ static realm_store *open_store(void) {
 static int make_dir(void **state) {
     (void)state;
     realm_tenant_row row;
-    snprintf(dir, sizeof dir, "/tmp/realm-late-XXXXXX");
-    if (!mkdtemp(dir)) return -1;
+    snprintf(dir, sizeof dir, "late");
+    if (!scratch_dir(dir)) return -1;
     realm_store *s = open_store();
     realm_status made = realm_store_tenant_create(s, "one", NULL, NULL, 0, &row, NULL);
     realm_store_close(s);

@@ -18,13 +18,14 @@
 #include "base/clock.h"
 #include "base/file.h"
 #include "store/db.h"
+#include "support/scratch.h"
 
-static char dir[64];
+static char dir[SCRATCH_MAX];
 
 static int make_dir(void **state) {
     (void)state;
-    snprintf(dir, sizeof dir, "/tmp/realm-store-XXXXXX");
-    return mkdtemp(dir) ? 0 : -1;
+    snprintf(dir, sizeof dir, "store");
+    return scratch_dir(dir) ? 0 : -1;
 }
 
 static int remove_dir(void **state) {

@@ -27,6 +27,7 @@
 #include "base/log.h"
 #include "base/thread.h"
 #include "support/request.h"
+#include "support/scratch.h"
 #include "support/tiny_model.h"
 #include "tenant/run.h"
 #include "tenant/tenant.h"
@@ -37,7 +38,7 @@ static realm_runtime *rt;
 static uint64_t program_bytes; /* of realm_runtime_config; set it before open_runtime */
 static const char *state_dir;  /* NULL: tenants live in memory. Set before open_runtime */
 static realm_engine_config tiny_engine = {.n_ctx = 256, .max_generations = 16}; /* likewise */
-static char tiny_path[] = "/tmp/realm-test-host-XXXXXX";
+static char tiny_path[SCRATCH_MAX] = "test-host";
 
 /* cmocka takes the fault signals for itself in every test; programs' traps need Wasmtime's handlers. */
 static const int FAULTS[] = {SIGSEGV, SIGILL, SIGFPE, SIGBUS};
@@ -177,7 +178,7 @@ __attribute__((unused)) static void expect_ok(const client *c) {
 static void write_model(void) {
     realm_error err = {0};
     tiny_model *m = tiny_make(&tiny_llama);
-    int fd = access(tiny_path, F_OK) == 0 ? -1 : mkstemp(tiny_path); /* the runtime may be opened again */
+    int fd = access(tiny_path, F_OK) == 0 ? -1 : scratch_file(tiny_path); /* the runtime may be opened again */
     if (fd >= 0) close(fd);
     if (realm_file_replace(tiny_path, m->file, m->file_len, 0600, &err)) exit(1);
     tiny_free(m);

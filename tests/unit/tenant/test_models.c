@@ -7,8 +7,8 @@
 #include <fcntl.h>
 #include <sys/stat.h>
 
-static char dir[] = "/tmp/realm-test-models-XXXXXX";
-static char other_path[] = "/tmp/realm-test-other-XXXXXX";
+static char dir[SCRATCH_MAX] = "test-models";
+static char other_path[SCRATCH_MAX] = "test-other";
 
 /* {"op":..., "id":..., "image": hex} */
 static char *request_text(const char *op, int id, const void *file, size_t len) {
@@ -376,7 +376,7 @@ static void await_removal(const char *path) {
 static void removing_holds_up_nobody(void **state) {
     (void)state;
     client c;
-    char path[2][64], file[256];
+    char path[2][SCRATCH_MAX + 32], file[256];
     realm_tenant_row row;
     realm_store *store = realm_runtime_store(rt);
     tiny_model *m = image_of(61);
@@ -446,12 +446,12 @@ static void kept_and_swept(void **state) {
 
 static int open_all(void) {
     realm_error err = {0};
-    if (!mkdtemp(dir)) return 1;
+    if (!scratch_dir(dir)) return 1;
     state_dir = dir;
     if (open_runtime()) return 1;
     tiny_model *m = image_of(2);
     realm_model_config config = {.engine = {.n_ctx = 256, .max_generations = 16}};
-    int fd = mkstemp(other_path);
+    int fd = scratch_file(other_path);
     close(fd);
     if (realm_file_replace(other_path, m->file, m->file_len, 0600, &err) ||
         realm_runtime_add_model(rt, "other", other_path, &config, NULL, NULL, &err)) {

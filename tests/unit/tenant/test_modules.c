@@ -62,12 +62,12 @@ static bool one_line(const char *text) { return text[0] && !strchr(text, '\n'); 
 static void test_modules(void **state) {
     unsigned long n = number("REALM_MODULES", MODULES_DEFAULT), seed = number("REALM_SEED", 1);
     unsigned long refused = 0, returned = 0, ended = 0;
-    char path[] = "/tmp/realm-test-modules-XXXXXX", command[1024];
+    char path[SCRATCH_MAX] = "test-modules", command[1024];
     static unsigned char wasm[MODULE_MAX];
     realm_tenant *t[AT_ONCE];
     held before = {0};
     (void)state;
-    int fd = mkstemp(path);
+    int fd = scratch_file(path);
     if (fd < 0) fail_msg("%s", path);
     close(fd);
     write_imports(path);

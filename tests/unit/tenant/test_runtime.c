@@ -18,13 +18,14 @@
 #include "sandbox/sandbox.h"
 #include "support/model_run.h"
 #include "support/request.h"
+#include "support/scratch.h"
 #include "tenant/tenant.h"
 
 #define QUESTION "[{\"role\":\"user\",\"content\":\"What is the capital of France? Answer in one sentence.\"}]"
 #define ANSWER "The capital of France is Paris."
 
 static realm_runtime *rt;
-static char state_dir[64];
+static char state_dir[SCRATCH_MAX];
 
 typedef struct asked { /* one run and what came of it */
     realm_tenant *tenant;
@@ -158,8 +159,8 @@ static void ledger_equals_engine(void) {
 static int open_runtime(void **state) {
     (void)state;
     realm_error err = {0};
-    snprintf(state_dir, sizeof state_dir, "/tmp/realm-tenant-XXXXXX");
-    if (!mkdtemp(state_dir)) return -1;
+    snprintf(state_dir, sizeof state_dir, "tenant");
+    if (!scratch_dir(state_dir)) return -1;
     realm_log_configure(REALM_LOG_ERROR, NULL, NULL);
     /* The thread sanitizer leaves no address space for many instances. */
     realm_runtime_config rc = {.state_dir = state_dir, .compiler_path = "/proc/self/exe", .max_instances = 64};

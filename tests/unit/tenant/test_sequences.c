@@ -11,7 +11,7 @@
 
 static unsigned n_programs = 36, n_operations = 400, first_seed = 1;
 static oracle truth;
-static char dir[] = "/tmp/realm-test-sequences-XXXXXX";
+static char dir[SCRATCH_MAX] = "test-sequences";
 
 static const struct { /* what is different from the defaults */
     const char *name, *limits[6];
@@ -257,7 +257,7 @@ int main(int argc, char **argv) {
     n_operations = setting("REALM_OPERATIONS", n_operations);
     first_seed = setting("REALM_SEED", first_seed);
     const uint64_t bytes = page_bytes();
-    state_dir = mkdtemp(dir);
+    state_dir = scratch_dir(dir);
     tiny_engine.kv_bytes = 30 * bytes;
     tiny_engine.spill_bytes = 8 * bytes;
     tiny_engine.spill_dir = state_dir;

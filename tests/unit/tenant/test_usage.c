@@ -255,10 +255,10 @@ static void tenants_in_numbers(void **state) {
 }
 
 int main(int argc, char **argv) {
-    static char dir[] = "/tmp/realm-test-usage-XXXXXX";
-    char remove[64];
+    static char dir[SCRATCH_MAX] = "test-usage";
+    char remove[SCRATCH_MAX + 16];
     if (is_compiler(argc, argv)) return compile(argv);
-    state_dir = mkdtemp(dir);
+    state_dir = scratch_dir(dir);
     if (!state_dir || open_runtime()) return 1;
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(programs_are_charged_however_they_end),

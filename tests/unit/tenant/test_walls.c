@@ -4,7 +4,7 @@
 #include "tenant/client.h"
 #include "tenant/internal.h"
 
-static char wide_path[] = "/tmp/realm-test-wide-XXXXXX";
+static char wide_path[SCRATCH_MAX] = "test-wide";
 
 /* ---- jobs that wait ---- */
 
@@ -219,7 +219,7 @@ static int add_wide(void) {
     spec.n_ctx = 65536;
     spec.ff = 20000;
     tiny_model *m = tiny_make(&spec);
-    int fd = mkstemp(wide_path);
+    int fd = scratch_file(wide_path);
     if (fd >= 0) close(fd);
     realm_status st = realm_file_replace(wide_path, m->file, m->file_len, 0600, &err);
     if (!st) st = realm_runtime_add_model(rt, "wide", wide_path, &config, NULL, NULL, &err);
