@@ -10,6 +10,7 @@
  *     after a wake-up the worker runs the callback again on its own stack (realm_call_run) and resumes the fiber only
  *     when it is DONE: a wake-up that changes nothing costs no switch.
  *        MOVE    -> TODO again: on a lender's thread, which hands the instance to a worker
+ *        LONG    -> TODO again: on any other than a thread for long calls, which gets the instance (long.c)
  *
  * While the program is suspended its memory cannot grow or move, so the address taken at the start of an asynchronous
  * call stays right until the program runs again; synchronous calls look it up at first use.
@@ -24,6 +25,7 @@
 void *realm_call_user(const realm_call *call) { return call->instance->params.user; }
 realm_instance *realm_call_instance(const realm_call *call) { return call->instance; }
 bool realm_call_lent(const realm_call *call) { return call->instance->lender; }
+bool realm_call_may_be_long(const realm_call *call) { return call->instance->long_call; }
 
 bool realm_call_defer(const realm_call *call, void (*fn)(void *user), void *user) {
     realm_lender *l = call->instance->lender;
@@ -186,7 +188,7 @@ static wasm_trap_t *sync_entry(void *env, wasmtime_caller_t *caller, wasmtime_va
         return NULL;
     }
     if (r == REALM_CALL_EXIT) note_exit(c);
-    if (r == REALM_CALL_SUSPEND || r == REALM_CALL_MOVE)
+    if (r == REALM_CALL_SUSPEND || r == REALM_CALL_MOVE || r == REALM_CALL_LONG)
         realm_call_fail(c, "%s.%s may not suspend", im->module, im->name);
     return make_trap(c->instance);
 }
@@ -195,9 +197,10 @@ static wasm_trap_t *sync_entry(void *env, wasmtime_caller_t *caller, wasmtime_va
 
 static void settle(realm_call *c, realm_call_result r) {
     c->outcome = r;
-    c->phase = r == REALM_CALL_SUSPEND ? REALM_CALL_WAITING
-               : r == REALM_CALL_MOVE  ? REALM_CALL_TODO
-                                       : REALM_CALL_FINISHED;
+    c->instance->long_call = r == REALM_CALL_LONG;
+    c->phase = r == REALM_CALL_SUSPEND                          ? REALM_CALL_WAITING
+               : (r == REALM_CALL_MOVE || r == REALM_CALL_LONG) ? REALM_CALL_TODO
+                                                                : REALM_CALL_FINISHED;
 }
 
 void realm_call_run(realm_call *c) {
@@ -238,7 +241,8 @@ static void async_entry(void *env, wasmtime_caller_t *caller, const wasmtime_val
     memset(c->state, 0, sizeof c->state);
     find_memory(c);
     c->caller = NULL;
-    if (im->flags & REALM_IMPORT_OFF_FIBER || c->instance->away ||
+    c->instance->long_call = realm_instance_expects_long(c->instance);
+    if (c->instance->long_call || im->flags & REALM_IMPORT_OFF_FIBER || c->instance->away ||
         (c->instance->lender && !(im->flags & REALM_IMPORT_BRIEF)))
         c->phase = REALM_CALL_TODO;
     else

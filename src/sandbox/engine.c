@@ -157,6 +157,7 @@ realm_status realm_sandbox_open(realm_sandbox **out, const realm_sandbox_config 
     realm_mutex_init(&s->programs_mu, REALM_RANK_LEAF);
     realm_mutex_init(&s->instances_mu, REALM_RANK_LEAF);
     realm_mutex_init(&s->ready_mu, REALM_RANK_LEAF);
+    realm_mutex_init(&s->long_mu, REALM_RANK_LEAF);
     realm_mutex_init(&s->idle.mu, REALM_RANK_LEAF);
     realm_mutex_init(&s->porters.mu, REALM_RANK_LEAF);
     sem_init(&s->idle.sem, 0, 0);
@@ -166,6 +167,7 @@ realm_status realm_sandbox_open(realm_sandbox **out, const realm_sandbox_config 
     realm_cond_init(&s->ready.cond);
     realm_cond_init(&s->empty_cond);
     realm_cond_init(&s->timer_cond);
+    realm_cond_init(&s->long_cond);
     s->imports = config->imports;
     s->n_imports = config->n_imports;
     s->abi_major = config->abi_major;
@@ -230,6 +232,7 @@ void realm_sandbox_close(realm_sandbox *s) {
     realm_sched_stop(s);
     if (s->linker) wasmtime_linker_delete(s->linker);
     if (s->engine) wasm_engine_delete(s->engine);
+    realm_cond_destroy(&s->long_cond);
     realm_cond_destroy(&s->timer_cond);
     realm_cond_destroy(&s->empty_cond);
     realm_cond_destroy(&s->ready.cond);
@@ -238,6 +241,7 @@ void realm_sandbox_close(realm_sandbox *s) {
     sem_destroy(&s->idle.sem);
     realm_mutex_destroy(&s->porters.mu);
     realm_mutex_destroy(&s->idle.mu);
+    realm_mutex_destroy(&s->long_mu);
     realm_mutex_destroy(&s->ready_mu);
     realm_mutex_destroy(&s->instances_mu);
     realm_mutex_destroy(&s->programs_mu);

@@ -58,7 +58,10 @@ void realm_instance_wake(realm_instance *i) {
 void realm_instance_kill(realm_instance *i, realm_status why) {
     int none = 0;
     atomic_compare_exchange_strong(&i->kill, &none, (int)why); /* the first reason counts */
-    if (!realm_background_kill(i->sandbox, i)) realm_instance_wake(i);
+    if (realm_long_withdraw(i->sandbox, i))
+        realm_sched_push(i->sandbox, i);
+    else if (!realm_background_kill(i->sandbox, i))
+        realm_instance_wake(i);
 }
 
 void realm_instance_cancel(realm_instance *i) {
@@ -493,14 +496,25 @@ static progress next_step(realm_instance *i) {
 /* A lender leaves it to a worker. */
 static bool must_move(const realm_instance *i) { return i->lender && !(i->call.import->flags & REALM_IMPORT_BRIEF); }
 
+bool realm_instance_expects_long(realm_instance *i) {
+    if (i->call.import != i->long_import || i->long_left == 0) return false;
+    i->long_left--;
+    return true;
+}
+
 /* The callback of the open call. One that took longer than the program may is the program's last. */
 static void run_call(realm_instance *i) {
+    const uint64_t from = realm_clock_ns();
     if (!(i->call.import->flags & REALM_IMPORT_BRIEF) || !has_brief_record(i))
-        measure_by_thread(i, realm_clock_ns() - i->slice_start_ns);
+        measure_by_thread(i, from - i->slice_start_ns);
     realm_call_run(&i->call);
-    if (i->call.phase == REALM_CALL_FINISHED && i->call.outcome == REALM_CALL_DONE &&
-        realm_clock_ns() - i->slice_start_ns >= REALM_TICK_NS && over_cpu_limit(i, slice_cpu(i)))
-        i->call.outcome = REALM_CALL_TRAP;
+    if (i->call.phase != REALM_CALL_FINISHED || i->call.outcome != REALM_CALL_DONE) return;
+    const uint64_t now = realm_clock_ns();
+    if (now - from >= REALM_LONG_NS) {
+        i->long_import = i->call.import;
+        i->long_left = REALM_LONG_CALLS;
+    }
+    if (now - i->slice_start_ns >= REALM_TICK_NS && over_cpu_limit(i, slice_cpu(i))) i->call.outcome = REALM_CALL_TRAP;
 }
 
 static progress advance(realm_instance *i) {
@@ -536,15 +550,16 @@ static progress advance(realm_instance *i) {
         }
         if (!killed && (i->call.phase == REALM_CALL_WAITING || i->call.phase == REALM_CALL_TODO)) {
             if (must_move(i)) return AGAIN;
+            const bool was_long = i->long_call;
             run_call(i);
             if (i->call.phase == REALM_CALL_WAITING) return WAIT;
-            if (i->call.phase == REALM_CALL_TODO) return AGAIN; /* its callback wants a worker */
+            if (i->call.phase == REALM_CALL_TODO || was_long) return AGAIN; /* its callback, or code, is for others */
         }
         if (i->background && realm_instance_is_code(i)) return AGAIN; /* for an idle worker */
         if (wasmtime_call_future_poll(i->future)) return next_step(i);
     }
     switch (i->call.phase) {
-    case REALM_CALL_TODO: return GO_ON;
+    case REALM_CALL_TODO: return i->long_call ? AGAIN : GO_ON;
     case REALM_CALL_WAITING: return WAIT;
     default: return AGAIN; /* the epoch put it back */
     }
@@ -560,6 +575,7 @@ void realm_instance_run(realm_instance *i, realm_lender *lender) {
     realm_sandbox *s = i->sandbox;
     atomic_store(&i->state, REALM_INST_RUNNING);
     i->lender = lender;
+    const bool on_worker = !lender && !i->long_call;
     bool may_go_on = !i->away || take_back(i);
     slice_begin(i);
     for (;;) {
@@ -590,7 +606,7 @@ void realm_instance_run(realm_instance *i, realm_lender *lender) {
             i->wake_cpu_ns = used; /* it did not wait */
             i->background = background;
             const atomic_uint *others = background ? &s->porters.n : &s->ready.n;
-            if (!lender && atomic_load_explicit(others, memory_order_relaxed) == 0) {
+            if (on_worker && atomic_load_explicit(others, memory_order_relaxed) == 0) {
                 atomic_store(&i->state, REALM_INST_RUNNING);
                 slice_begin(i);
                 continue;

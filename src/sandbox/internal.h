@@ -3,6 +3,7 @@
  *   engine.c    configuration of Wasmtime, the linker, opening and closing
  *   sched.c     workers and lenders, ready queue, clock thread
  *   background.c  programs in debt: idle workers, porters
+ *   long.c      host calls that take long, in turns of owners
  *   instance.c  one instance from start to end
  *   call.c      host calls: what an import's callback sees
  *   program.c   modules to programs
@@ -11,9 +12,9 @@
  *   module.c    sections of a module (module.h)
  *
  * Locks (all of rank LEAF, never two at once): `programs_mu` guards the list of programs, `instances_mu` the list of
- * instances, `ready_mu` the ready queue, `timer_mu` the heap of deadlines and the clock thread's sleep, `mu` of an
- * inbox what those who take from it share. An idle worker takes none of them but that of its own inbox, which idle
- * workers alone take: it may lose its processor for seconds, whatever it holds.
+ * instances, `ready_mu` the ready queue, `long_mu` the turns of long calls, `timer_mu` the heap of deadlines and the
+ * clock thread's sleep, `mu` of an inbox what those who take from it share. An idle worker takes none of them but that
+ * of its own inbox, which idle workers alone take: it may lose its processor for seconds, whatever it holds.
  */
 #ifndef REALM_SANDBOX_INTERNAL_H
 #define REALM_SANDBOX_INTERNAL_H
@@ -25,6 +26,7 @@
 
 #include "base/alloc.h"
 #include "base/clock.h"
+#include "base/rota.h"
 #include "base/str.h"
 #include "base/thread.h"
 #include "crypto/crypto.h"
@@ -45,6 +47,8 @@
 /* Between two epochs while only instances run whose slices are brief (realm_instance_is_brief): the clock's thread
  * takes a processor from somebody each time. */
 #define REALM_SLOW_TICK_NS (4 * REALM_NS_PER_MS)
+#define REALM_LONG_NS (4 * REALM_NS_PER_MS) /* a host call that took so long is followed by others of the kind */
+#define REALM_LONG_CALLS 16u                /* so many */
 #define REALM_CODE_NS (4 * REALM_NS_PER_MS) /* CPU time after which an idle worker hands a program back */
 #define REALM_BRIEF_NS REALM_TICK_NS        /* longest slice that counts as brief */
 /* So many brief slices must follow one that was not, until an instance counts as brief: one that a worker ran, one that
@@ -129,6 +133,8 @@ struct realm_lender {
 };
 
 struct realm_instance {
+    realm_rota_item turn; /* long_mu; first */
+    bool waits_turn;      /* long_mu */
     realm_sandbox *sandbox;
     realm_program *program;
     realm_instance_params params;
@@ -166,23 +172,26 @@ struct realm_instance {
     char *answer;
     size_t answer_len;
     uint64_t prompt_at;
-    bool wake_set;                /* wake_ns was given a value */
-    bool background;              /* in debt */
-    _Atomic(realm_idler *) idler; /* AWAY: with whom */
-    bool away;                    /* an idle worker polls it, or did and nobody has looked at what came of it */
-    bool code_done;               /* the future was complete */
-    uint64_t away_cpu_ns;         /* thread time when it began; then, what it took */
-    int64_t credit_ns;            /* see REALM_SOFT_NS */
-    uint64_t credit_at_ns;        /* what was earned until then is in it */
-    uint64_t slice_start_ns;      /* since a worker took it */
-    uint64_t slice_cpu_ns;        /* thread time at the slice's first tick or long host call; 0 before */
-    uint64_t slice_head_ns;       /* what is charged for the time before that */
-    uint64_t wake_cpu_ns;         /* CPU time of earlier slices since the last wait */
-    uint64_t cpu_ns;              /* all */
-    uint64_t told_ns;             /* of that and the slice that runs, on_cpu was told */
-    uint64_t slow_ns;             /* in the background: with idle workers, and in the slices between */
-    bool slice_slow, ticked;      /* it began in the background; a tick came */
-    uint64_t spared_ns;           /* of the slice, what does not count against the credit */
+    bool wake_set;                   /* wake_ns was given a value */
+    bool background;                 /* in debt */
+    _Atomic(realm_idler *) idler;    /* AWAY: with whom */
+    bool away;                       /* an idle worker polls it, or did and nobody has looked at what came of it */
+    bool long_call;                  /* its call is for a thread for long calls, or runs there */
+    const realm_import *long_import; /* whose call took long; its next so many are taken to be long, too */
+    uint32_t long_left;
+    bool code_done;          /* the future was complete */
+    uint64_t away_cpu_ns;    /* thread time when it began; then, what it took */
+    int64_t credit_ns;       /* see REALM_SOFT_NS */
+    uint64_t credit_at_ns;   /* what was earned until then is in it */
+    uint64_t slice_start_ns; /* since a worker took it */
+    uint64_t slice_cpu_ns;   /* thread time at the slice's first tick or long host call; 0 before */
+    uint64_t slice_head_ns;  /* what is charged for the time before that */
+    uint64_t wake_cpu_ns;    /* CPU time of earlier slices since the last wait */
+    uint64_t cpu_ns;         /* all */
+    uint64_t told_ns;        /* of that and the slice that runs, on_cpu was told */
+    uint64_t slow_ns;        /* in the background: with idle workers, and in the slices between */
+    bool slice_slow, ticked; /* it began in the background; a tick came */
+    uint64_t spared_ns;      /* of the slice, what does not count against the credit */
     uint64_t start_ns;
     realm_error fail;   /* why the host ended it */
     bool exited;        /* it ended itself, with exit_value */
@@ -269,6 +278,13 @@ struct realm_sandbox {
     pthread_t *porter_threads;
     uint32_t n_idlers, n_porters; /* started */
 
+    realm_mutex long_mu;
+    realm_cond long_cond;
+    realm_rota long_turns;
+    pthread_t long_threads[REALM_ROTA_PLACES_MAX];
+    uint32_t n_long_threads;
+    bool long_stop;
+
     realm_mutex timer_mu;
     realm_cond timer_cond;
     realm_instance **heap; /* [1 .. n_heap], least key first */
@@ -317,6 +333,14 @@ void realm_background_push(realm_sandbox *s, realm_instance *i);
 /* After `kill` was set: false if it is neither ASIDE nor AWAY. */
 bool realm_background_kill(realm_sandbox *s, realm_instance *i);
 
+/* long.c */
+realm_status realm_long_start(realm_sandbox *s, realm_error *err);
+void realm_long_stop(realm_sandbox *s);
+/* Whoever has it: false if it was killed, and is to go on elsewhere. */
+bool realm_long_push(realm_sandbox *s, realm_instance *i);
+/* After `kill` was set: true if it waited for its turn; the caller has it now. */
+bool realm_long_withdraw(realm_sandbox *s, realm_instance *i);
+
 /* instance.c */
 /* Took it from the queue: a worker (lender NULL) or a lender. */
 void realm_instance_run(realm_instance *i, realm_lender *lender);
@@ -324,6 +348,8 @@ void realm_instance_run(realm_instance *i, realm_lender *lender);
 void realm_instance_run_code(realm_instance *i);
 /* Whoever has it: nothing but its own code comes next. */
 bool realm_instance_is_code(const realm_instance *i);
+/* When it makes a call: whether that is taken to be long. */
+bool realm_instance_expects_long(realm_instance *i);
 /* Whoever has it: it may run on a thread that is lent. */
 bool realm_instance_is_brief(const realm_instance *i);
 void realm_instance_kill(realm_instance *i, realm_status why);

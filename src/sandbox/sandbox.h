@@ -1,7 +1,7 @@
 /* sandbox/sandbox.h - WebAssembly programs: checked, compiled in a child process, run on fibers by a few workers.
  *
- *   sandbox    engine, import table, W workers and twice as many for programs in debt, one clock thread, the cache of
- *              compiled programs
+ *   sandbox    engine, import table, W workers, 2W for programs in debt, W + 1 for calls that take long,
+ *              one clock thread, the cache of compiled programs
  *   program    one checked and compiled module; reference counted, so that a tenant's program is swapped while
  *              instances of the old one still run
  *   instance   one running copy: own store, own linear memory, own fiber; thrown away at its end
@@ -57,7 +57,8 @@ typedef enum realm_call_result {
     REALM_CALL_SUSPEND, /* park the instance; the callback runs again, with the same arguments, when it is woken */
     REALM_CALL_TRAP,    /* ends the program; realm_call_fail gave the reason. For programming errors alone */
     REALM_CALL_EXIT,    /* ends the program as if its entry point had returned *result, wherever it is */
-    REALM_CALL_MOVE     /* a BRIEF import on a lender's thread alone: run the callback again on a worker */
+    REALM_CALL_MOVE,    /* a BRIEF import on a lender's thread alone: run the callback again on a worker */
+    REALM_CALL_LONG     /* an import with a flag, unless realm_call_may_be_long: run the callback again where it is */
 } realm_call_result;
 
 /* A host function. `args` holds one 64-bit value per parameter: integers and pointers zero-extended, floats as their
@@ -96,6 +97,8 @@ void *realm_call_memory(const realm_call *call, uint64_t ptr, uint64_t len);
 void realm_call_return(realm_call *call, uint64_t bits);
 /* Whether a lender's thread runs this, so that REALM_CALL_MOVE may be answered. */
 bool realm_call_lent(const realm_call *call);
+/* Whether this thread is for calls that take many milliseconds; elsewhere they answer REALM_CALL_LONG at once. */
+bool realm_call_may_be_long(const realm_call *call);
 /* False for the first run of the callback, true when it runs again after REALM_CALL_SUSPEND. */
 bool realm_call_resumed(const realm_call *call);
 /* 64 zeroed bytes, 8-aligned, that last from the first run of the callback to REALM_CALL_DONE. */
@@ -113,7 +116,7 @@ realm_call_result realm_call_fail(realm_call *call, const char *fmt, ...) REALM_
 /* ---- sandbox ----------------------------------------------------------------------------------------------------- */
 
 typedef struct realm_sandbox_config {
-    uint32_t n_workers;        /* of each of three kinds; 0: as many as cores, at most 8 */
+    uint32_t n_workers;        /* of each kind; 0: as many as cores, at most 8 */
     uint32_t max_instances;    /* queued, running or parked at once; at most 65536. 0: 1024, or fewer, down to 8, where
                                   there is no address space for so many */
     uint64_t max_memory_bytes; /* linear memory of any instance, whatever its own limit; 0: 4 GiB */
@@ -223,6 +226,7 @@ typedef struct realm_instance_result {
 
 typedef struct realm_instance_params {
     void *user;               /* realm_call_user, on_done, on_answer */
+    uint64_t owner;           /* whose it is: owners take turns with long calls */
     uint64_t memory_bytes;    /* linear memory; 0: the sandbox's maximum */
     uint64_t cpu_ms_per_wake; /* CPU time between two waits; 0: 1000 */
     uint64_t wall_ms;         /* 0: no limit */

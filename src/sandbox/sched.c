@@ -34,6 +34,7 @@ static bool must_wake(realm_ready *q) {
 }
 
 void realm_sched_push(realm_sandbox *s, realm_instance *i) {
+    if (i->long_call && realm_long_push(s, i)) return;
     if (i->background) { /* what it did not use since may have paid its debt */
         realm_instance_earn(i);
         i->background = i->credit_ns < 0;
@@ -384,6 +385,7 @@ realm_status realm_sched_start(realm_sandbox *s, realm_error *err) {
     q->sandbox = s;
     for (; q->n_started < s->n_workers; q->n_started++)
         if ((st = realm_thread_start(&q->workers[q->n_started], "sandbox", worker_main, q, err))) return st;
+    if ((st = realm_long_start(s, err))) return st;
     return realm_background_start(s, err);
 }
 
@@ -393,6 +395,7 @@ void realm_sched_stop(realm_sandbox *s) {
     realm_cond_broadcast(&s->ready.cond);
     realm_mutex_unlock(&s->ready_mu);
     for (uint32_t k = 0; k < s->ready.n_started; k++) pthread_join(s->ready.workers[k], NULL);
+    realm_long_stop(s);
     realm_background_stop(s);
     realm_mutex_lock(&s->timer_mu);
     s->timer_stop = true;

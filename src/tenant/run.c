@@ -244,6 +244,7 @@ static realm_status launch(realm_run *run, realm_error *err) {
     realm_program_info info;
     realm_buf rendered;
     realm_instance_params ip = {.user = run,
+                                .owner = (uintptr_t)run->request->tenant,
                                 .memory_bytes = run->limits.memory_bytes,
                                 .cpu_ms_per_wake = run->limits.cpu_ms_per_wake,
                                 .wall_ms = run->limits.wall_ms,

@@ -656,6 +656,7 @@ realm_call_result host_realm_host_generate(realm_call *call, const uint64_t *arg
         const host_model *model;
         realm_call_result state = host_model_get(call, args[0], &model, result);
         if (!model) return state;
+        if (host_is_long(call, REALM_MAX(args[2], host_own_bytes(h)))) return REALM_CALL_LONG;
         if (begin_whole(call, model, args, w)) return host_failed(h, result);
     }
     host_generation *g = host_get(h, (uint64_t)(uint32_t)w->handle, HOST_GENERATION);

@@ -22,6 +22,7 @@
 #define HOST_SLOTS_AT_FIRST 16u
 #define HOST_TAG_MAX ((1u << (31 - HOST_SLOT_BITS)) - 1)
 #define HOST_TEXT_BYTES_MAX (4u << 20)    /* text of one encode, decode or prompt */
+#define HOST_TEXT_BYTES_BRIEF (32u << 10) /* that take a millisecond or two: more is for a thread for long calls */
 #define HOST_PROMPT_BYTES_MAX (64u << 20) /* text and tokens of all prompts of an instance */
 #define HOST_MODELS_MAX 16u               /* that an instance uses */
 #define HOST_SAMPLER_TOKEN_BYTES 16u      /* of memory for a token in a sampler's history */
@@ -245,6 +246,12 @@ void host_prompt_release(realm_host *h, host_prompt *p); /* what is in it */
 realm_status host_charge_text(realm_host *h, size_t n);
 /* A prompt from text that a program hands over as a whole: the request's own prompt inside it keeps its control
  * tokens, everything else is plain. */
+/* Whether a call over so many bytes of text is to answer REALM_CALL_LONG here. */
+static inline bool host_is_long(const realm_call *call, uint64_t bytes) {
+    return bytes > HOST_TEXT_BYTES_BRIEF && !realm_call_may_be_long(call);
+}
+/* Bytes from which the request's own prompt has still to be made. */
+uint64_t host_own_bytes(const realm_host *h);
 realm_status host_prompt_from_program(realm_host *h, const host_model *model, const char *text, size_t len,
                                       bool as_chat, host_prompt *out);
 /* The program's token ids, checked against the model's vocabulary; a copy, because its memory may not be aligned. */

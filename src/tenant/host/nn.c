@@ -480,6 +480,7 @@ realm_call_result nn_set_input(realm_call *call, const uint64_t *args, int32_t *
     }
     if (t[4] > HOST_TEXT_BYTES_MAX || !realm_utf8_valid(data, t[4]))
         return answer(result, bad_argument(h, "a prompt is UTF-8 of at most 4 MiB"));
+    if (host_is_long(call, t[4])) return REALM_CALL_LONG;
     return answer(result, set_prompt(h, c, data, t[4]));
 }
 

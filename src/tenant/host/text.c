@@ -39,6 +39,7 @@ realm_call_result host_encode(realm_call *call, const uint64_t *args, int32_t *r
     if (!flags_ok(h, "encode", args[2], 7, result)) return REALM_CALL_DONE;
     const char *text = take_text(call, "encode", args[0], args[1], result);
     if (!text) return REALM_CALL_DONE;
+    if (host_is_long(call, args[1])) return REALM_CALL_LONG;
     if (realm_tokenizer_encode(host_tokenizer(h->model), text, (size_t)args[1], encode_flags(args[2]),
                                HOST_TEXT_BYTES_MAX + 16ul, &t, &h->error))
         host_failed(h, result);
@@ -76,6 +77,7 @@ realm_call_result host_decode(realm_call *call, const uint64_t *args, int32_t *r
     realm_tokens t = {0};
     realm_buf b;
     if (!flags_ok(h, "decode", args[2], REALM_TEXT_SPECIAL, result)) return REALM_CALL_DONE;
+    if (host_is_long(call, args[1])) return REALM_CALL_LONG;
     realm_buf_init(&b, HOST_PROMPT_BYTES_MAX);
     if (host_take_tokens(call, "decode", h->model, args[0], args[1], &t) ||
         realm_tokenizer_decode(host_tokenizer(h->model), t.ids, t.len, args[2] & REALM_TEXT_SPECIAL, &b, &h->error))
@@ -178,6 +180,11 @@ static realm_status charge(realm_host *h, host_prompt *p) {
     return st;
 }
 
+uint64_t host_own_bytes(const realm_host *h) {
+    const realm_run_params *p = realm_run_get_params(h->run);
+    return h->own_made ? 0 : (uint64_t)p->prompt_len + p->tools_len + p->n_tokens;
+}
+
 static realm_status make_own(realm_host *h) {
     if (h->own_made) return REALM_OK;
     const realm_run_params *p = realm_run_get_params(h->run);
@@ -242,6 +249,7 @@ static realm_call_result give_prompt(realm_host *h, host_prompt *made, realm_sta
 realm_call_result host_prompt_own(realm_call *call, const uint64_t *args, int32_t *result) {
     realm_host *h = host_of(call);
     (void)args;
+    if (host_is_long(call, host_own_bytes(h))) return REALM_CALL_LONG;
     if (make_own(h) || host_slot_take(h, HOST_PROMPT, &h->own, result)) return host_failed(h, result);
     return REALM_CALL_DONE;
 }
@@ -254,6 +262,7 @@ realm_call_result host_prompt_chat(realm_call *call, const uint64_t *args, int32
     if (!messages) return REALM_CALL_DONE;
     const char *tools = args[3] ? take_text(call, "prompt_chat", args[2], args[3], result) : NULL;
     if (args[3] && !tools) return REALM_CALL_DONE;
+    if (host_is_long(call, args[1] + args[3])) return REALM_CALL_LONG;
     realm_status st =
         apply_template(h, messages, (size_t)args[1], tools, (size_t)args[3], args[4] & REALM_CHAT_ANSWER, &made);
     return give_prompt(h, &made, st, result);
@@ -265,6 +274,7 @@ realm_call_result host_prompt_text(realm_call *call, const uint64_t *args, int32
     if (!flags_ok(h, "prompt_text", args[2], 7, result)) return REALM_CALL_DONE;
     const char *text = take_text(call, "prompt_text", args[0], args[1], result);
     if (!text) return REALM_CALL_DONE;
+    if (host_is_long(call, args[1])) return REALM_CALL_LONG;
     realm_status st = text_prompt(h, text, (size_t)args[1], encode_flags(args[2]), &made);
     return give_prompt(h, &made, st, result);
 }
@@ -281,6 +291,7 @@ realm_call_result host_prompt_get_text(realm_call *call, const uint64_t *args, i
     realm_host *h = host_of(call);
     host_prompt *p = host_need(h, args[0], HOST_PROMPT, "prompt_get_text", result);
     if (!p) return REALM_CALL_DONE;
+    if (!p->text && host_is_long(call, p->tokens.len)) return REALM_CALL_LONG;
     if (need_text(h, p)) return host_failed(h, result);
     return host_give(call, args[1], args[2], p->text, p->text_len, 1, result);
 }

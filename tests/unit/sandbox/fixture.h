@@ -61,7 +61,8 @@ typedef struct run {
     atomic_int deferred, flushed; /* by order 1 */
     atomic_ullong told_ns;        /* what on_cpu was told, in all */
     atomic_ullong burned_ns;      /* CPU time that burn() used */
-    atomic_int calls;             /* of where() */
+    atomic_int calls;             /* of where() and burn() */
+    atomic_int long_calls;        /* of burn(), where calls may be long */
     atomic_int idle_calls;        /* of the host, by a thread that has idle time alone */
 } run;
 
@@ -214,6 +215,8 @@ static realm_call_result t_burn(realm_call *call, const uint64_t *args, int32_t 
     (void)result;
     do used = realm_clock_thread_ns() - from;
     while (used < args[0] * REALM_NS_PER_MS);
+    atomic_fetch_add(&r->calls, 1);
+    atomic_fetch_add(&r->long_calls, realm_call_may_be_long(call));
     atomic_fetch_add(&r->burned_ns, used);
     return REALM_CALL_DONE;
 }
@@ -224,6 +227,27 @@ static realm_call_result t_where(realm_call *call, const uint64_t *args, int32_t
     (void)result;
     note_policy(r);
     atomic_fetch_add(&r->calls, 1);
+    return REALM_CALL_DONE;
+}
+
+/* Is in the call until the gate opens. */
+static struct {
+    realm_mutex mu;
+    realm_cond cond;
+    bool open;
+    int inside;
+} gate;
+
+static realm_call_result t_long(realm_call *call, const uint64_t *args, int32_t *result) {
+    (void)args;
+    if (!realm_call_may_be_long(call)) return REALM_CALL_LONG;
+    realm_mutex_lock(&gate.mu);
+    gate.inside++;
+    realm_cond_broadcast(&gate.cond);
+    while (!gate.open) realm_cond_wait(&gate.cond, &gate.mu);
+    gate.inside--;
+    realm_mutex_unlock(&gate.mu);
+    *result = realm_call_resumed(call) ? -1 : 1;
     return REALM_CALL_DONE;
 }
 
@@ -282,6 +306,7 @@ static const realm_import IMPORTS[] = {
     {"t", "none_late", "i", false, REALM_IMPORT_OFF_FIBER, t_none, 'v'},
     {"t", "again", "i", false, REALM_IMPORT_SUSPENDS, t_again, 0},
     {"t", "burn", "i", false, REALM_IMPORT_OFF_FIBER, t_burn, 0},
+    {"t", "long", "i", false, REALM_IMPORT_SUSPENDS, t_long, 0},
     {"t", "where", "i", false, REALM_IMPORT_SUSPENDS, t_where, 0},
     {"t", "where_off", "i", false, REALM_IMPORT_OFF_FIBER, t_where, 0},
     {"t", "order", "", false, REALM_IMPORT_SUSPENDS | REALM_IMPORT_BRIEF, t_order, 0},

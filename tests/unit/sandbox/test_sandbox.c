@@ -257,9 +257,66 @@ static void test_long_host_calls(void **state) {
     (void)state;
     run r = expect_failure("burns", (realm_instance_params){.wall_ms = 900}, REALM_E_TIMEOUT, "wall_ms");
     assert_true(r.result.cpu_ns >= atomic_load(&r.burned_ns) && atomic_load(&r.burned_ns) >= 30 * REALM_NS_PER_MS);
+    /* After the first it is known to be long. */
+    assert_true(atomic_load(&r.calls) >= 2);
+    assert_int_equal(atomic_load(&r.long_calls), atomic_load(&r.calls) - 1);
     r = expect_failure("burns", (realm_instance_params){.cpu_ms_per_wake = 20}, REALM_E_LIMIT,
                        "cpu_ms_per_wake (20 ms)");
     assert_true(r.result.cpu_ns >= 30 * REALM_NS_PER_MS);
+}
+
+static void await_inside(int n) {
+    const uint64_t until = realm_clock_ns() + PATIENCE_NS;
+    realm_mutex_lock(&gate.mu);
+    while (gate.inside < n)
+        if (!realm_cond_wait_until(&gate.cond, &gate.mu, until)) fail_msg("%d are in the call", gate.inside);
+    assert_int_equal(gate.inside, n);
+    realm_mutex_unlock(&gate.mu);
+}
+
+/* Calls that take long hold no worker; of one owner they hold all places but one, so that another's finds one. */
+static void test_long_calls_in_turns(void **state) {
+    (void)state;
+    enum { OWN = 5, PLACES = 3 };
+    static run own[OWN], other;
+    realm_program *p = open_program(box, "long");
+    const realm_instance_params params = {.owner = 1, .cancel_grace_ms = 1, .cpu_ms_per_wake = 600000};
+    realm_mutex_init(&gate.mu, REALM_RANK_LEAF);
+    realm_cond_init(&gate.cond);
+    gate.open = false;
+    for (int i = 0; i < OWN; i++) run_start(&own[i], p, params);
+    await_inside(PLACES - 1);
+    for (int i = 0; i < 20; i++) returns("answer", 42);
+    returns("wait_timer", 3);
+    await_inside(PLACES - 1);
+    realm_instance_params theirs = params;
+    theirs.owner = 2;
+    run_start(&other, p, theirs);
+    await_inside(PLACES);
+    for (int i = 0; i < OWN; i++) realm_instance_cancel(own[i].instance);
+    const uint64_t until = realm_clock_ns() + PATIENCE_NS;
+    for (int ended = 0; ended < OWN - (PLACES - 1);) { /* those that wait for their turn */
+        if (realm_clock_ns() > until) fail_msg("%d have ended", ended);
+        usleep(200);
+        ended = 0;
+        for (int i = 0; i < OWN; i++) ended += run_ended(&own[i]);
+    }
+    realm_mutex_lock(&gate.mu);
+    gate.open = true;
+    realm_cond_broadcast(&gate.cond);
+    realm_mutex_unlock(&gate.mu);
+    for (int i = 0; i < OWN; i++) run_wait(&own[i]);
+    run_wait(&other);
+    assert_int_equal(other.result.status, REALM_OK);
+    assert_int_equal(other.result.value, 6);
+    for (int i = 0; i < OWN; i++) run_start(&own[i], p, params); /* through the open gate */
+    for (int i = 0; i < OWN; i++) {
+        run_wait(&own[i]);
+        assert_int_equal(own[i].result.value, 6);
+    }
+    realm_program_release(p);
+    realm_cond_destroy(&gate.cond);
+    realm_mutex_destroy(&gate.mu);
 }
 
 static void test_cancel(void **state) {
@@ -594,6 +651,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(test_ends_in_the_background),
         cmocka_unit_test(test_naps_are_no_excuse),
         cmocka_unit_test(test_long_host_calls),
+        cmocka_unit_test(test_long_calls_in_turns),
         cmocka_unit_test(test_cancel),
         cmocka_unit_test(test_wake),
         cmocka_unit_test(test_wake_from_many_threads),

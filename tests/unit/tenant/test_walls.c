@@ -152,6 +152,29 @@ static void weights_are_metered(void **state) {
     realm_tenant_release(t);
 }
 
+/* The text of a request's own prompt, where it takes long, is another thread's than the workers'. */
+static void long_prompts_come_to_their_end(void **state) {
+    (void)state;
+    enum { LEN = 40000 };
+    char *text = malloc(LEN);
+    client c;
+    realm_tenant *t = tenant_with("writes", NULL, NULL);
+    realm_run_params p = text_request();
+    memset(text, 'a', LEN);
+    p.prompt = text;
+    for (int i = 0; i < 2; i++) {
+        p.prompt_len = i ? 7 : LEN;
+        complete(&c, t, p);
+        if (i)
+            expect_ok(&c);
+        else
+            assert_int_equal(c.status, REALM_E_CONTEXT);
+        end(&c);
+    }
+    free(text);
+    realm_tenant_release(t);
+}
+
 /* ---- what handles stand for is counted, not the handles alone ---- */
 
 static void holds(const char *op, const char *count_and_why) {
@@ -233,8 +256,9 @@ int main(int argc, char **argv) {
     if (open_runtime() || add_wide()) return 1;
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(weights_are_copied_by_the_pool), cmocka_unit_test(weights_are_metered),
-        cmocka_unit_test(grammars_count_as_memory),       cmocka_unit_test(text_of_grammars_counts),
-        cmocka_unit_test(contexts_count_as_memory),       cmocka_unit_test(prompts_count_as_memory),
+        cmocka_unit_test(long_prompts_come_to_their_end), cmocka_unit_test(grammars_count_as_memory),
+        cmocka_unit_test(text_of_grammars_counts),        cmocka_unit_test(contexts_count_as_memory),
+        cmocka_unit_test(prompts_count_as_memory),
     };
     int failed = close_runtime(cmocka_run_group_tests_name("walls", tests, NULL, NULL));
     unlink(wide_path);
