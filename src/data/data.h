@@ -8,9 +8,9 @@
  *      text --realm_json_parse / realm_yaml_parse--> realm_json_doc --realm_json_root--> realm_json (value + path)
  *      realm_json_writer --> realm_buf
  *
- * Strictness (RFC 8259 and more): UTF-8 only, no duplicate keys, no NaN or infinities, no integer outside int64, no
- * trailing bytes, no comments; bounded in bytes, depth and number of values. `\u0000` is allowed inside string values
- * (lengths are carried; realm_json_cstr refuses it) and refused in keys.
+ * Strictness (RFC 8259 and more): UTF-8 only, no duplicate keys, no NaN or infinities, no trailing bytes, no comments;
+ * bounded in bytes, depth and number of values. An integer beyond 64 bits is a real in JSON and refused in YAML.
+ * `\u0000` is allowed inside string values (lengths are carried; realm_json_cstr refuses it) and refused in keys.
  *
  * A document is immutable: any number of threads may read it. The only folder that includes jansson and libyaml.
  */
@@ -25,9 +25,7 @@
 #define REALM_JSON_VALUES_MAX (1u << 20) /* default limit of values in a text; an object counts as 8 */
 #define REALM_YAML_BYTES_MAX (1u << 20)
 #define REALM_YAML_ALIASES_MAX 64u
-#define REALM_JSON_PATH_MAX                                                                   \
-    256u /* bytes that hold a path with its NUL; longer ones are cut in the middle of nowhere \
-          */
+#define REALM_JSON_PATH_MAX 256u /* bytes that hold a path with its NUL; longer ones are cut */
 
 typedef struct realm_json_doc realm_json_doc;
 
@@ -59,8 +57,7 @@ typedef struct realm_json {
 
 /* ---- parsing ----------------------------------------------------------------------------------------------------- */
 
-/* An integer beyond 64 bits is a real. REALM_E_FORMAT with "line L, column C: what" for text that is not strict JSON
- * (duplicate keys included);
+/* REALM_E_FORMAT with "line L, column C: what" for text that is not strict JSON (duplicate keys included);
  * REALM_E_LIMIT for size, depth or number of values; REALM_E_NOMEM. `text` is not needed afterwards. */
 REALM_WARN_UNUSED realm_status realm_json_parse(realm_json_doc **out, const char *text, size_t len,
                                                 const realm_json_limits *limits, realm_error *err);
@@ -130,8 +127,8 @@ REALM_WARN_UNUSED realm_status realm_json_opt_real(const realm_json *object, con
 REALM_WARN_UNUSED realm_status realm_json_opt_cstr(const realm_json *object, const char *key, const char **out,
                                                    realm_error *err);
 
-/* REALM_E_UNSUPPORTED "path: unknown key" when the object has a member whose name is not listed; `unknown` (may be NULL)
- * is set to it. */
+/* REALM_E_UNSUPPORTED "path: unknown key" when the object has a member whose name is not listed; `unknown` (may be
+ * NULL) is set to it. */
 REALM_WARN_UNUSED realm_status realm_json_only(const realm_json *object, const char *const *names, size_t n,
                                                realm_json *unknown, realm_error *err);
 /* Writes "path: <formatted>" (with the line for YAML) and returns `code`: for checks of the caller's own. */

@@ -102,8 +102,7 @@ static bool is_too_large(const char *digits, size_t n, bool negative) {
 
 /* A copy in which integers beyond 64 bits are reals ("e0" behind them): they are then numbers that no field
  * takes for an integer, and whoever reads the field can say which one it is. NULL without memory, or when there is
- * none.
- */
+ * none. */
 static char *widen_integers(const char *text, size_t len, size_t *wide_len) {
     realm_buf b;
     size_t from = 0;
@@ -129,6 +128,7 @@ static char *widen_integers(const char *text, size_t len, size_t *wide_len) {
     if (from > 0) realm_buf_append(&b, text + from, len - from);
     *wide_len = b.len;
     if (from > 0 && realm_buf_status(&b) == REALM_OK) return realm_buf_take(&b, NULL);
+    memory_ran_out = realm_buf_status(&b) != REALM_OK;
     realm_buf_release(&b);
     return NULL;
 }

@@ -382,7 +382,7 @@ static void yaml_refuses(void **state) {
 /* Every allocation fails once: an error and nothing lost (the leak checker of the sanitizer build looks). */
 static void allocation_failure_is_survived(void **state) {
     (void)state;
-    static const char text[] = "{\"a\":[1,2.5,\"three\",{\"b\":null}],\"c\":{\"d\":[[],{}]}}";
+    static const char text[] = "{\"a\":[1,18446744073709551616,2.5,\"three\",{\"b\":null}],\"c\":{\"d\":[[],{}]}}";
     static const char conf[] = "a: &x [1, two, {b: c}]\nd: *x\ne: {f: 1.5}\n";
     for (int kind = 0; kind < 2; kind++)
         for (int64_t fail = 0;; fail++) {
