@@ -50,7 +50,7 @@ $(BUILD)/guest/%.wasm: guest/examples/$$*/$$*.c $(GUEST_HEADERS) mk/guest.mk
 
 # --- the same programs by every SDK: compilers that only tests need (tools/setup --test) ---------------------------
 SDK_KINDS    := .wasm 64.wasm _wasi.wasm _rust.wasm _as.wasm _go.wasm
-SDK_GUESTS   := $(foreach p,stream branches,$(addprefix $(BUILD)/guest/$(p),$(SDK_KINDS))) $(BUILD)/guest/stream_go_reactor.wasm
+SDK_GUESTS   := $(foreach p,stream branches edit similar,$(addprefix $(BUILD)/guest/$(p),$(SDK_KINDS))) $(BUILD)/guest/stream_go_reactor.wasm
 RUSTC_WASM    = $(shell tools/find-rust-wasm)
 RUST_FLAGS   := --edition 2021 -C opt-level=z -C panic=abort -D warnings
 RUST_LINK    := -C lto -C strip=symbols -C link-self-contained=no -C linker=$(WASM_LD) -C linker-flavor=wasm-ld \

@@ -1,6 +1,6 @@
 // Contexts, forward passes, what their logits say, samplers and grammars: for programs that decide on tokens themselves.
 import * as abi from "./abi";
-import { Generation, Options, Prompt, check } from "./index";
+import { Generation, Options, Prompt, check, limits } from "./index";
 
 // A token sequence and, once computed, its KV pages.
 export class Context {
@@ -126,6 +126,29 @@ export class Pass {
     return out;
   }
 
+  // A whole row. Metered (read_bytes).
+  logits(row: u32 = 0): StaticArray<f32> {
+    const out = new StaticArray<f32>(check(abi.logits_read(this.handle, row, 0, 0)));
+    check(abi.logits_read(this.handle, row, changetype<usize>(out), out.length));
+    return out;
+  }
+
+  // The hidden state of a row after the final norm, the embedding of the text up to there, of a pass with
+  // abi.FORWARD_HIDDEN among its flags. Metered (read_bytes).
+  hidden(row: u32 = 0): StaticArray<f32> {
+    const out = new StaticArray<f32>(check(abi.hidden_read(this.handle, row, 0, 0)));
+    check(abi.hidden_read(this.handle, row, changetype<usize>(out), out.length));
+    return out;
+  }
+
+  // Adds to the logit of a token.
+  bias(row: u32, token: i32, bias: f32): void {
+    const one = new abi.Bias();
+    one.token = token;
+    one.bias = bias;
+    check(abi.logits_bias(this.handle, row, changetype<usize>(one), 1));
+  }
+
   // Keeps the tokens whose bit is set.
   mask(row: u32, bits: ArrayBuffer): void {
     check(abi.logits_mask(this.handle, row, changetype<usize>(bits), bits.byteLength));
@@ -187,6 +210,13 @@ export class Grammar {
 
   rollback(n: u32): void {
     check(abi.grammar_rollback(this.handle, n));
+  }
+
+  // The tokens that may come next, for Pass.mask.
+  mask(): ArrayBuffer {
+    const bits = new ArrayBuffer((limits().vocabulary + 7) / 8);
+    check(abi.grammar_mask(this.handle, changetype<usize>(bits), bits.byteLength));
+    return bits;
   }
 
   // Bits abi.GRAMMAR_CAN_END and GRAMMAR_MUST_END.

@@ -6,7 +6,7 @@
 // failure is an answer (a field that is absent), null says so. Handles are given back with close(), or when the program
 // ends. `abi` is the whole interface as it is, with result codes, for what has no wrapper.
 import * as abi from "./abi";
-import { Grammar } from "./context";
+import { Grammar, Sampler } from "./context";
 
 export { abi };
 export { Context, Grammar, Pass, Sampler, Token } from "./context";
@@ -88,6 +88,13 @@ export function decode(tokens: StaticArray<i32>, flags: u32 = 0): string {
   return String.UTF8.decode(buffer);
 }
 
+// The bytes that one token stands for; flag abi.TEXT_SPECIAL as for decode.
+export function tokenPiece(token: i32, flags: u32 = 0): ArrayBuffer {
+  const buffer = new ArrayBuffer(check(abi.token_piece(token, flags, 0, 0)));
+  check(abi.token_piece(token, flags, changetype<usize>(buffer), buffer.byteLength));
+  return buffer;
+}
+
 // ---- prompts ----
 
 // Tokens for a generation to start from.
@@ -129,6 +136,12 @@ export class Prompt {
     return out;
   }
 
+  getText(): string {
+    const buffer = new ArrayBuffer(check(abi.prompt_get_text(this.handle, 0, 0)));
+    check(abi.prompt_get_text(this.handle, changetype<usize>(buffer), buffer.byteLength));
+    return String.UTF8.decode(buffer);
+  }
+
   // Starts a generation, with the request's own parameters where `options` is null.
   generate(options: Options | null = null, mode: u32 = abi.MODE_EVENTS): Generation {
     return new Generation(
@@ -146,6 +159,7 @@ export class Options {
   private raw: abi.GenerateOptions = new abi.GenerateOptions();
   private texts: ArrayBuffer[] = [];
   private stops: StaticArray<u64> = new StaticArray<u64>(0);
+  private biases: u64[] = []; // each an abi.Bias
 
   maxTokens(n: u32): Options {
     this.raw.max_tokens = n;
@@ -169,6 +183,43 @@ export class Options {
   topP(p: f32): Options {
     this.raw.top_p = p;
     this.raw.set |= abi.SET_TOP_P;
+    return this;
+  }
+
+  minP(p: f32): Options {
+    this.raw.min_p = p;
+    this.raw.set |= abi.SET_MIN_P;
+    return this;
+  }
+
+  // For tokens among the last `lastN` (0: all): repeat 1, frequency 0 and presence 0 are none.
+  penalties(repeat: f32, frequency: f32, presence: f32, lastN: u32): Options {
+    this.raw.repeat_penalty = repeat;
+    this.raw.frequency_penalty = frequency;
+    this.raw.presence_penalty = presence;
+    this.raw.penalty_last_n = lastN;
+    this.raw.set |= abi.SET_REPEAT_PENALTY | abi.SET_FREQUENCY_PENALTY;
+    this.raw.set |= abi.SET_PRESENCE_PENALTY | abi.SET_PENALTY_LAST_N;
+    return this;
+  }
+
+  // Adds to the logit of a token.
+  bias(token: i32, bias: f32): Options {
+    this.biases.push((<u64>reinterpret<u32>(bias) << 32) | <u64>(<u32>token));
+    this.raw.set |= abi.SET_BIAS;
+    return this;
+  }
+
+  // Draws with a sampler, whose state is copied, instead of the other options.
+  sampler(s: Sampler): Options {
+    this.raw.sampler = s.handle;
+    this.raw.set |= abi.SET_SAMPLER;
+    return this;
+  }
+
+  // How many tokens (1 to 64) the host may be ahead of Generation.confirm in abi.MODE_AHEAD; then it waits.
+  runAhead(n: u32): Options {
+    this.raw.run_ahead = n;
     return this;
   }
 
@@ -209,6 +260,8 @@ export class Options {
     this.raw.size = offsetof<abi.GenerateOptions>();
     this.raw.stop = changetype<usize>(this.stops);
     this.raw.n_stop = this.texts.length;
+    this.raw.bias = this.biases.dataStart;
+    this.raw.n_bias = this.biases.length;
     return this.raw;
   }
 }
@@ -221,6 +274,9 @@ const TEXT_MAX: i32 = 16384;
 // What has come since the last wait.
 export class Batch {
   tokens: i32[] = [];
+  // The text that each of them completes, which may be empty.
+  texts: string[] = [];
+  // All of it, with what was held back until the end.
   text: string = "";
   // How the generation ended (abi.END_*), or 0 while it goes on.
   ended: u32 = 0;
@@ -244,6 +300,7 @@ export class Generation {
       length = e.text_at + e.text_len;
       if (e.kind == abi.EVENT_KIND_TOKEN) {
         batch.tokens.push(e.token);
+        batch.texts.push(String.UTF8.decodeUnsafe(changetype<usize>(this.room) + e.text_at, e.text_len));
       } else {
         check(e.status);
         batch.ended = e.finish;
@@ -263,6 +320,18 @@ export class Generation {
       ended = batch.ended;
     }
     return all;
+  }
+
+  // In abi.MODE_AHEAD: the first n generated tokens stay, so that the host goes on. All that it is ahead must not be
+  // waited for unconfirmed.
+  confirm(n: u32): void {
+    check(abi.confirm(this.handle, n));
+  }
+
+  // In abi.MODE_AHEAD: drops what was generated behind the first `keep` tokens, puts others there and goes on, also from
+  // the end. The next wait brings what follows them.
+  rewind(keep: u32, tokens: StaticArray<i32>): void {
+    check(abi.rewind(this.handle, keep, changetype<usize>(tokens), tokens.length));
   }
 
   // Tokens charged so far.
@@ -313,6 +382,28 @@ export function storeGet(key: string): ArrayBuffer | null {
 export function storePut(key: string, value: ArrayBuffer): void {
   const k = String.UTF8.encode(key);
   check(abi.store_put(changetype<usize>(k), k.byteLength, changetype<usize>(value), value.byteLength));
+}
+
+// Keys with a prefix, in order.
+export function storeList(prefix: string): string[] {
+  const keys: string[] = [];
+  const p = String.UTF8.encode(prefix);
+  const room = new ArrayBuffer(4096); // a key has at most 256 bytes
+  let after = new ArrayBuffer(0);
+  for (;;) {
+    const at = changetype<usize>(room);
+    const n = check(
+      abi.store_list(changetype<usize>(p), p.byteLength, changetype<usize>(after), after.byteLength, at, 4096)
+    );
+    if (n == 0) return keys;
+    for (let from = 0, i = 0; i < n; i++) {
+      if (load<u8>(at + i) != 0) continue;
+      keys.push(String.UTF8.decodeUnsafe(at + from, i - from));
+      after = room.slice(from, i);
+      from = i + 1;
+    }
+  }
+  return keys;
 }
 
 // Removes a key; false when it was not there.

@@ -2,6 +2,7 @@ package realm
 
 import (
 	"runtime"
+	"strings"
 	"unsafe"
 
 	"realm/abi"
@@ -104,6 +105,9 @@ func (c *Context) Generate(mode uint32, list ...Option) (*Generation, error) {
 	return &Generation{handle: int32(handle)}, nil
 }
 
+// Handle is for calls of package abi.
+func (c *Context) Handle() int32 { return c.handle }
+
 // Close gives the handle back.
 func (c *Context) Close() error {
 	_, err := check(abi.Close(c.handle))
@@ -147,6 +151,17 @@ func (p *Pass) Stats(row int) (abi.GuestLogitStats, error) {
 	return out, err
 }
 
+// Logits gives a whole row. Metered (read_bytes).
+func (p *Pass) Logits(row int) ([]float32, error) {
+	return whole(func(out *float32, max uint32) int32 { return abi.LogitsRead(p.handle, uint32(row), out, max) })
+}
+
+// Hidden gives the hidden state of a row after the final norm, the embedding of the text up to there, of a pass with
+// abi.ForwardHidden among its flags. Metered (read_bytes).
+func (p *Pass) Hidden(row int) ([]float32, error) {
+	return whole(func(out *float32, max uint32) int32 { return abi.HiddenRead(p.handle, uint32(row), out, max) })
+}
+
 // Bias adds to the logits of given tokens.
 func (p *Pass) Bias(row int, bias []abi.Bias) error {
 	_, err := check(abi.LogitsBias(p.handle, uint32(row), unsafe.SliceData(bias), uint32(len(bias))))
@@ -158,6 +173,9 @@ func (p *Pass) Mask(row int, bits []byte) error {
 	_, err := check(abi.LogitsMask(p.handle, uint32(row), unsafe.Pointer(unsafe.SliceData(bits)), uint32(len(bits))))
 	return err
 }
+
+// Handle is for calls of package abi.
+func (p *Pass) Handle() int32 { return p.handle }
 
 // Close gives the handle back.
 func (p *Pass) Close() error {
@@ -197,6 +215,9 @@ func (s *Sampler) Prompt(tokens ...int32) error {
 	_, err := check(abi.SamplerPrompt(s.handle, unsafe.SliceData(tokens), uint32(len(tokens))))
 	return err
 }
+
+// Handle is for calls of package abi.
+func (s *Sampler) Handle() int32 { return s.handle }
 
 // Close gives the handle back.
 func (s *Sampler) Close() error {
@@ -251,10 +272,18 @@ func (g *Grammar) Mask() ([]byte, error) {
 // State has the bits abi.GrammarCanEnd and abi.GrammarMustEnd.
 func (g *Grammar) State() (int, error) { return check(abi.GrammarState(g.handle)) }
 
+// Handle is for calls of package abi.
+func (g *Grammar) Handle() int32 { return g.handle }
+
 // Close gives the handle back.
 func (g *Grammar) Close() error {
 	_, err := check(abi.Close(g.handle))
 	return err
+}
+
+// Using lets a generation draw with a sampler, whose state is copied, instead of the other options.
+func Using(s *Sampler) Option {
+	return set(abi.SetSampler, func(o *abi.GenerateOptions) { o.Sampler = s.handle })
 }
 
 // Within lets a generation write only what a grammar allows from where it stands; its state is copied.
@@ -286,6 +315,21 @@ func StorePut(key string, value []byte) error {
 	at, n := str(key)
 	_, err := check(abi.StorePut(at, n, unsafe.Pointer(unsafe.SliceData(value)), uint32(len(value))))
 	return err
+}
+
+// StoreList gives the keys with a prefix, in order.
+func StoreList(prefix string) ([]string, error) {
+	var keys []string
+	at, n := str(prefix)
+	buffer := make([]byte, 4096) // a key has at most 256 bytes
+	for after := ""; ; after = keys[len(keys)-1] {
+		from, length := str(after)
+		got, err := check(abi.StoreList(at, n, from, length, unsafe.SliceData(buffer), uint32(len(buffer))))
+		if err != nil || got == 0 {
+			return keys, err
+		}
+		keys = append(keys, strings.Split(string(buffer[:got-1]), "\x00")...)
+	}
 }
 
 // StoreDelete removes a key.

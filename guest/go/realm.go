@@ -153,6 +153,11 @@ func Encode(s string, flags uint32) ([]int32, error) {
 	return whole(func(out *int32, max uint32) int32 { return abi.Encode(at, n, flags, out, max) })
 }
 
+// Piece gives the bytes that one token stands for; flag abi.TextSpecial as for Decode.
+func Piece(token int32, flags uint32) ([]byte, error) {
+	return whole(func(out *byte, max uint32) int32 { return abi.TokenPiece(token, flags, out, max) })
+}
+
 // Decode gives the text of tokens; flag abi.TextSpecial shows control tokens.
 func Decode(tokens []int32, flags uint32) (string, error) {
 	return text(whole(func(out *byte, max uint32) int32 {
@@ -198,6 +203,9 @@ func (p *Prompt) Tokens() ([]int32, error) {
 	return whole(func(out *int32, max uint32) int32 { return abi.PromptGetTokens(p.handle, out, max) })
 }
 
+// Handle is for calls of package abi.
+func (p *Prompt) Handle() int32 { return p.handle }
+
 // Text gives the prompt's text.
 func (p *Prompt) Text() (string, error) {
 	return text(whole(func(out *byte, max uint32) int32 { return abi.PromptGetText(p.handle, out, max) }))
@@ -211,19 +219,22 @@ func (p *Prompt) Close() error {
 
 // ---- generations ----
 
-// How tokens reach the world: through Generation.Events, or straight to the client.
+// How tokens reach the world: through Generation.Events, straight to the client, or through Events with the right to take
+// them back (see RunAhead).
 const (
 	ModeEvents = abi.ModeEvents
 	ModePipe   = abi.ModePipe
+	ModeAhead  = abi.ModeAhead
 )
 
 // An Option is what differs from the request's own parameters.
 type Option func(*options)
 
 type options struct {
-	raw   abi.GenerateOptions
-	stops []abi.Bytes
-	keep  []string
+	raw    abi.GenerateOptions
+	stops  []abi.Bytes
+	biases []abi.Bias
+	keep   []string
 }
 
 func set(bit uint32, change func(*abi.GenerateOptions)) Option {
@@ -248,6 +259,33 @@ func TopK(k int) Option {
 
 func TopP(p float32) Option {
 	return set(abi.SetTopP, func(o *abi.GenerateOptions) { o.TopP = p })
+}
+
+func MinP(p float32) Option {
+	return set(abi.SetMinP, func(o *abi.GenerateOptions) { o.MinP = p })
+}
+
+// Penalties are for tokens among the last lastN (0: all): repeat 1, frequency 0 and presence 0 are none.
+func Penalties(repeat, frequency, presence float32, lastN int) Option {
+	const bits = abi.SetRepeatPenalty | abi.SetFrequencyPenalty | abi.SetPresencePenalty | abi.SetPenaltyLastN
+	return set(bits, func(o *abi.GenerateOptions) {
+		o.RepeatPenalty, o.FrequencyPenalty, o.PresencePenalty, o.PenaltyLastN = repeat, frequency, presence, uint32(lastN)
+	})
+}
+
+// Biased adds to the logits of tokens.
+func Biased(list ...abi.Bias) Option {
+	return func(o *options) {
+		o.biases = append(o.biases, list...)
+		o.raw.Set |= abi.SetBias
+		o.raw.Bias = uint64(uintptr(unsafe.Pointer(unsafe.SliceData(o.biases))))
+		o.raw.NBias = uint32(len(o.biases))
+	}
+}
+
+// RunAhead says how many tokens (1 to 64) the host may be ahead of Generation.Confirm in ModeAhead; then it waits.
+func RunAhead(n int) Option {
+	return func(o *options) { o.raw.RunAhead = uint32(n) }
 }
 
 func Seed(seed uint64) Option {
@@ -363,6 +401,26 @@ func (g *Generation) Text() (string, error) {
 	}
 	return string(all), nil
 }
+
+// Confirm says, in ModeAhead, that the first n generated tokens stay, so that the host goes on: all that it is ahead must
+// not be waited for unconfirmed.
+func (g *Generation) Confirm(n int) error {
+	_, err := check(abi.Confirm(g.handle, uint32(n)))
+	return err
+}
+
+// Rewind, in ModeAhead, drops what was generated behind the first keep tokens, puts others there and goes on, also from
+// the end. A loop over Events goes on with what follows them.
+func (g *Generation) Rewind(keep int, tokens ...int32) error {
+	_, err := check(abi.Rewind(g.handle, uint32(keep), unsafe.SliceData(tokens), uint32(len(tokens))))
+	if err == nil {
+		g.pending, g.failure, g.done, g.finish = nil, nil, false, 0
+	}
+	return err
+}
+
+// Handle is for calls of package abi.
+func (g *Generation) Handle() int32 { return g.handle }
 
 // Usage says how many tokens it was charged so far.
 func (g *Generation) Usage() (abi.GuestUsage, error) {

@@ -74,6 +74,11 @@ impl Context {
         raw.set |= abi::SET_CONTEXT;
         Handle::new(unsafe { abi::generate(0, &raw, mode as u32) }).map(Generation)
     }
+
+    /// For calls of [`abi`].
+    pub fn handle(&self) -> i32 {
+        self.0 .0
+    }
 }
 
 /// A forward pass that is done: rows of logits, the last of them for the token that comes next.
@@ -110,6 +115,19 @@ impl Pass {
         Ok(out)
     }
 
+    /// A whole row, as many values as the vocabulary has. Metered (`read_bytes`).
+    pub fn logits<'a>(&self, row: u32, out: &'a mut [f32]) -> Result<&'a [f32]> {
+        let n = unsafe { abi::logits_read(self.0 .0, row, out.as_mut_ptr(), out.len()) };
+        part(out, n)
+    }
+
+    /// The hidden state of a row after the final norm, the embedding of the text up to there, of a pass with
+    /// `abi::FORWARD_HIDDEN` among its flags. Metered (`read_bytes`).
+    pub fn hidden<'a>(&self, row: u32, out: &'a mut [f32]) -> Result<&'a [f32]> {
+        let n = unsafe { abi::hidden_read(self.0 .0, row, out.as_mut_ptr(), out.len()) };
+        part(out, n)
+    }
+
     /// Adds to the logits of given tokens.
     pub fn bias(&self, row: u32, bias: &[abi::Bias]) -> Result<()> {
         check(unsafe { abi::logits_bias(self.0 .0, row, bias.as_ptr(), bias.len()) }).map(drop)
@@ -118,6 +136,11 @@ impl Pass {
     /// Keeps the tokens whose bit is set.
     pub fn mask(&self, row: u32, bits: &[u8]) -> Result<()> {
         check(unsafe { abi::logits_mask(self.0 .0, row, bits.as_ptr(), bits.len()) }).map(drop)
+    }
+
+    /// For calls of [`abi`].
+    pub fn handle(&self) -> i32 {
+        self.0 .0
     }
 }
 
@@ -143,6 +166,11 @@ impl Sampler {
     /// Takes note of the tokens of a prompt.
     pub fn prompt(&self, tokens: &[i32]) -> Result<()> {
         check(unsafe { abi::sampler_prompt(self.0 .0, tokens.as_ptr(), tokens.len()) }).map(drop)
+    }
+
+    /// For calls of [`abi`].
+    pub fn handle(&self) -> i32 {
+        self.0 .0
     }
 }
 
@@ -180,8 +208,8 @@ impl Grammar {
         check(unsafe { abi::grammar_state(self.0 .0) })
     }
 
-    /// For [`Options::grammar`].
-    pub(crate) fn handle(&self) -> i32 {
+    /// For calls of [`abi`].
+    pub fn handle(&self) -> i32 {
         self.0 .0
     }
 }

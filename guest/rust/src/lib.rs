@@ -89,10 +89,42 @@ macro_rules! entry {
     };
 }
 
-/// The panic handler of a program without `std`: the message goes to the server's log, the program ends.
+/// The panic handler of a program without `std`: the message goes to the server's log, the program ends. And on WASI,
+/// where nobody else brings them without `std`, the functions on memory that the compiler calls.
 #[macro_export]
 macro_rules! no_std {
     () => {
+        #[cfg(target_os = "wasi")]
+        mod realm_memory {
+            // Volatile, so that no compiler takes a loop for the function that it is.
+            #[no_mangle]
+            unsafe extern "C" fn memcpy(to: *mut u8, from: *const u8, n: usize) -> *mut u8 {
+                (0..n).for_each(|i| to.add(i).write_volatile(*from.add(i)));
+                to
+            }
+            #[no_mangle]
+            unsafe extern "C" fn memmove(to: *mut u8, from: *const u8, n: usize) -> *mut u8 {
+                if (to as usize) <= from as usize {
+                    return memcpy(to, from, n);
+                }
+                (0..n).rev().for_each(|i| to.add(i).write_volatile(*from.add(i)));
+                to
+            }
+            #[no_mangle]
+            unsafe extern "C" fn memset(to: *mut u8, value: i32, n: usize) -> *mut u8 {
+                (0..n).for_each(|i| to.add(i).write_volatile(value as u8));
+                to
+            }
+            #[no_mangle]
+            unsafe extern "C" fn memcmp(a: *const u8, b: *const u8, n: usize) -> i32 {
+                let differ = (0..n).find(|&i| *a.add(i) != *b.add(i));
+                differ.map_or(0, |i| *a.add(i) as i32 - *b.add(i) as i32)
+            }
+            #[no_mangle]
+            unsafe extern "C" fn bcmp(a: *const u8, b: *const u8, n: usize) -> i32 {
+                memcmp(a, b, n)
+            }
+        }
         #[panic_handler]
         fn panic(info: &core::panic::PanicInfo) -> ! {
             $crate::log_panic(info);
@@ -176,6 +208,13 @@ impl<const N: usize> Text<N> {
         self.len = 0;
     }
 
+    /// Keeps the first `len` bytes, where a character ends there.
+    pub fn truncate(&mut self, len: usize) {
+        if len <= self.len && self.as_str().is_char_boundary(len) {
+            self.len = len;
+        }
+    }
+
     pub fn make_ascii_uppercase(&mut self) {
         self.bytes[..self.len].make_ascii_uppercase();
     }
@@ -240,6 +279,12 @@ pub fn decode<'a>(tokens: &[i32], flags: u32, out: &'a mut [u8]) -> Result<&'a s
     filled(out, n)
 }
 
+/// The bytes that one token stands for; flag `abi::TEXT_SPECIAL` as for [`decode`].
+pub fn token_piece(token: i32, flags: u32, out: &mut [u8]) -> Result<&[u8]> {
+    let n = unsafe { abi::token_piece(token, flags, out.as_mut_ptr(), out.len()) };
+    part(out, n)
+}
+
 /// A handle of the host; closed when dropped.
 #[derive(Debug)]
 struct Handle(i32);
@@ -302,6 +347,11 @@ impl Prompt {
         filled(out, n)
     }
 
+    /// For calls of [`abi`].
+    pub fn handle(&self) -> i32 {
+        self.0 .0
+    }
+
     /// Starts a generation.
     pub fn generate(&self, options: &Options, mode: Mode) -> Result<Generation> {
         Handle::new(unsafe { abi::generate(self.0 .0, &options.raw, mode as u32) }).map(Generation)
@@ -315,13 +365,15 @@ pub enum Mode {
     Events = abi::MODE_EVENTS as isize,
     /// Straight to the client; `wait` brings the end alone. One at a time.
     Pipe = abi::MODE_PIPE as isize,
+    /// Through [`Generation::wait`], with the right to take tokens back: see [`Options::run_ahead`].
+    Ahead = abi::MODE_AHEAD as isize,
 }
 
 /// What differs from the request's own parameters.
 #[derive(Clone, Debug)]
 pub struct Options<'a> {
     raw: abi::GenerateOptions,
-    borrowed: PhantomData<&'a [abi::Bytes]>,
+    borrowed: PhantomData<&'a ()>,
 }
 
 impl<'a> Options<'a> {
@@ -354,6 +406,44 @@ impl<'a> Options<'a> {
     pub fn top_p(mut self, p: f32) -> Self {
         self.raw.top_p = p;
         self.raw.set |= abi::SET_TOP_P;
+        self
+    }
+
+    pub fn min_p(mut self, p: f32) -> Self {
+        self.raw.min_p = p;
+        self.raw.set |= abi::SET_MIN_P;
+        self
+    }
+
+    /// For tokens among the last `last_n` (0: all): repeat 1, frequency 0 and presence 0 are none.
+    pub fn penalties(mut self, repeat: f32, frequency: f32, presence: f32, last_n: u32) -> Self {
+        self.raw.repeat_penalty = repeat;
+        self.raw.frequency_penalty = frequency;
+        self.raw.presence_penalty = presence;
+        self.raw.penalty_last_n = last_n;
+        self.raw.set |= abi::SET_REPEAT_PENALTY | abi::SET_FREQUENCY_PENALTY;
+        self.raw.set |= abi::SET_PRESENCE_PENALTY | abi::SET_PENALTY_LAST_N;
+        self
+    }
+
+    /// Adds to the logits of tokens.
+    pub fn bias(mut self, list: &'a [abi::Bias]) -> Self {
+        self.raw.bias = list.as_ptr() as usize as u64;
+        self.raw.n_bias = list.len() as u32;
+        self.raw.set |= abi::SET_BIAS;
+        self
+    }
+
+    /// Draws with a sampler, whose state is copied, instead of the other options.
+    pub fn sampler(mut self, sampler: &'a Sampler) -> Self {
+        self.raw.sampler = sampler.handle();
+        self.raw.set |= abi::SET_SAMPLER;
+        self
+    }
+
+    /// How many tokens (1 to 64) the host may be ahead of [`Generation::confirm`] in [`Mode::Ahead`]; then it waits.
+    pub fn run_ahead(mut self, n: u32) -> Self {
+        self.raw.run_ahead = n;
         self
     }
 
@@ -457,6 +547,23 @@ impl Generation {
         Ok(Batch { events, text: room.text.get(..len).ok_or(Error::new(abi::E_RANGE))? })
     }
 
+    /// In [`Mode::Ahead`]: the first n generated tokens stay, so that the host goes on. All that it is ahead must not be
+    /// waited for unconfirmed.
+    pub fn confirm(&self, n: u32) -> Result<()> {
+        check(unsafe { abi::confirm(self.0 .0, n) }).map(drop)
+    }
+
+    /// In [`Mode::Ahead`]: drops what was generated behind the first `keep` tokens, puts others there and goes on, also
+    /// from the end. The next wait brings what follows them.
+    pub fn rewind(&self, keep: u32, tokens: &[i32]) -> Result<()> {
+        check(unsafe { abi::rewind(self.0 .0, keep, tokens.as_ptr(), tokens.len()) }).map(drop)
+    }
+
+    /// For calls of [`abi`].
+    pub fn handle(&self) -> i32 {
+        self.0 .0
+    }
+
     /// Tokens charged so far.
     pub fn usage(&self) -> Result<abi::GuestUsage> {
         let mut usage = abi::GuestUsage::default();
@@ -521,6 +628,13 @@ pub fn store_get<'a>(key: &str, out: &'a mut [u8]) -> Result<Option<&'a [u8]>> {
 /// Sets a value, durably.
 pub fn store_put(key: &str, value: &[u8]) -> Result<()> {
     check(unsafe { abi::store_put(key.as_ptr(), key.len(), value.as_ptr(), value.len()) }).map(drop)
+}
+
+/// Keys with a prefix, in order, behind `after`: as many as fit into the caller's buffer, none when there are no more.
+pub fn store_list<'a>(prefix: &str, after: &str, out: &'a mut [u8]) -> Result<impl Iterator<Item = &'a str>> {
+    let (max, to) = (out.len(), out.as_mut_ptr());
+    let n = unsafe { abi::store_list(prefix.as_ptr(), prefix.len(), after.as_ptr(), after.len(), to, max) };
+    Ok(filled(out, n)?.split_terminator('\0'))
 }
 
 /// Removes a key; false when it was not there.

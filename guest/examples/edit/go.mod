@@ -1,0 +1,7 @@
+module edit
+
+go 1.24
+
+require realm v0.0.0
+
+replace realm => ../../go
