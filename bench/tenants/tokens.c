@@ -103,55 +103,72 @@ static turn by_host(native *host, client *c) {
 typedef struct mode {
     const char *what, *program; /* NULL: the default one */
     double goal_us;             /* on the engine's path */
-    realm_tenant *tenant;
-    samples path, lent, share;
+    realm_tenant *tenant;       /* NULL: not a program's */
+    samples path, lent, step;
 } mode;
 
+enum { BARE, HOST, PIPE, FREE, AHEAD, LOCKSTEP, N_MODES };
+
+/* In every round each mode once, and over N_MODES rounds each after every other alike: what one leaves behind in caches
+ * and queues is the next one's cost. (A Latin square by steps of 1, 2, ... over the numbers below a prime, less one.)
+ */
+_Static_assert(N_MODES == 6, "7 is a prime");
+static unsigned in_turn(unsigned round, unsigned k) { return (k + 1) * (round % N_MODES + 1) % (N_MODES + 1) - 1; }
+
+/* Of the same rounds: what a step takes longer than with the bare engine, in percent. */
+static double whole_cost(const mode *m, const mode *bare) {
+    static samples share;
+    share.n = 0;
+    for (size_t r = 0; r < m->step.n; r++) sample_add(&share, 100 * (m->step.v[r] - bare->step.v[r]) / bare->step.v[r]);
+    return median(&share);
+}
+
 static void bench_modes(bench *b, realm_account *a) {
-    static mode modes[] = {
-        {.what = "pipe", .goal_us = NAN},
-        {.what = "free run", .program = "bench/guest/reader0.wasm", .goal_us = 2},
-        {.what = "run ahead", .program = "bench/guest/ahead.wasm", .goal_us = 2},
-        {.what = "lockstep", .program = "bench/guest/lockstep.wasm", .goal_us = 10},
+    static mode modes[N_MODES] = {
+        [BARE] = {.what = "bare engine", .goal_us = NAN},
+        [HOST] = {.what = "lockstep in the host", .goal_us = NAN},
+        [PIPE] = {.what = "pipe", .goal_us = NAN},
+        [FREE] = {.what = "free run", .program = "bench/guest/reader0.wasm", .goal_us = 2},
+        [AHEAD] = {.what = "run ahead", .program = "bench/guest/ahead.wasm", .goal_us = 2},
+        [LOCKSTEP] = {.what = "lockstep", .program = "bench/guest/lockstep.wasm", .goal_us = 10},
     };
-    static samples token, path, host_share, host_lent;
     native *host = native_open(b->path);
     client c;
     char text[96];
     client_init(&c);
-    for (size_t m = 0; m < REALM_ARRAY_LEN(modes); m++) {
-        modes[m].tenant = tenant_open(b, (const char *[]){"pipe", "free", "ahead", "lockstep"}[m], modes[m].program);
+    for (unsigned m = PIPE; m < N_MODES; m++) {
+        modes[m].tenant =
+            tenant_open(b, (const char *[]){"pipe", "free", "ahead", "lockstep"}[m - PIPE], modes[m].program);
         (void)by_program(b, modes[m].tenant, &c); /* what is made on first use */
     }
     for (unsigned r = 0; r < ROUNDS; r++) {
-        turn base = by_engine(b, a, &c);
-        sample_add(&token, base.step_us);
-        sample_add(&path, base.path_us);
-        turn locked = by_host(host, &c);
-        sample_add(&host_share, 100 * (locked.step_us - base.step_us) / base.step_us);
-        sample_add(&host_lent, locked.lent_us);
-        for (size_t k = 0; k < REALM_ARRAY_LEN(modes); k++) {
-            mode *m = &modes[(k + r) % REALM_ARRAY_LEN(modes)];
-            turn t = by_program(b, m->tenant, &c);
+        for (unsigned k = 0; k < N_MODES; k++) {
+            mode *m = &modes[in_turn(r, k)];
+            turn t = m->tenant           ? by_program(b, m->tenant, &c)
+                     : m == &modes[HOST] ? by_host(host, &c)
+                                         : by_engine(b, a, &c);
             sample_add(&m->path, t.path_us);
             sample_add(&m->lent, t.lent_us);
-            sample_add(&m->share, 100 * (t.step_us - base.step_us) / base.step_us);
+            sample_add(&m->step, t.step_us);
         }
     }
-    report("a token of one tenant, bare engine", "us", NAN, median(&token), NAN, false);
-    report("on the engine's path, bare engine", "us a token", NAN, median(&path), NAN, false);
-    mode *const locked = &modes[REALM_ARRAY_LEN(modes) - 1];
-    for (size_t k = 0; k < REALM_ARRAY_LEN(modes); k++) {
-        mode *m = &modes[k];
-        snprintf(text, sizeof text, "on the engine's path, %s", m->what);
-        report(text, "us a token", median(&m->path), median(&path), m->goal_us, false);
-        snprintf(text, sizeof text, "whole cost of %s", m->what);
-        report(text, "% of a step", median(&m->share), m == locked ? median(&host_share) : NAN, 1, false);
-        realm_tenant_release(m->tenant);
+    const mode *const bare = &modes[BARE];
+    double cost[N_MODES]; /* before medians put the rounds in another order */
+    for (unsigned m = HOST; m < N_MODES; m++) cost[m] = whole_cost(&modes[m], bare);
+    const double token = median(&modes[BARE].step), path = median(&modes[BARE].path);
+    report("a token of one tenant, bare engine", "us", NAN, token, NAN, false);
+    report("on the engine's path, bare engine", "us a token", NAN, path, NAN, false);
+    for (unsigned m = PIPE; m < N_MODES; m++) {
+        snprintf(text, sizeof text, "on the engine's path, %s", modes[m].what);
+        report(text, "us a token", median(&modes[m].path), path, modes[m].goal_us, false);
+        snprintf(text, sizeof text, "whole cost of %s", modes[m].what);
+        report(text, "% of a step", cost[m], m == LOCKSTEP ? cost[HOST] : NAN, 1, false);
+        realm_tenant_release(modes[m].tenant);
     }
-    const double lent = median(&locked->lent), by_hand = median(&host_lent);
+    const double lent = median(&modes[LOCKSTEP].lent), by_hand = median(&modes[HOST].lent);
     report("at work on the engine's thread, lockstep", "us a token", lent, by_hand, NAN, false);
-    report("what the sandbox is of that", "% of a step", 100 * (lent - by_hand) / median(&token), NAN, 1, false);
+    report("what the sandbox is of that", "us a token", lent - by_hand, NAN, NAN, false);
+    report("the same", "% of a step", 100 * (lent - by_hand) / token, NAN, 1, false);
     native_close(host);
     client_release(&c);
 }
