@@ -281,13 +281,12 @@ impl<'m> Rewriter<'m> {
             Expr::Var(v) => Expr::Var(spanned(ast::Var { id: v.id }, v.span())),
             Expr::Const(c) => Expr::Const(spanned(ast::Const { value: self.constant(&c.value, used)? }, c.span())),
             Expr::Slice(s) => {
-                let slice = ast::Slice {
-                    expr: wrap("__at", self.expr(&s.expr, used)?),
-                    start: self.optional(s.start.as_ref(), Use::Key)?,
-                    stop: self.optional(s.stop.as_ref(), Use::Key)?,
-                    step: self.optional(s.step.as_ref(), Use::Key)?,
-                };
-                wrap("__own", Expr::Slice(spanned(slice, s.span())))
+                let mut bounds = Vec::new();
+                for bound in [&s.start, &s.stop, &s.step] {
+                    let none = || Expr::Const(spanned(ast::Const { value: Value::from(()) }, s.span()));
+                    bounds.push(ast::CallArg::Pos(self.optional(bound.as_ref(), Use::Key)?.unwrap_or_else(none)));
+                }
+                filter("__slice", self.expr(&s.expr, used)?, bounds)
             }
             Expr::UnaryOp(u) => {
                 let op = match u.op {

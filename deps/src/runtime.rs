@@ -135,6 +135,42 @@ fn multiply(a: Value, b: Value) -> Result<Value, Error> {
     }
 }
 
+/// `v[start:stop:step]`, each of the three an integer or none.
+fn slice(v: Value, start: Value, stop: Value, step: Value) -> Result<Value, Error> {
+    let bound = |b: &Value| match b.kind() {
+        ValueKind::None | ValueKind::Undefined => Ok(None),
+        _ => as_int(b).map(Some).ok_or_else(|| invalid("the bounds of a slice must be integers")),
+    };
+    let (start, stop, step) = (bound(&start)?, bound(&stop)?, bound(&step)?.unwrap_or(1));
+    if step == 0 {
+        return Err(invalid("the step of a slice is 0"));
+    }
+    let chosen = |n: usize| {
+        let n = n as i128;
+        let (least, most) = if step > 0 { (0, n) } else { (-1, n - 1) };
+        let clamp = |i: i128| if i < 0 { i.saturating_add(n) } else { i }.clamp(least, most);
+        let (first, end) = if step > 0 { (least, most) } else { (most, least) };
+        let (first, end) = (start.map_or(first, clamp), stop.map_or(end, clamp));
+        std::iter::successors(Some(first), move |i| Some(i.saturating_add(step)))
+            .take_while(move |&i| if step > 0 { i < end } else { i > end })
+            .map(|i| i as usize)
+    };
+    match v.kind() {
+        ValueKind::None | ValueKind::Undefined => Ok(Value::UNDEFINED),
+        ValueKind::String => {
+            let text = v.as_str().unwrap_or_default();
+            charge_len(text.len())?;
+            let chars: Vec<char> = text.chars().collect();
+            Ok(Value::from(chosen(chars.len()).map(|i| chars[i]).collect::<String>()))
+        }
+        ValueKind::Seq | ValueKind::Iterable => {
+            let items = items_of(&v)?;
+            own(Value::from(chosen(items.len()).map(|i| items[i].clone()).collect::<Vec<_>>()))
+        }
+        kind => Err(invalid(format!("a value of type {kind} cannot be sliced"))),
+    }
+}
+
 fn concatenate(a: Value, b: Value) -> Result<Value, Error> {
     let mut s = String::new();
     show(&mut s, &a)?;
@@ -157,6 +193,41 @@ fn remainder(a: Value, b: Value) -> Result<Value, Error> {
         (Some(x), Some(y)) if y != 0.0 => Ok(Value::from(x - y * (x / y).floor())),
         _ => Err(wrong_types("%", &a, &b)),
     }
+}
+
+// --- numbers ------------------------------------------------------------------------------------------------------
+
+/// int(text, base): an optional sign, a prefix that goes with the base, digits.
+fn parse_int(text: &str, base: u32) -> Option<i128> {
+    let text = text.trim();
+    let (negative, digits) = match text.as_bytes().first()? {
+        b'-' => (true, &text[1..]),
+        b'+' => (false, &text[1..]),
+        _ => (false, text),
+    };
+    let lower = digits.to_ascii_lowercase();
+    let prefixed = [("0x", 16), ("0o", 8), ("0b", 2)].into_iter().find(|(prefix, _)| lower.starts_with(prefix));
+    let (digits, base) = match prefixed {
+        Some((_, of)) if base == 0 || base == of => (&digits[2..], of),
+        _ => (digits, if base == 0 { 10 } else { base }),
+    };
+    if !(2..=36).contains(&base) || !digits.bytes().all(|b| b.is_ascii_alphanumeric()) {
+        return None;
+    }
+    i128::from_str_radix(digits, base).ok().map(|v| if negative { -v } else { v })
+}
+
+fn parse_float(v: &Value) -> Option<f64> {
+    match v.as_str() {
+        Some(text) => text.trim().parse().ok(),
+        None => as_float(v),
+    }
+}
+
+fn to_int(v: &Value, default: Value, base: u32) -> Value {
+    let whole = v.as_str().and_then(|text| parse_int(text, base)).or_else(|| as_int(v));
+    let cut = || parse_float(v).filter(|f| f.abs() < 1e38).map(|f| f.trunc() as i128);
+    whole.or_else(cut).map_or(default, int_value)
 }
 
 // --- text -------------------------------------------------------------------------------------------------------
@@ -512,6 +583,55 @@ pub fn environment() -> Environment<'static> {
     });
     env.add_filter("list", |v: Value| items_of(&v).map(Value::from));
     env.add_filter("tojson", tojson);
+    env.add_filter("__slice", slice);
+    // A value that is no text is one as Python shows it.
+    env.add_filter("upper", |v: Value| Ok::<_, Error>(text_of(&v)?.to_uppercase()));
+    env.add_filter("lower", |v: Value| Ok::<_, Error>(text_of(&v)?.to_lowercase()));
+    env.add_filter("title", |v: Value| Ok::<_, Error>(minijinja::filters::title(text_of(&v)?)));
+    env.add_filter("capitalize", |v: Value| -> Result<String, Error> {
+        let text = text_of(&v)?;
+        let mut chars = text.chars();
+        let first = chars.next().map(|c| c.to_uppercase().to_string()).unwrap_or_default();
+        Ok(first + &chars.as_str().to_lowercase())
+    });
+    env.add_filter("trim", |v: Value, chars: Option<String>| -> Result<String, Error> {
+        let text = text_of(&v)?;
+        Ok(match chars {
+            Some(chars) => text.trim_matches(|c| chars.contains(c)).to_string(),
+            None => text.trim().to_string(),
+        })
+    });
+    // What is not defined is empty.
+    for name in ["length", "count"] {
+        env.add_filter(name, |v: &Value| match v.is_undefined() {
+            true => Ok(0),
+            false => minijinja::filters::length(v),
+        });
+    }
+    env.add_filter("first", |v: &Value| match v.is_undefined() {
+        true => Ok(Value::UNDEFINED),
+        false => minijinja::filters::first(v),
+    });
+    env.add_filter("last", |v: Value| match v.is_undefined() {
+        true => Ok(v),
+        false => minijinja::filters::last(v),
+    });
+    env.add_filter("items", |v: &Value| match v.is_undefined() {
+        true => Ok(Value::from(Vec::<Value>::new())),
+        false => minijinja::filters::items(v),
+    });
+    // What is no number is the default.
+    env.add_filter("int", |v: Value, default: Option<Value>, base: Option<u32>, kw: Kwargs| {
+        let default = kw.get::<Option<Value>>("default")?.or(default).unwrap_or_else(|| Value::from(0));
+        let base = kw.get::<Option<u32>>("base")?.or(base).unwrap_or(10);
+        kw.assert_all_used()?;
+        Ok::<_, Error>(to_int(&v, default, base))
+    });
+    env.add_filter("float", |v: Value, default: Option<Value>, kw: Kwargs| {
+        let default = kw.get::<Option<Value>>("default")?.or(default).unwrap_or_else(|| Value::from(0.0));
+        kw.assert_all_used()?;
+        Ok::<_, Error>(parse_float(&v).map_or(default, Value::from))
+    });
     env.add_filter("format", |f: Value, args: Rest<Value>| format_checked(FormatStyle::Printf, &text_of(&f)?, &args));
     env.add_filter("replace", |v: Value, from: Value, to: Value, count: Option<i64>| {
         replace(&text_of(&v)?, &text_of(&from)?, &text_of(&to)?, count)
@@ -539,6 +659,8 @@ pub fn environment() -> Environment<'static> {
     env.add_test("sequence", |v: &Value| {
         matches!(v.kind(), ValueKind::Seq | ValueKind::Iterable | ValueKind::Map | ValueKind::String)
     });
+    env.add_test("iterable", |v: &Value| !v.is_none() && v.try_iter().is_ok());
+    env.add_test("number", |v: &Value| matches!(v.kind(), ValueKind::Number | ValueKind::Bool));
     env.add_test("callable", |v: &Value| v.as_object().is_some_and(|o| o.type_name().contains("unction")));
 
     env.remove_global("debug");
