@@ -77,7 +77,7 @@ static const char help[] =
 
 typedef struct flags {
     const char *config, *state, *listen, *admin, *models_dir;
-    const char *models[SERVE_MODELS_MAX];
+    const char *models[REALM_MODELS_MAX];
     size_t n_models;
     const char *spill_dir;
     uint64_t threads, weight_budget, kv_bytes, spill_bytes;
@@ -145,7 +145,7 @@ static bool read_flags(realm_args *args, flags *f) {
                 (void)realm_args_usage(args, "--model takes ID=FILE or a model's name, not ", value);
                 return false;
             }
-            if (f->n_models == SERVE_MODELS_MAX) {
+            if (f->n_models == REALM_MODELS_MAX) {
                 (void)realm_args_usage(args, "too many models: ", value);
                 return false;
             }

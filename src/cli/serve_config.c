@@ -153,8 +153,8 @@ static realm_status read_models(serve_config *c, const realm_json *root, realm_e
     if (!realm_json_get_set(root, "models", &list)) return REALM_OK;
     realm_status st = realm_json_expect(&list, REALM_JSON_ARRAY, err);
     for (size_t i = 0; st == REALM_OK && realm_json_at(&list, i, &m); i++) {
-        if (c->n_models == SERVE_MODELS_MAX)
-            return realm_json_error(&m, REALM_E_LIMIT, err, "at most %u models", SERVE_MODELS_MAX);
+        if (c->n_models == REALM_MODELS_MAX)
+            return realm_json_error(&m, REALM_E_LIMIT, err, "at most %u models", REALM_MODELS_MAX);
         serve_model *to = &c->models[c->n_models++];
         const char *id = "";
         st = realm_json_only(&m, known, REALM_ARRAY_LEN(known), NULL, err);
@@ -373,8 +373,8 @@ void serve_config_differences(const serve_config *running, const serve_config *f
 }
 
 realm_status serve_config_add_model(serve_config *c, const char *text, realm_error *err) {
-    if (c->n_models == SERVE_MODELS_MAX)
-        return realm_error_set(err, REALM_E_LIMIT, "at most %u models are served", SERVE_MODELS_MAX);
+    if (c->n_models == REALM_MODELS_MAX)
+        return realm_error_set(err, REALM_E_LIMIT, "at most %u models are served", REALM_MODELS_MAX);
     serve_model *m = &c->models[c->n_models];
     const char *equals = strchr(text, '=');
     size_t id_len = equals ? (size_t)(equals - text) : strlen(text);

@@ -11,9 +11,7 @@
 #include "net/net.h"
 #include "tenant/tenant.h"
 
-#define SERVE_MODELS_MAX 64u
 #define SERVE_NAMES_MAX 32u
-
 #define SERVE_PREFIXES_MAX 16u /* texts of a model that are computed once for everybody */
 
 typedef struct serve_model {
@@ -36,7 +34,7 @@ typedef struct serve_config {
     char *dir;           /* of the file, with '/' or "" */
     const char *listen, *admin_listen;
     char *state, *models_dir; /* NULL: the default */
-    serve_model models[SERVE_MODELS_MAX];
+    serve_model models[REALM_MODELS_MAX];
     size_t n_models;
     serve_tenant *tenants;
     size_t n_tenants;

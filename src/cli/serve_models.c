@@ -26,7 +26,7 @@
 struct serve_models {
     realm_runtime *rt;
     atomic_bool stop;
-    serve_model served[SERVE_MODELS_MAX]; /* of whoever loads: one thread at a time */
+    serve_model served[REALM_MODELS_MAX]; /* of whoever loads: one thread at a time */
     size_t n_served;
 
     realm_mutex mu;
@@ -89,8 +89,8 @@ static realm_status load_model(serve_models *l, serve_model *m, const realm_engi
     uint64_t t0 = realm_clock_ns();
     load now = {l, m->id, 0};
     realm_model_config mc = {.engine = *engine, .weight_budget_bytes = m->weight_budget};
-    if (l->n_served == SERVE_MODELS_MAX)
-        return realm_error_set(err, REALM_E_LIMIT, "model %s: at most %u models", m->id, SERVE_MODELS_MAX);
+    if (l->n_served == REALM_MODELS_MAX)
+        return realm_error_set(err, REALM_E_LIMIT, "model %s: at most %u models", m->id, REALM_MODELS_MAX);
     serve_say("loading %s from %s", m->id, m->file);
     realm_status st = realm_runtime_add_model(l->rt, m->id, m->file, &mc, on_progress, &now, err);
     if (st != REALM_OK) {

@@ -277,6 +277,8 @@ def test_wrong_configurations_name_the_line():
                            ("tenants:\n  - name: a\n    limits: {weight: 0}\n", "line 3: tenants[0].limits.weight"),
                            ("http: {head_bytes: 1}\n", "http.head_bytes: must be from 1024"),
                            ("threads: 2\nthreads: 3\n", "line 2"),
+                           ("models:\n" + "".join(f"  - {{id: m{i}, file: {MODEL}}}\n" for i in range(17)),
+                            "line 18: models[16]: at most 16 models"),
                            ("listen: [\n", "line 2")):
             config.write_text(text)
             done = realm("serve", "--config", str(config), "--state", dir + "/state", check=False)
