@@ -12,13 +12,7 @@ static oracle truth;
 
 static uint64_t page_bytes(void) {
     static uint64_t bytes;
-    if (bytes) return bytes;
-    engine_run r;
-    realm_engine_stats st;
-    engine_run_open(&r, &tiny_llama, &(realm_engine_config){.max_generations = 1});
-    realm_engine_get_stats(r.e, &st);
-    bytes = st.kv_page_bytes;
-    engine_run_close(&r);
+    if (!bytes) bytes = page_bytes_of(&tiny_llama);
     return bytes;
 }
 

@@ -19,15 +19,6 @@ typedef struct model_context { /* what a context should be */
 } model_context;
 
 static oracle truth;
-static uint64_t page_bytes(void) {
-    engine_run r;
-    realm_engine_stats st;
-    engine_run_open(&r, &tiny_llama, &(realm_engine_config){.max_generations = 1});
-    realm_engine_get_stats(r.e, &st);
-    engine_run_close(&r);
-    return st.kv_page_bytes;
-}
-
 static void check(const model_context *m) {
     realm_token got[512];
     realm_context_info info;
@@ -95,7 +86,7 @@ static void random_operations(void **state) {
     (void)state;
     static const uint8_t secrets[2][REALM_CACHE_SECRET_BYTES] = {"one", "two"};
     static model_context m[CONTEXTS];
-    const uint64_t bytes = page_bytes();
+    const uint64_t bytes = page_bytes_of(&tiny_llama);
     uint64_t cached = 0;
     char dir[SCRATCH_MAX] = "test-random";
     assert_non_null(scratch_dir(dir));
@@ -214,7 +205,7 @@ static void threads(void **state) {
     (void)state;
     enum { N = 3, LEN = 150, ROUNDS = 40 };
     engine_run r;
-    const uint64_t bytes = page_bytes();
+    const uint64_t bytes = page_bytes_of(&tiny_llama);
     static consumer k;
     static realm_token want[N][LEN + 1], other[250];
     engine_run_open(&r, &tiny_llama, &(realm_engine_config){.kv_bytes = 10 * bytes, .spill_bytes = 8 * bytes});

@@ -72,15 +72,6 @@ static void alone_and_together(void **state) {
     }
 }
 
-static uint64_t page_bytes(const tiny_spec *spec) {
-    engine_run r;
-    realm_engine_stats st;
-    engine_run_open(&r, spec, &(realm_engine_config){.max_generations = 1});
-    realm_engine_get_stats(r.e, &st);
-    engine_run_close(&r);
-    return st.kv_page_bytes;
-}
-
 static void wait_until_idle(const engine_run *r) {
     realm_engine_stats st;
     for (int i = 0; i < 2000; i++) {
@@ -340,7 +331,7 @@ static void pages_run_out(void **state) {
     realm_token prompt[N][60];
     static int32_t want[N][N_NEW];
     static consumer c[N];
-    uint64_t bytes = page_bytes(&tiny_llama);
+    uint64_t bytes = page_bytes_of(&tiny_llama);
     for (unsigned i = 0; i < N; i++) {
         fill_prompt(prompt[i], 60, i);
         expect_tokens(&tiny_llama, prompt[i], 20 + i * 5, N_NEW, want[i]);
@@ -383,7 +374,7 @@ static void shares(void **state) {
     realm_error err;
     realm_token prompt[128];
     fill_prompt(prompt, 128, 5);
-    uint64_t bytes = page_bytes(&tiny_llama);
+    uint64_t bytes = page_bytes_of(&tiny_llama);
     for (size_t k = 0; k < REALM_ARRAY_LEN(lens); k++) {
         expect_tokens(&tiny_llama, prompt, lens[k], N_NEW, want);
         for (int tight = 0; tight < 2; tight++) { /* with few pages the share is given up and the rest computed again */

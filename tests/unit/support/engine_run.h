@@ -42,6 +42,16 @@ __attribute__((unused)) static void engine_run_close(engine_run *r) {
     tiny_free(r->file);
 }
 
+/* KV memory of a page of this model's. */
+__attribute__((unused)) static uint64_t page_bytes_of(const tiny_spec *spec) {
+    engine_run r;
+    realm_engine_stats st;
+    engine_run_open(&r, spec, &(realm_engine_config){.max_generations = 1});
+    realm_engine_get_stats(r.e, &st);
+    engine_run_close(&r);
+    return st.kv_page_bytes;
+}
+
 /* A consumer: counts its wake-ups, collects events. */
 typedef struct consumer {
     realm_generation *g;

@@ -96,6 +96,18 @@ static inline realm_tenant *tenant_with(const char *name, const char *dir, const
     return t;
 }
 
+/* Of a tenant, which is made where there is none; for what begins from now on. */
+__attribute__((unused)) static void set_limit(const char *tenant, const char *name, const char *value) {
+    realm_error err = {0};
+    realm_tenant_row row;
+    realm_store *s = realm_runtime_store(rt);
+    realm_tenant_release(tenant_with(tenant, NULL, NULL));
+    if (realm_store_tenant_find(s, tenant, &row, &err) || realm_limits_set(&row.limits, name, value, &err) ||
+        realm_store_tenant_set(s, tenant, &row.limits, NULL, 0, &err))
+        fail_msg("%s", err.text);
+    realm_runtime_reload(rt);
+}
+
 static realm_run_params text_request(void) {
     static const char INPUT[] = "{\"endpoint\":\"completion\",\"prompt\":\"abc abc\",\"text\":\"a\\\"b\\n\\u20ac!\","
                                 "\"list\":[1,2.5,1],\"nothing\":null}";
@@ -106,6 +118,21 @@ static realm_run_params text_request(void) {
     p.generation.max_tokens = 16;
     p.generation.ignore_end = true;
     return p;
+}
+
+/* The same with another input, which lasts until the run has started. */
+__attribute__((unused)) static realm_run_params with_input(const char *json) {
+    realm_run_params p = text_request();
+    p.input = json;
+    p.input_len = strlen(json);
+    return p;
+}
+
+/* A request that tells a program what to do; lasts until the next one. */
+__attribute__((unused)) static realm_run_params with_text(const char *what) {
+    static char json[256];
+    snprintf(json, sizeof json, "{\"endpoint\":\"completion\",\"prompt\":\"abc abc\",\"text\":\"%s\"}", what);
+    return with_input(json);
 }
 
 static void begin_on(client *c, realm_tenant *t, const char *model, realm_run_params p) {
@@ -173,6 +200,41 @@ __attribute__((unused)) static void complete(client *c, realm_tenant *t, realm_r
 
 __attribute__((unused)) static void expect_ok(const client *c) {
     if (c->status || c->finish == REALM_FINISH_ERROR) fail_msg("%d: %s", c->status, c->error);
+}
+
+/* Waits for what ends behind clients that have gone. */
+__attribute__((unused)) static void nothing_is_left(void) {
+    realm_runtime_stats s;
+    realm_engine_stats e;
+    for (uint64_t until = realm_clock_ns() + PATIENCE_NS;; usleep(1000)) {
+        realm_runtime_get_stats(rt, &s);
+        realm_engine_get_stats(engine_of(rt, "tiny"), &e);
+        if (s.instances == 0 && s.runs_active == 0 && s.requests_active == 0 && e.running + e.queued == 0) return;
+        if (realm_clock_ns() > until)
+            fail_msg("%u instances, %u runs, %u requests, %u generations are left", s.instances, s.runs_active,
+                     s.requests_active, e.running + e.queued);
+    }
+}
+
+static bool add_usage(void *user, const char *name, const realm_usage *u) {
+    (void)name;
+    realm_usage_add(user, u);
+    return true;
+}
+
+/* What the ledger says of a tenant; NULL: of all. */
+__attribute__((unused)) static realm_usage usage_of(const char *tenant) {
+    realm_usage u = {0};
+    assert_int_equal(realm_store_usage_each(realm_runtime_store(rt), tenant, 0, add_usage, &u, NULL), REALM_OK);
+    return u;
+}
+
+/* All tenants together have had what the engine has served. */
+__attribute__((unused)) static void ledger_agrees(void) {
+    realm_usage engine, sum = usage_of(NULL);
+    assert_int_equal(realm_store_usage_engine(realm_runtime_store(rt), &engine, NULL), REALM_OK);
+    assert_int_equal(sum.prompt_tokens, engine.prompt_tokens);
+    assert_int_equal(sum.completion_tokens, engine.completion_tokens);
 }
 
 static void write_model(void) {

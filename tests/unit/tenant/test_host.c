@@ -22,31 +22,12 @@ static void test_every_call_with_64_bits(void **state) {
     probe("probe64");
 }
 
-static void set_limit(const char *tenant, const char *name, const char *value) {
-    realm_error err = {0};
-    realm_tenant_row row;
-    realm_store *store = realm_runtime_store(rt);
-    realm_tenant_release(tenant_with(tenant, NULL, NULL));
-    if (realm_store_tenant_find(store, tenant, &row, &err) || realm_limits_set(&row.limits, name, value, &err) ||
-        realm_store_tenant_set(store, tenant, &row.limits, NULL, 0, &err))
-        fail_msg("%s", err.text);
-    realm_runtime_reload(rt);
-}
-
-/* A request that tells the limits program what to do. */
-static realm_run_params limits_request(const char *what, char *input, size_t cap) {
-    realm_run_params p = text_request();
-    p.input_len = (size_t)snprintf(input, cap, "{\"endpoint\":\"completion\",\"text\":\"%s\"}", what);
-    p.input = input;
-    return p;
-}
-
 static void meet(client *c, const char *what, const char *limit, const char *value) {
-    char input[128], tenant[64];
+    char tenant[64];
     snprintf(tenant, sizeof tenant, "meets-%s", what);
     set_limit(tenant, limit, value);
     realm_tenant *t = tenant_with(tenant, TEST_WASM "/guest", "limits");
-    complete(c, t, limits_request(what, input, sizeof input));
+    complete(c, t, with_text(what));
     realm_tenant_release(t);
 }
 
@@ -155,8 +136,7 @@ static char *plain_answer(void);
 
 static realm_status ask_saved(realm_tenant *t, const char *what, char **text) {
     client c;
-    char input[128];
-    complete(&c, t, limits_request(what, input, sizeof input));
+    complete(&c, t, with_text(what));
     realm_status st = c.status;
     if (text) *text = strdup(c.text ? c.text : "");
     end(&c);
@@ -386,13 +366,7 @@ static void test_cancel(void **state) {
     assert_int_equal(c.finish, REALM_FINISH_CANCELLED);
     end(&c);
     realm_tenant_release(t);
-    realm_runtime_stats stats;
-    uint64_t until = realm_clock_ns() + PATIENCE_NS;
-    do {
-        realm_runtime_get_stats(rt, &stats);
-        usleep(1000);
-    } while (stats.runs_active > 0 && realm_clock_ns() < until);
-    assert_int_equal(stats.runs_active, 0); /* nothing is left behind */
+    nothing_is_left();
 }
 
 static void test_errors_reach_the_client(void **state) {
@@ -436,8 +410,7 @@ static void test_failures_are_the_programs(void **state) {
     realm_tenant *t = tenant_with("gives", TEST_WASM "/guest", "gives");
     for (size_t i = 0; i < REALM_ARRAY_LEN(cases); i++) {
         client c;
-        char input[128];
-        complete(&c, t, limits_request(cases[i].what, input, sizeof input));
+        complete(&c, t, with_text(cases[i].what));
         if (c.status != cases[i].status) fail_msg("%s: %s (%s)", cases[i].what, realm_status_name(c.status), c.error);
         if (c.status == REALM_OK)
             assert_string_equal(c.text, cases[i].text);

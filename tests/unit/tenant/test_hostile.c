@@ -69,34 +69,12 @@ static measure decode(void) {
 
 /* ---- the attack ---- */
 
-static realm_run_params attack_of(const char *what) {
-    static char input[256];
-    realm_run_params p = text_request();
-    snprintf(input, sizeof input, "{\"endpoint\":\"completion\",\"prompt\":\"abc abc\",\"text\":\"%s\"}", what);
-    p.input = input;
-    p.input_len = strlen(input);
-    return p;
-}
-
-static void attack_begin(client *c, const char *what) { begin(c, evil, attack_of(what)); }
+static void attack_begin(client *c, const char *what) { begin(c, evil, with_text(what)); }
 
 static void leave(client *c) { /* as a client that hangs up */
     realm_run_cancel(c->run);
     follow(c, 0);
     end(c);
-}
-
-static void nothing_is_left(void) {
-    realm_runtime_stats s;
-    realm_engine_stats e;
-    uint64_t until = realm_clock_ns() + PATIENCE_NS;
-    do {
-        realm_runtime_get_stats(rt, &s);
-        realm_engine_get_stats(engine_of(rt, "tiny"), &e);
-        usleep(1000);
-    } while ((s.runs_active > 0 || e.running > 0) && realm_clock_ns() < until);
-    assert_int_equal(s.runs_active, 0);
-    assert_int_equal(e.running, 0);
 }
 
 /* What the victim sees for a while: medians of decodes one after the other. A program's first milliseconds are as good
@@ -201,21 +179,11 @@ static void ends_as(const char *what, realm_status status, const char *says) {
     nothing_is_left();
 }
 
-static void set_limit(const char *name, const char *value) {
-    realm_error err = {0};
-    realm_tenant_row row;
-    realm_store *s = realm_runtime_store(rt);
-    if (realm_store_tenant_find(s, "evil", &row, &err) || realm_limits_set(&row.limits, name, value, &err) ||
-        realm_store_tenant_set(s, "evil", &row.limits, NULL, 0, &err))
-        fail_msg("%s", err.text);
-    realm_runtime_reload(rt);
-}
-
 static void spinning_is_ended(void **state) {
     (void)state;
-    set_limit("cpu_ms_per_wake", "50");
+    set_limit("evil", "cpu_ms_per_wake", "50");
     ends_as("spin", REALM_E_LIMIT, "cpu_ms_per_wake (50 ms)");
-    set_limit("cpu_ms_per_wake", "20000");
+    set_limit("evil", "cpu_ms_per_wake", "20000");
 }
 
 static void recursion_is_ended(void **state) {
@@ -242,13 +210,13 @@ static void handles_have_a_limit(void **state) {
 static void memory_has_a_limit(void **state) {
     (void)state;
     client c;
-    set_limit("memory_bytes", "1048576");
+    set_limit("evil", "memory_bytes", "1048576");
     attack_begin(&c, "grow");
     follow(&c, 0);
     expect_ok(&c);
     assert_true(c.len > 4 && c.len < 16); /* 16 pages, of which the program had some at its start */
     end(&c);
-    set_limit("memory_bytes", "67108864");
+    set_limit("evil", "memory_bytes", "67108864");
     attack_begin(&c, "grow");
     follow(&c, 0);
     expect_ok(&c);
@@ -316,7 +284,7 @@ int main(int argc, char **argv) {
     if (open_runtime()) return 1;
     victim = tenant_with("victim", NULL, NULL);
     evil = tenant_with("evil", TEST_WASM "/guest", "hostile");
-    set_limit("cpu_ms_per_wake", "20000");
+    set_limit("evil", "cpu_ms_per_wake", "20000");
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_program_that_spins),
         cmocka_unit_test(a_program_that_never_polls),

@@ -21,10 +21,7 @@ static char *request_text(const char *op, int id, const void *file, size_t len) 
 
 static void ask(client *c, realm_tenant *t, const char *op, int id, const void *file, size_t len) {
     char *input = request_text(op, id, file, len);
-    realm_run_params p = text_request();
-    p.input = input;
-    p.input_len = strlen(input);
-    complete(c, t, p);
+    complete(c, t, with_input(input));
     free(input);
 }
 
@@ -50,15 +47,8 @@ static void put(realm_tenant *t, int id, const tiny_model *m) {
 }
 
 static realm_tenant *limited(const char *name, const char *limit, const char *value) {
-    realm_error err = {0};
-    realm_tenant_row row;
-    realm_store *store = realm_runtime_store(rt);
     realm_tenant *t = tenant_with(name, TEST_WASM "/guest", "models");
-    if (limit &&
-        (realm_store_tenant_find(store, name, &row, &err) || realm_limits_set(&row.limits, limit, value, &err) ||
-         realm_store_tenant_set(store, name, &row.limits, NULL, 0, &err)))
-        fail_msg("%s", err.text);
-    if (limit) realm_runtime_reload(rt);
+    if (limit) set_limit(name, limit, value);
     return t;
 }
 
@@ -93,27 +83,6 @@ static void every_call(void **state) {
     (void)state;
     probe_with("probe_models");
     probe_with("probe_models64");
-}
-
-static bool add_usage(void *user, const char *name, const realm_usage *u) {
-    (void)name;
-    realm_usage *sum = user;
-    sum->prompt_tokens += u->prompt_tokens;
-    sum->completion_tokens += u->completion_tokens;
-    return true;
-}
-
-static realm_usage usage_of(const char *tenant) {
-    realm_usage u = {0};
-    assert_int_equal(realm_store_usage_each(realm_runtime_store(rt), tenant, 0, add_usage, &u, NULL), REALM_OK);
-    return u;
-}
-
-static void ledger_agrees(void) {
-    realm_usage engine, sum = usage_of(NULL);
-    assert_int_equal(realm_store_usage_engine(realm_runtime_store(rt), &engine, NULL), REALM_OK);
-    assert_int_equal(sum.prompt_tokens, engine.prompt_tokens);
-    assert_int_equal(sum.completion_tokens, engine.completion_tokens);
 }
 
 static void only_its_tenant_sees_it(void **state) {
@@ -204,10 +173,7 @@ static void loaded_once(void **state) {
     put(t, 1, m);
     char *input = request_text("run", 1, NULL, 0);
     for (int i = 0; i < N; i++) {
-        realm_run_params p = text_request();
-        p.input = input;
-        p.input_len = strlen(input);
-        begin(&c[i], t, p);
+        begin(&c[i], t, with_input(input));
     }
     for (int i = 0; i < N; i++) {
         follow(&c[i], 0);
@@ -491,10 +457,7 @@ static void images_on_their_way_count(void **state) {
     job_init(&held->job, t, NULL, true);
     if (jobs_submit(rt->jobs, &held->job, &err)) fail_msg("%s", err.text);
     char *input = request_text("store", 1, m->file, m->file_len);
-    realm_run_params p = text_request();
-    p.input = input;
-    p.input_len = strlen(input);
-    begin(&first, t, p);
+    begin(&first, t, with_input(input));
     for (uint64_t until = realm_clock_ns() + PATIENCE_NS; atomic_load(&t->storing_bytes) != m->file_len;) {
         if (realm_clock_ns() > until) fail_msg("the first is not being stored");
         usleep(1000);

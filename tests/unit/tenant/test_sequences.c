@@ -119,33 +119,12 @@ static void finish(told *t, unsigned *checked) {
     free(t->lines);
 }
 
-static realm_usage sum;
-static bool add_usage(void *user, const char *name, const realm_usage *u) {
-    (void)user;
-    (void)name;
-    realm_usage_add(&sum, u);
-    return true;
-}
-
-/* Waits for what ends behind a client that has gone. */
-static void await_quiet(realm_engine_stats *st) {
-    realm_runtime_stats rs;
-    for (uint64_t until = realm_clock_ns() + PATIENCE_NS;; usleep(2000)) {
-        realm_engine_get_stats(engine_of(rt, "tiny"), st);
-        realm_runtime_get_stats(rt, &rs);
-        if (rs.instances == 0 && rs.runs_active == 0 && rs.requests_active == 0 && st->running + st->queued == 0) break;
-        if (realm_clock_ns() > until)
-            fail_msg("%u instances, %u runs, %u requests, %u generations are left", rs.instances, rs.runs_active,
-                     rs.requests_active, st->running + st->queued);
-    }
-}
-
-static void nothing_is_left(void) {
+static void tenants_leave_nothing(void) {
     realm_engine_stats st;
     realm_tenant_stats *list;
     realm_error err = {0};
     size_t n;
-    await_quiet(&st);
+    nothing_is_left();
     if (realm_runtime_tenant_stats(rt, &list, &n, &err)) fail_msg("%s", err.text);
     for (size_t i = 0; i < n; i++) {
         assert_int_equal(list[i].generations, 0);
@@ -174,9 +153,9 @@ static void nothing_is_left(void) {
 static void the_ledger_is_exact(void) {
     realm_store *store;
     realm_error err = {0};
-    realm_usage engine;
+    realm_usage engine, sum = {0};
     if (realm_store_open(&store, state_dir, &err)) fail_msg("%s", err.text);
-    assert_int_equal(realm_store_usage_each(store, NULL, 0, add_usage, NULL, NULL), REALM_OK);
+    assert_int_equal(realm_store_usage_each(store, NULL, 0, add_usage, &sum, NULL), REALM_OK);
     assert_int_equal(realm_store_usage_engine(store, &engine, NULL), REALM_OK);
     realm_store_close(store);
     assert_int_equal(sum.prompt_tokens, engine.prompt_tokens);
@@ -231,18 +210,8 @@ static void random_programs(void **state) {
     }
     print_message("%u tokens as the model alone says\n", checked);
     assert_true(checked > 20 * n_programs);
-    nothing_is_left();
+    tenants_leave_nothing();
     the_ledger_is_exact();
-}
-
-/* Kilobytes of KV memory for 14 pages of 16 long sequences, and other rooms as small. */
-static uint64_t page_bytes(void) {
-    engine_run r;
-    realm_engine_stats st;
-    engine_run_open(&r, &tiny_llama, &(realm_engine_config){.max_generations = 1});
-    realm_engine_get_stats(r.e, &st);
-    engine_run_close(&r);
-    return st.kv_page_bytes;
 }
 
 static unsigned setting(const char *name, unsigned otherwise) {
@@ -256,7 +225,8 @@ int main(int argc, char **argv) {
     n_programs = setting("REALM_PROGRAMS", n_programs);
     n_operations = setting("REALM_OPERATIONS", n_operations);
     first_seed = setting("REALM_SEED", first_seed);
-    const uint64_t bytes = page_bytes();
+    /* Kilobytes of KV memory for 14 pages of 16 long sequences, and other rooms as small. */
+    const uint64_t bytes = page_bytes_of(&tiny_llama);
     state_dir = scratch_dir(dir);
     tiny_engine.kv_bytes = 30 * bytes;
     tiny_engine.spill_bytes = 8 * bytes;

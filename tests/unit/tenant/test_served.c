@@ -32,23 +32,6 @@ static void until_in_memory(uint32_t n) {
     }
 }
 
-static bool sum_of(void *user, const char *name, const realm_usage *u) {
-    (void)name;
-    realm_usage_add(user, u);
-    return true;
-}
-
-static void ledger_agrees(void) {
-    realm_error err = {0};
-    realm_usage engine, sum = {0};
-    realm_runtime_reload(rt);
-    if (realm_store_usage_each(realm_runtime_store(rt), NULL, 0, sum_of, &sum, &err)) fail_msg("%s", err.text);
-    if (realm_store_usage_engine(realm_runtime_store(rt), &engine, &err)) fail_msg("%s", err.text);
-    assert_true(sum.completion_tokens > 0);
-    assert_int_equal(sum.prompt_tokens, engine.prompt_tokens);
-    assert_int_equal(sum.completion_tokens, engine.completion_tokens);
-}
-
 static char *answer_on(realm_tenant *t, const char *model) {
     client c;
     begin_on(&c, t, model, text_request());
@@ -139,10 +122,7 @@ static void an_id_is_free_at_once(void **state) {
 }
 
 static void text_on(client *c, realm_tenant *t, const char *model, const char *input) {
-    realm_run_params p = text_request();
-    p.input = input;
-    p.input_len = strlen(input);
-    begin_on(c, t, model, p);
+    begin_on(c, t, model, with_input(input));
     follow(c, 0);
     free(c->text);
     c->text = NULL;

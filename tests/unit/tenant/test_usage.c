@@ -17,7 +17,7 @@ static bool take_usage(void *user, const char *name, const realm_usage *u) {
 }
 
 /* What the store says, read as another process would. */
-static realm_usage usage_of(const char *tenant) {
+static realm_usage stored_usage_of(const char *tenant) {
     realm_error err = {0};
     realm_usage u = {0}, engine;
     realm_store *store;
@@ -34,26 +34,7 @@ static realm_usage usage_of(const char *tenant) {
     return u;
 }
 
-static realm_run_params input(const char *text) {
-    static char json[256];
-    realm_run_params p = text_request();
-    snprintf(json, sizeof json, "{\"endpoint\":\"completion\",\"prompt\":\"abc abc\",\"text\":\"%s\"}", text);
-    p.input = json;
-    p.input_len = strlen(json);
-    return p;
-}
-
-static void limit(const char *tenant, const char *name, const char *value) {
-    realm_error err = {0};
-    realm_tenant_row row;
-    realm_store *s = realm_runtime_store(rt);
-    if (realm_store_tenant_find(s, tenant, &row, &err) || realm_limits_set(&row.limits, name, value, &err) ||
-        realm_store_tenant_set(s, tenant, &row.limits, NULL, 0, &err))
-        fail_msg("%s", err.text);
-    realm_runtime_reload(rt);
-}
-
-static uint64_t cpu_of(const char *tenant) { return usage_of(tenant).program_cpu_ns; }
+static uint64_t cpu_of(const char *tenant) { return stored_usage_of(tenant).program_cpu_ns; }
 
 static void programs_are_charged_however_they_end(void **state) {
     (void)state;
@@ -73,10 +54,10 @@ static void programs_are_charged_however_they_end(void **state) {
     assert_true(before > 0); /* the default program is one too */
     for (size_t i = 0; i < REALM_ARRAY_LEN(CASES); i++) {
         realm_tenant *t = tenant_with(CASES[i].name, TEST_WASM "/guest", "hostile");
-        if (CASES[i].status == REALM_E_LIMIT) limit(CASES[i].name, "cpu_ms_per_wake", "200");
-        complete(&c, t, input(CASES[i].does));
+        if (CASES[i].status == REALM_E_LIMIT) set_limit(CASES[i].name, "cpu_ms_per_wake", "200");
+        complete(&c, t, with_text(CASES[i].does));
         assert_int_equal(c.status, CASES[i].status);
-        used[i] = usage_of(CASES[i].name); /* END has been told: it is there */
+        used[i] = stored_usage_of(CASES[i].name); /* END has been told: it is there */
         if (used[i].program_cpu_ns < CASES[i].least_ns)
             fail_msg("%s: %llu ns", CASES[i].name, (unsigned long long)used[i].program_cpu_ns);
         if (CASES[i].status == REALM_E_LIMIT) assert_true(used[i].program_cpu_ns < 2 * CASES[i].least_ns); /* once */
@@ -107,8 +88,8 @@ static void a_client_that_leaves_is_charged(void **state) {
     size_t n;
     uint64_t told = 0;
     realm_tenant *t = tenant_with("leaves", TEST_WASM "/guest", "hostile");
-    limit("leaves", "cpu_ms_per_wake", "600000");
-    begin(&c, t, input("spin"));
+    set_limit("leaves", "cpu_ms_per_wake", "600000");
+    begin(&c, t, with_text("spin"));
     follow(&c, 1);
     uint64_t some = await_cpu("leaves", 1);
     uint64_t more = await_cpu("leaves", some + 5 * MS);
@@ -121,7 +102,7 @@ static void a_client_that_leaves_is_charged(void **state) {
     realm_run_cancel(c.run);
     follow(&c, 0); /* ended after its period of grace */
     assert_int_equal(c.finish, REALM_FINISH_CANCELLED);
-    realm_usage u = usage_of("leaves");
+    realm_usage u = stored_usage_of("leaves");
     assert_true(u.program_cpu_ns > more);
     assert_int_equal(u.aborted_requests, 1);
     end(&c);
@@ -182,7 +163,7 @@ static void tensor_calls_are_charged(void **state) {
     complete(&c, t, text_request());
     expect_ok(&c);
     end(&c);
-    realm_usage u = usage_of("computes");
+    realm_usage u = stored_usage_of("computes");
     assert_true(u.tensor_ns > 0 && u.program_cpu_ns > 0);
     assert_int_equal(u.tensor_ns, sum.tensor_ns); /* nobody else has any */
     realm_tenant_release(t);
@@ -194,8 +175,8 @@ static void deleted_tenants_are_charged(void **state) {
     client c;
     realm_error err = {0};
     realm_tenant *t = tenant_with("goes", TEST_WASM "/guest", "hostile");
-    limit("goes", "cpu_ms_per_wake", "50");
-    begin(&c, t, input("spin"));
+    set_limit("goes", "cpu_ms_per_wake", "50");
+    begin(&c, t, with_text("spin"));
     follow(&c, 1);
     if (realm_store_tenant_delete(realm_runtime_store(rt), "goes", &err)) fail_msg("%s", err.text);
     realm_runtime_reload(rt);
@@ -228,8 +209,8 @@ static void tenants_in_numbers(void **state) {
     end(&c);
     if (realm_store_tenant_delete(store, "twin", &err)) fail_msg("%s", err.text);
     second = tenant_with("twin", TEST_WASM "/guest", "hostile"); /* another one, while the first is still there */
-    limit("twin", "cpu_ms_per_wake", "20000");
-    begin(&c, second, input("never polls")); /* so its generation waits, with its list of events full */
+    set_limit("twin", "cpu_ms_per_wake", "20000");
+    begin(&c, second, with_text("never polls")); /* so its generation waits, with its list of events full */
     follow(&c, 1);
     if (realm_store_value_put(store, second->id, 1000, "key", 3, "value", 5, &err)) fail_msg("%s", err.text);
     if (realm_runtime_tenant_stats(rt, &list, &n, &err)) fail_msg("%s", err.text);

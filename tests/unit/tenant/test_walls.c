@@ -67,16 +67,6 @@ static void empty(gate *g) {
 
 /* ---- weights ---- */
 
-static void set_limit(const char *tenant, const char *name, const char *value) {
-    realm_error err = {0};
-    realm_tenant_row row;
-    realm_store *s = realm_runtime_store(rt);
-    if (realm_store_tenant_find(s, tenant, &row, &err) || realm_limits_set(&row.limits, name, value, &err) ||
-        realm_store_tenant_set(s, tenant, &row.limits, NULL, 0, &err))
-        fail_msg("%s", err.text);
-    realm_runtime_reload(rt);
-}
-
 static uint64_t sum_of(const realm_gguf_tensor *f) {
     uint64_t sum = 0;
     uint32_t word;
@@ -88,12 +78,9 @@ static uint64_t sum_of(const realm_gguf_tensor *f) {
 }
 
 static void copy(client *c, realm_tenant *t, const char *op) {
-    static char input[64];
-    realm_run_params p = text_request();
+    char input[64];
     snprintf(input, sizeof input, "{\"op\":\"%s\"}", op);
-    p.input = input;
-    p.input_len = strlen(input);
-    complete(c, t, p);
+    complete(c, t, with_input(input));
 }
 
 static void expect_sum(realm_tenant *t, const char *op, uint64_t sum) {

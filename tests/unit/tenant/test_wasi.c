@@ -37,13 +37,6 @@ static realm_tenant *wasi_tenant(const char *program) {
     return t;
 }
 
-static realm_run_params with_input(const char *json) {
-    realm_run_params p = text_request();
-    p.input = json;
-    p.input_len = strlen(json);
-    return p;
-}
-
 static void test_every_function(void **state) {
     client c;
     (void)state;
