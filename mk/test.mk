@@ -69,6 +69,8 @@ test: check
 $(BUILD)/unit/store/test_key_compare: private TEST_LDFLAGS = -Wl,--wrap=realm_secret_equal
 # A gate in front of the removal of files.
 $(BUILD)/unit/tenant/test_models: private TEST_LDFLAGS = -Wl,--wrap=unlink
+# Masks that take long.
+$(BUILD)/unit/engine/test_masks: private TEST_LDFLAGS = -Wl,--wrap=realm_grammar_state_mask
 # Others who change the store at a bad moment.
 $(BUILD)/unit/tenant/test_programs: private TEST_LDFLAGS = -Wl,--wrap=realm_store_program_get,--wrap=realm_store_tenant_find
 

@@ -349,11 +349,13 @@ static realm_grammar_state *grammar_of(realm_stage *s) {
     return s->kind == REALM_STAGE_KIND_GRAMMAR ? (realm_grammar_state *)(uintptr_t)s->u.grammar : NULL;
 }
 
-bool realm_chain_has_grammar(const realm_chain *c) {
+const realm_grammar_state *realm_chain_grammar(const realm_chain *c) {
     for (size_t i = 0; i < c->n_stages; i++)
-        if (c->stages[i].kind == REALM_STAGE_KIND_GRAMMAR) return true;
-    return false;
+        if (c->stages[i].kind == REALM_STAGE_KIND_GRAMMAR) return c->stages[i].u.grammar;
+    return NULL;
 }
+
+bool realm_chain_has_grammar(const realm_chain *c) { return realm_chain_grammar(c); }
 
 /* Takes back what grammars before stage `end` accepted. */
 static void undo(realm_chain *c, uint32_t end, size_t n) {

@@ -56,6 +56,7 @@ void realm_engine_touch(realm_engine *e, realm_generation *g) {
 /* A parked one is in no list any more. */
 void realm_engine_retire(realm_engine *e, realm_generation *g) {
     if (g->state != REALM_GEN_PARKED) realm_schedule_unlink(e, g);
+    realm_mask_drop(g);
     if (!g->context) realm_seq_keep_pages(&e->pool, g->s, 0);
     g->state = REALM_GEN_ENDED;
     e->n_ended += g->finish == REALM_FINISH_STOP || g->finish == REALM_FINISH_LENGTH;
@@ -216,6 +217,7 @@ static void commit(realm_engine *e, realm_generation *g) {
     }
     if (g->n_jobs == 0) return;
     const realm_sample_job *job = &e->jobs[g->first_job + g->n_jobs - 1];
+    realm_mask_note(g);
     if (job->status != REALM_OK) {
         realm_engine_end(e, g, REALM_FINISH_ERROR, job->status, job->error.text);
         return;
@@ -553,10 +555,12 @@ static void engine_free(realm_engine *e) {
     realm_free(e->calls);
     realm_free(e->touched);
     realm_free(e->ring);
+    realm_cond_destroy(&e->masks_cond);
     realm_cond_destroy(&e->called);
     realm_cond_destroy(&e->unlent);
     realm_cond_destroy(&e->published_cond);
     realm_cond_destroy(&e->cond);
+    realm_mutex_destroy(&e->masks_mu);
     realm_mutex_destroy(&e->spare_mu);
     realm_mutex_destroy(&e->mu);
     realm_free(e);
@@ -569,6 +573,8 @@ realm_status realm_engine_open(realm_engine **out, realm_backend *b, const realm
     if (!e) return realm_error_set(err, REALM_E_NOMEM, "no memory for an engine");
     realm_mutex_init(&e->mu, REALM_RANK_ENGINE);
     realm_mutex_init(&e->spare_mu, REALM_RANK_LEAF);
+    realm_mutex_init(&e->masks_mu, REALM_RANK_LEAF);
+    realm_cond_init(&e->masks_cond);
     realm_cond_init(&e->cond);
     realm_cond_init(&e->unlent);
     realm_cond_init(&e->called);
@@ -610,6 +616,7 @@ void realm_engine_stop(realm_engine *e) {
     realm_engine_wake_locked(e);
     realm_mutex_unlock(&e->mu);
     (void)pthread_join(e->thread, NULL);
+    realm_masks_stop(e);
     e->joined = true;
 }
 

@@ -154,6 +154,7 @@ static realm_status prepare_chain(realm_generation *g, const realm_generation_pa
     if (st == REALM_OK) st = realm_chain_reserve(g->chain, n_seen + g->max_new, NULL);
     if (st == REALM_OK) st = realm_chain_accept(g->chain, s->tokens + s->n_tokens - n_seen, n_seen, true, NULL);
     if (st == REALM_OK) g->chain_tail = g->chain->n_tail;
+    g->constrained = st == REALM_OK && g->max_new > 0 && realm_chain_has_grammar(g->chain);
     return st;
 }
 

@@ -24,6 +24,7 @@
 #include <stdatomic.h>
 
 #include "base/clock.h"
+#include "base/rota.h"
 #include "base/thread.h"
 #include "engine/engine.h"
 #include "engine/fair.h"
@@ -35,7 +36,8 @@
 #define REALM_TEXT_PENDING 4096u         /* bytes of text, besides what one token may add */
 #define REALM_PIECE_BYTES_MAX 65536u     /* longest token text that an engine serves */
 #define REALM_EXTRA_OUT_ROWS 64u         /* rows of a step whose logits are wanted beside each generation's last */
-#define REALM_FEW_ROWS 64u               /* a forward pass of so many tokens at most is served like decoding */
+#define REALM_MASK_THREADS_MAX 4u
+#define REALM_FEW_ROWS 64u /* a forward pass of so many tokens at most is served like decoding */
 
 /* ---- accounts, account.c ---------------------------------------------------------------------------------------- */
 
@@ -54,6 +56,7 @@ struct realm_account {
     uint32_t step_rows;
     realm_token_counts delta;
     bool in_ring, skip;
+    uint32_t slow_masks; /* so many tokens' masks are computed beside the steps: one took long lately */
 };
 
 /* Under engine->mu. The last reference frees. */
@@ -174,6 +177,9 @@ struct realm_generation {
     uint64_t seq;           /* order of first admission; 0: not yet */
     realm_chain *chain;     /* a worker's while a step is sampled */
     uint32_t chain_tail;    /* generated tokens in it at submit */
+    bool constrained;       /* it has a grammar, and tokens are drawn */
+    bool awaits_mask;       /* when the step was built */
+    realm_mask *mask;       /* for the next token, computed beside the steps; NULL: with its row */
     realm_seq own;          /* without a context */
     realm_seq *s;           /* its tokens and pages: `own`, or those of the context until END is published */
     uint32_t n_new;         /* tokens sampled, end token and those of a rewind included */
@@ -259,6 +265,16 @@ void realm_generation_close(realm_generation *g); /* no rewind from now on */
 /* Does what a rewind asked for; true when there was one. It may decide an end. */
 bool realm_generation_apply_rewind(realm_generation *g);
 
+/* ---- masks.c, engine's thread ------------------------------------------------------------------------------------ */
+
+/* Whether its next token's mask is being computed beside the steps: the row it is drawn from has to wait. */
+bool realm_mask_awaited(realm_generation *g);
+/* After a token was drawn: what its mask took counts for the account. */
+void realm_mask_note(realm_generation *g);
+/* Its tokens have changed, or it is over. */
+void realm_mask_drop(realm_generation *g);
+void realm_masks_stop(realm_engine *e);
+
 /* ---- the engine, engine.c and schedule.c ------------------------------------------------------------------------ */
 
 typedef struct realm_consumer_call {
@@ -332,6 +348,13 @@ struct realm_engine {
     uint32_t n_jobs;
     realm_sampler *samplers;
     uint32_t n_samplers;
+
+    realm_mutex masks_mu; /* LEAF */
+    realm_cond masks_cond;
+    realm_rota mask_turns; /* of accounts */
+    bool masks_stop;
+    pthread_t mask_threads[REALM_MASK_THREADS_MAX]; /* engine's thread; then whoever closes it */
+    uint32_t n_mask_threads;
 
     realm_mutex spare_mu; /* LEAF */
     realm_logits *spare_logits, *lent_logits;

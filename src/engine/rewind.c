@@ -95,6 +95,7 @@ realm_status realm_generation_rewind(realm_generation *g, uint32_t n_keep, const
 /* The tokens that were drawn since, an end token too, are forgotten, the forced ones seen. */
 static void rewind_chain(realm_generation *g, uint32_t n_keep, const realm_token *forced, uint32_t n_forced) {
     realm_error err = {0};
+    realm_mask_drop(g);
     realm_status s = realm_chain_rewind(g->chain, g->chain->n_tail - g->chain_tail - n_keep, &err);
     if (s == REALM_OK && n_forced > 0) s = realm_chain_accept(g->chain, forced, n_forced, false, &err);
     if (s != REALM_OK) realm_generation_finish(g, REALM_FINISH_ERROR, s, err.text);

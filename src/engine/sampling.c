@@ -20,6 +20,7 @@
 #include <string.h>
 
 #include "base/alloc.h"
+#include "base/clock.h"
 #include "engine/sampling.h"
 
 #define MIN_TEMPERATURE 1e-6f /* below it sampling is greedy: differences of logits would overflow */
@@ -469,6 +470,18 @@ static void mirostat(row *r, const realm_stage *stage) {
 
 /* ---- a chain ---------------------------------------------------------------------------------------------------- */
 
+static realm_status grammar_mask(row *r, realm_stage *stage, const uint32_t **bits, realm_error *err) {
+    realm_chain *c = r->chain;
+    realm_mask *ready = c->ready;
+    c->ready = NULL;
+    if (ready) return realm_mask_use(ready, stage, bits, err);
+    const uint64_t before = realm_clock_ns();
+    *bits = r->s->bits;
+    realm_status s = realm_grammar_state_mask((realm_grammar_state *)(uintptr_t)stage->u.grammar, r->s->bits, err);
+    c->mask_ns = REALM_MAX(c->mask_ns, realm_clock_ns() - before);
+    return s;
+}
+
 static realm_status run_stage(row *r, uint32_t at, realm_error *err) {
     realm_stage *stage = &r->chain->stages[at];
     switch (stage->kind) {
@@ -477,10 +490,10 @@ static realm_status run_stage(row *r, uint32_t at, realm_error *err) {
     case REALM_STAGE_KIND_BIAS: apply_bias(r, stage); break;
     case REALM_STAGE_KIND_MASK: apply_mask(r, (const uint32_t *)(const void *)stage->u.mask.bits); break;
     case REALM_STAGE_KIND_GRAMMAR: {
-        realm_grammar_state *g = (realm_grammar_state *)(uintptr_t)stage->u.grammar;
-        realm_status s = realm_grammar_state_mask(g, r->s->bits, err);
+        const uint32_t *bits;
+        realm_status s = grammar_mask(r, stage, &bits, err);
         if (s != REALM_OK) return s;
-        apply_mask(r, r->s->bits);
+        apply_mask(r, bits);
         break;
     }
     case REALM_STAGE_KIND_TEMPERATURE:

@@ -50,6 +50,8 @@ size_t realm_select_mass(realm_candidate *c, size_t n, const float *weight, doub
 
 /* ---- chain.c ----------------------------------------------------------------------------------------------------- */
 
+typedef struct realm_mask realm_mask; /* masks.c: computed beforehand */
+
 struct realm_chain { /* one thread at a time */
     size_t n_vocab;
     uint64_t seed;
@@ -65,8 +67,10 @@ struct realm_chain { /* one thread at a time */
     uint32_t *match; /* (cap_tokens) DRY's workspace */
     float *mu;       /* mirostat's allowed surprise before each generated token; (cap_mu) */
     uint32_t cap_mu;
-    float next_mu; /* of the draw under way */
-    bool must_end; /* a grammar allows nothing more */
+    float next_mu;     /* of the draw under way */
+    bool must_end;     /* a grammar allows nothing more */
+    realm_mask *ready; /* of the first grammar, for the draw under way; NULL: to be computed */
+    uint64_t mask_ns;  /* what the longest mask took that draws have computed, since somebody looked */
 };
 
 /* The chain of a request's fixed fields. `s` has been checked. */
@@ -78,6 +82,11 @@ REALM_WARN_UNUSED realm_status realm_chain_add_grammar(realm_chain *c, const rea
 REALM_WARN_UNUSED realm_status realm_chain_reserve(realm_chain *c, size_t n, realm_error *err);
 /* Forgets the last n generated tokens. REALM_E_RANGE past those since the last prompt token. */
 REALM_WARN_UNUSED realm_status realm_chain_rewind(realm_chain *c, size_t n, realm_error *err);
+/* The first grammar's, NULL without one. */
+const realm_grammar_state *realm_chain_grammar(const realm_chain *c);
+/* A mask that is there, for the state that is in the stage; valid as long as it. */
+REALM_WARN_UNUSED realm_status realm_mask_use(realm_mask *m, realm_stage *stage, const uint32_t **bits,
+                                              realm_error *err);
 /* Whether a grammar's text is complete and nothing more may come: the generation ends without an end token. */
 bool realm_chain_must_end(const realm_chain *c);
 /* Mirostat's allowed surprise for the next draw, in bits. */

@@ -479,7 +479,7 @@ static uint32_t limit_out(builder *b, realm_generation *g, uint32_t n) {
 }
 
 static void list_want(realm_want *w, const realm_generation *g) {
-    w->n_rows = rows_left(g);
+    w->n_rows = rows_left(g) - g->awaits_mask;
     w->n_past = g->s->n_past;
     w->n_out = g->n_rows > 0 ? g->n_rows : 1;
     w->is_short = is_short(g);
@@ -493,6 +493,9 @@ static void list_wants(builder *b, uint64_t now) {
     for (uint32_t i = 0; i < e->n_running; i++) {
         realm_generation *g = e->running[i];
         e->wants[i] = (realm_want){.share = &g->account->share, .order = g->seq};
+        g->awaits_mask = realm_mask_awaited(g);
+        g->settles = false;
+        if (g->awaits_mask && rows_left(g) == 1) continue;
         g->settles = !waits_for_share(e, g) && can_run(e, g, now) && g->s->n_unpinned > 0;
         settles |= g->settles;
         if (g->settles || g->waits_share || g->stalled) continue;
@@ -579,6 +582,7 @@ static void lay_out(realm_engine *e, realm_generation *g) {
         realm_sample_job *job = &e->jobs[e->n_jobs++];
         job->copy_to = g->n_rows > 0 ? realm_logits_row(g->logits, pos + g->n_rows - s->n_tokens) : NULL;
         job->chain = g->chain;
+        if (g->mask && target < 0) g->chain->ready = g->mask;
         job->target = target;
         job->logprob = target >= 0 || g->logprobs;
         job->n_top = g->n_top;
