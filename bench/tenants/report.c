@@ -4,7 +4,6 @@
 #include "bench.h"
 
 static bool as_json, any;
-static int missed;
 
 void report_open(bool json) {
     as_json = json;
@@ -29,7 +28,6 @@ static void json_number(const char *name, double v) {
 
 void report(const char *what, const char *unit, double with, double without, double goal, bool more) {
     bool met = isnan(goal) || (more ? with >= goal : with <= goal);
-    missed += !met;
     if (as_json) {
         printf("%s\n{\"what\": \"%s\", \"unit\": \"%s\"", any ? "," : "", what, unit);
         json_number("with", with);
@@ -55,9 +53,8 @@ void report_note(const char *text) {
     fflush(stdout);
 }
 
-int report_close(void) {
+void report_close(void) {
     if (as_json) printf("\n]\n");
-    return missed;
 }
 
 /* ---- samples ---- */
@@ -240,6 +237,6 @@ int main(int argc, char **argv) {
     if (scale) bench_scale(&b);
     realm_served_release(model);
     realm_runtime_close(b.rt);
-    (void)report_close(); /* goals that are missed are marked; a bench does not fail */
+    report_close();
     return 0;
 }

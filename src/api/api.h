@@ -1,7 +1,7 @@
 /* api/api.h - the OpenAI protocol over exchanges: what is between net and tenant.
  *
- *      net --realm_api_handler--> route, key, worker (parse, check, admit, start) --> runs --events--> JSON or SSE -->
- * net
+ *      net --realm_api_handler--> route, key, worker (parse, check, admit, start) --> runs
+ *      runs --events--> JSON or SSE --> net
  *
  * Routes of the public listener: POST /v1/chat/completions, /v1/completions, /tokenize, /detokenize, /apply-template;
  * GET /v1/models, /v1/models/{id}, /v1/usage, /health, /ready, and /metrics for an admin key. Routes of the admin

@@ -1,8 +1,7 @@
 /* sandbox/long.c - host calls that take long: threads of their own, in turns of owners.
  *
- *      worker: callback --REALM_CALL_LONG, or expected--> its owner's turn --> run again here --> QUEUED: its code is a
- * worker's
- *                                                 \--killed: withdrawn--> QUEUED
+ *      worker: callback --REALM_CALL_LONG, or expected--> its owner's turn --> run again here
+ *      run again here, or killed: withdrawn --> QUEUED: its code is a worker's
  *
  * A host call is not interrupted, so one of a hundred milliseconds keeps its thread for as long. On the workers a few
  * of them would keep everybody's programs waiting; here they keep each other waiting, and fairly: an owner has at most

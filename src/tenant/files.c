@@ -1,7 +1,7 @@
 /* tenant/files.c - the files of models that tenants stored: where they lie, what the store lists, what is left over.
  *
- *      host call writes a file --model_store--> <models>/<tenant>/<hash>.gguf and a row for each id --model_remove-->
- * gone
+ *      host call writes a file --model_store--> <models>/<tenant>/<hash>.gguf and a row for each id
+ *      rows --model_remove--> gone, and the file with the last of them
  *
  * A row always has its file: the file is moved into place before the row is written, and deleted after the last row is.
  * What a process that ended between the two left behind is swept up by the next one, and the folder of a tenant that

@@ -5,9 +5,9 @@
  * client and the program hears of the end alone. Both are released when their handle is closed, and all that are left
  * when the instance ends.
  *
- *   generate --submit--> engine --on_ready--> instance woken --wait--> events        (EVENTS)
- *                                    \------> run notified --realm_run_poll--> client, END -> realm_host_pipe_ended
- * (PIPE)
+ *   EVENTS: generate --submit--> engine --on_ready--> instance woken --wait--> events
+ *   PIPE:   generate --submit--> engine --on_ready--> run notified --realm_run_poll--> client
+ *           its END --realm_host_pipe_ended--> instance woken
  */
 #include <math.h>
 #include <string.h>

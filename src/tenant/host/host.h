@@ -244,14 +244,14 @@ void host_tensors_close(realm_host *h); /* stops what is computed, unpins layers
 void host_prompt_release(realm_host *h, host_prompt *p); /* what is in it */
 /* Counts memory for text and tokens, of all prompts, contexts and samplers together. */
 realm_status host_charge_text(realm_host *h, size_t n);
-/* A prompt from text that a program hands over as a whole: the request's own prompt inside it keeps its control
- * tokens, everything else is plain. */
 /* Whether a call over so many bytes of text is to answer REALM_CALL_LONG here. */
 static inline bool host_is_long(const realm_call *call, uint64_t bytes) {
     return bytes > HOST_TEXT_BYTES_BRIEF && !realm_call_may_be_long(call);
 }
 /* Bytes from which the request's own prompt has still to be made. */
 uint64_t host_own_bytes(const realm_host *h);
+/* A prompt from text that a program hands over as a whole: the request's own prompt inside it keeps its control
+ * tokens, everything else is plain. */
 realm_status host_prompt_from_program(realm_host *h, const host_model *model, const char *text, size_t len,
                                       bool as_chat, host_prompt *out);
 /* The program's token ids, checked against the model's vocabulary; a copy, because its memory may not be aligned. */

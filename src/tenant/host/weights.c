@@ -4,8 +4,8 @@
  * copies (or dequantises) them piece by piece into a buffer, and the program's worker, which must never wait, moves
  * each piece on:
  *
- *      call --host_copy_start--> job: a piece --program woken--> host_copy_go_on: into its memory --> next piece ...
- * done
+ *      call --host_copy_start--> job: a piece --program woken--> host_copy_go_on: into its memory
+ *      and the job again, until all is there
  *
  * Between two pieces the job stands behind those of other tenants. It holds what it reads from: its program may be
  * ended meanwhile, and a stored model unloaded.
