@@ -57,9 +57,7 @@
 #define GATE 9.0    /* variances */
 #define OFF_MOST 4u /* steps in a row */
 #define UNSURE 0.25
-#define DOUBT_MOST                                                                                    \
-    0.004 /* variance of what the promise rests on, above which a step now and then is there to learn \
-           */
+#define DOUBT_MOST 0.004 /* of what the promise rests on: above it a step now and then is there to learn */
 #define ASK_EVERY 8u
 #define ASK_LARGER 1.5
 

@@ -29,9 +29,7 @@
 #include "engine/internal.h"
 
 #define STALL_GRACE_NS (250 * REALM_NS_PER_MS)
-#define MOVE_NS                                                                                           \
-    (10 * REALM_NS_PER_MS) /* content of pages is copied, out of the pool and back, for so long in a step \
-                            */
+#define MOVE_NS (10 * REALM_NS_PER_MS) /* of a step, for content of pages copied out of the pool and back */
 
 /* ---- lists ------------------------------------------------------------------------------------------------------ */
 

@@ -65,8 +65,8 @@ bool realm_pipeline_program_at(const realm_pipeline *p, size_t i, const char **p
 /* Appends what the file is: inputs, models, steps with what they wait for, limits; lines, or one JSON object. */
 REALM_WARN_UNUSED realm_status realm_pipeline_describe(const realm_pipeline *p, bool json, realm_buf *out);
 
-typedef struct realm_pipeline_input { /* a value given for an input; as text, or as JSON where the default is no string
-                                       */
+/* A value given for an input; as text, or as JSON where the default is no string. */
+typedef struct realm_pipeline_input {
     const char *name, *value;
     size_t len;
 } realm_pipeline_input;

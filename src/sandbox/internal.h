@@ -33,9 +33,8 @@
 #include "sandbox/module.h"
 #include "sandbox/sandbox.h"
 
-#define REALM_TICK_NS                                                                              \
-    (1 * REALM_NS_PER_MS) /* between two epochs: how long a program runs before it may be put back \
-                           */
+/* Between two epochs: how long a program runs before it may be put back. */
+#define REALM_TICK_NS (1 * REALM_NS_PER_MS)
 /* Credit of CPU time: a program earns a third of the time that passes, up to REALM_SOFT_NS, and spends what it uses.
  * One in debt runs in the background. */
 #define REALM_SOFT_NS (3 * REALM_NS_PER_MS)

@@ -4,9 +4,7 @@
 #include "base/alloc.h"
 #include "tensor/internal.h"
 
-#define MAPPED_BYTES                                                                                \
-    ((size_t)1 << 20) /* from here on values are a mapping of their own: zeroed as they are touched \
-                       */
+#define MAPPED_BYTES ((size_t)1 << 20) /* values from here on are mapped, and zeroed as they are touched */
 #define DATA_ALIGN 64u
 
 /* ---- budgets ----------------------------------------------------------------------------------------------------- */
