@@ -145,11 +145,16 @@ typedef struct file_job {
     realm_buf text;
 } file_job;
 
+static void unreserve(file_job *j) {
+    atomic_fetch_sub_explicit(&j->job.tenant->storing_bytes, j->reserved_bytes, memory_order_relaxed);
+    j->reserved_bytes = 0;
+}
+
 static void file_free(tenant_job *job) {
     file_job *j = (file_job *)job;
     if (j->fd >= 0) close(j->fd);
     if (j->path) (void)unlink(j->path);
-    atomic_fetch_sub_explicit(&job->tenant->storing_bytes, j->reserved_bytes, memory_order_relaxed);
+    unreserve(j);
     realm_free(j->path);
     realm_free(j->piece);
     realm_free(j->values);
@@ -321,6 +326,7 @@ static void store_work(tenant_job *job) {
     if (s != REALM_OK) realm_error_prefix(&job->error, "realm_store_model");
     realm_free(j->path); /* it has another name now, or is gone */
     j->path = NULL;
+    unreserve(j); /* now, not when the job is freed: its program may store the next one at once */
 }
 
 /* Room for an image among those that the tenant's programs are storing; relaxed, as it is a number alone. */
