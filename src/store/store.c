@@ -157,7 +157,28 @@ void db_copy_text(sqlite3_stmt *st, int col, char *out, size_t cap) {
 
 /* ---- opening ----------------------------------------------------------------------------------------------------- */
 
+/* Makes the file that SQLite would make readable for everybody; what it puts beside it gets the same mode. By another
+ * name at first: closing a descriptor of a database gives up the locks that this process holds on it. */
+static bool make_private(const char *path) {
+    static const char end[] = ".XXXXXX";
+    const size_t len = strlen(path);
+    char *fresh = realm_malloc(len + sizeof end);
+    if (!fresh) return false;
+    memcpy(fresh, path, len);
+    memcpy(fresh + len, end, sizeof end);
+    int fd = access(path, F_OK) != 0 ? mkstemp(fresh) : -1; /* 0600 */
+    if (fd >= 0) {
+        close(fd);
+        (void)link(fresh, path); /* unless somebody was faster */
+        (void)unlink(fresh);
+    }
+    realm_free(fresh);
+    return true;
+}
+
 realm_status db_open(db *d, const char *path, int flags, realm_error *err) {
+    if ((flags & SQLITE_OPEN_CREATE) && strcmp(path, DB_IN_MEMORY) != 0 && !make_private(path))
+        return realm_error_set(err, REALM_E_NOMEM, "store: out of memory");
     realm_mutex_init(&d->mu, REALM_RANK_STORE);
     int rc = sqlite3_open_v2(path, &d->h, flags | SQLITE_OPEN_NOMUTEX, NULL);
     if (rc != SQLITE_OK) return failed(d, rc, err);

@@ -1,5 +1,6 @@
 /* Tenants, keys and the ledger on a store on disk: what is written is read back by another connection, what is wrong is
  * refused by name, and a process that dies in the middle leaves sums that agree. */
+#include <dirent.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -91,6 +92,29 @@ static void tenants_are_kept(void **state) {
     assert_int_equal(realm_store_tenant_find(b, "beta", &got, &err), REALM_E_NOT_FOUND);
     realm_store_close(a);
     realm_store_close(b);
+}
+
+/* Also in a folder that others may look into. */
+static void files_are_for_their_owner_alone(void **state) {
+    (void)state;
+    const mode_t before = umask(022);
+    assert_int_equal(chmod(dir, 0755), 0);
+    realm_store *s = open_store();
+    assert_int_equal(realm_store_tenant_create(s, "owner", NULL, NULL, 0, NULL, NULL), REALM_OK);
+    umask(before);
+    DIR *d = opendir(dir);
+    assert_non_null(d);
+    int n = 0;
+    for (struct dirent *e; (e = readdir(d));) {
+        struct stat st;
+        if (e->d_name[0] == '.') continue;
+        assert_int_equal(fstatat(dirfd(d), e->d_name, &st, 0), 0);
+        if (st.st_mode & 077) fail_msg("%s: %o", e->d_name, (unsigned)st.st_mode & 0777);
+        n++;
+    }
+    closedir(d);
+    assert_true(n >= 5); /* two databases, what SQLite has beside them, the secret; no name that was for a moment */
+    realm_store_close(s);
 }
 
 static void keys_open_and_close(void **state) {
@@ -671,6 +695,7 @@ int main(void) {
         cmocka_unit_test_setup_teardown(values_have_bounds, make_dir, remove_dir),
         cmocka_unit_test_setup_teardown(models_are_counted_once, make_dir, remove_dir),
         cmocka_unit_test_setup_teardown(tenants_are_kept, make_dir, remove_dir),
+        cmocka_unit_test_setup_teardown(files_are_for_their_owner_alone, make_dir, remove_dir),
         cmocka_unit_test_setup_teardown(keys_open_and_close, make_dir, remove_dir),
         cmocka_unit_test_setup_teardown(keys_wait_for_no_reader, make_dir, remove_dir),
         cmocka_unit_test_setup_teardown(secrets_stay_out_of_the_files, make_dir, remove_dir),
