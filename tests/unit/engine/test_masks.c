@@ -1,5 +1,5 @@
 /* Masks that take long: nobody else waits for them, and they change no token. The function that computes a mask is
- * wrapped: it can be made to take long, to stop at a gate, or to fail. */
+ * wrapped: it can be made to take long, to lose its processor, to stop at a gate, or to fail. */
 #include <sched.h>
 
 #include "support/engine_run.h"
@@ -7,7 +7,7 @@
 #define LONG_NS (5 * REALM_NS_PER_MS) /* more than a step computes by itself a second time */
 
 static realm_grammar_vocab *vocab;
-static atomic_bool slow, broken;
+static atomic_bool slow, dozing, broken;
 static atomic_int n_masks, n_aside; /* of them, those beside the steps */
 
 static struct {
@@ -25,6 +25,7 @@ realm_status __wrap_realm_grammar_state_mask(realm_grammar_state *s, uint32_t *b
     atomic_fetch_add(&n_aside, aside);
     for (uint64_t from = realm_clock_thread_ns(); atomic_load(&slow) && realm_clock_thread_ns() - from < LONG_NS;) {
     }
+    if (atomic_load(&dozing)) (void)nanosleep(&(struct timespec){.tv_nsec = LONG_NS}, NULL);
     pthread_mutex_lock(&gate.mu);
     gate.inside++;
     pthread_cond_broadcast(&gate.cond);
@@ -70,6 +71,7 @@ static realm_grammar_state *state_of(engine_run *r, const char *text) {
 static void open_engine(engine_run *r) {
     engine_run_open(r, &tiny_llama, NULL);
     atomic_store(&slow, true);
+    atomic_store(&dozing, false);
     atomic_store(&broken, false);
     atomic_store(&n_masks, 0);
     atomic_store(&n_aside, 0);
@@ -219,12 +221,30 @@ static void tokens_are_the_same(void **unused) {
     for (int i = 0; i < 6; i++) assert_string_equal(with_rows[i], beside[i]);
 }
 
+/* A thread that was kept from its work has not done much: on a busy machine nobody's grammar is slow for that. */
+static void waiting_is_no_work(void **unused) {
+    (void)unused;
+    engine_run r;
+    static consumer c;
+    open_engine(&r);
+    atomic_store(&slow, false);
+    atomic_store(&dozing, true);
+    realm_grammar_state *s = state_of(&r, "[a-z]{20}");
+    begin(&c, &r, s, 1);
+    consumer_wait(&c);
+    assert_int_equal(c.finish, REALM_FINISH_STOP);
+    assert_true(atomic_load(&n_masks) > 4);
+    assert_int_equal(atomic_load(&n_aside), 0);
+    consumer_close(&c);
+    realm_grammar_state_close(s);
+    close_engine(&r);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(others_go_on),
-        cmocka_unit_test(it_may_end_meanwhile),
-        cmocka_unit_test(a_failure_ends_it),
-        cmocka_unit_test(tokens_are_the_same),
+        cmocka_unit_test(others_go_on),       cmocka_unit_test(it_may_end_meanwhile),
+        cmocka_unit_test(a_failure_ends_it),  cmocka_unit_test(tokens_are_the_same),
+        cmocka_unit_test(waiting_is_no_work),
     };
     return cmocka_run_group_tests_name("masks", tests, NULL, NULL);
 }
