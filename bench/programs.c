@@ -56,7 +56,7 @@ REALM_WASI_FUNCTIONS(STAND_IN)
 #define ROW64(group, name, params, flags, declaration, text) {"realm64", #name, params, true, flags, first_call, 0},
 #define ROW_WASI(name, fn, params, result, flags) \
     {"wasi_snapshot_preview1", #name, params, false, flags, p_##fn, result},
-#define ROW_ENV(name, fn, params, result) {"env", name, params, false, 0, p_##fn, result},
+#define ROW_ENV(name, fn, params, result, flags) {"env", name, params, false, flags, p_##fn, result},
 static const realm_import IMPORTS[] = {REALM_ABI_CALLS(ROW32) REALM_ABI_CALLS(ROW64) REALM_WASI_CALLS(ROW_WASI)
                                            REALM_ENV_CALLS(ROW_ENV)};
 
