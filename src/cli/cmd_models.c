@@ -251,7 +251,6 @@ int realm_cmd_models(int argc, char **argv) {
     if (source.sha256 && !source.location) return realm_args_usage(&args, "--sha256 goes with --from", "");
 
     signal(SIGPIPE, SIG_IGN);
-    signal(SIGXFSZ, SIG_IGN); /* a limit on file sizes is an error like a full disk */
     realm_error err = {0};
     realm_catalog *c;
     if (realm_open_catalog(models_dir, &c, &err) != REALM_OK) return realm_fail("models", &err);

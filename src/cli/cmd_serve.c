@@ -298,7 +298,6 @@ int realm_cmd_serve(int argc, char **argv) {
     sigaddset(&s.signals, SIGHUP);
     pthread_sigmask(SIG_BLOCK, &s.signals, NULL); /* before any thread */
     signal(SIGPIPE, SIG_IGN);
-    signal(SIGXFSZ, SIG_IGN); /* a file at its limit is a write that fails, as a full disk is */
 
     char *self = realm_self_path();
     realm_status st = read_config(&s.config, &f, &err);

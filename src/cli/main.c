@@ -1,4 +1,5 @@
 /* cli/main.c - the `realm` program: finds the command and runs it. */
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -35,6 +36,7 @@ static int help(FILE *to) {
 
 int main(int argc, char **argv) {
     if (argc < 2) return help(stderr);
+    signal(SIGXFSZ, SIG_IGN); /* a file at its limit is a write that fails, as a full disk is */
     if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0 || strcmp(argv[1], "help") == 0)
         return help(stdout);
     if (strcmp(argv[1], "--version") == 0) {

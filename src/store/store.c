@@ -74,7 +74,9 @@ static realm_status failed(db *d, int rc, realm_error *err) {
     case SQLITE_CONSTRAINT: s = REALM_E_EXISTS; break;
     default: s = REALM_E_IO; break;
     }
-    return realm_error_set(err, s, "store: %s", d->h ? sqlite3_errmsg(d->h) : sqlite3_errstr(rc));
+    const int e = d->h && s == REALM_E_IO ? sqlite3_system_errno(d->h) : 0;
+    return realm_error_set(err, s, "store: %s%s%s", d->h ? sqlite3_errmsg(d->h) : sqlite3_errstr(rc), e ? ": " : "",
+                           e ? strerror(e) : "");
 }
 
 realm_status db_prepare(db *d, const char *sql, sqlite3_stmt **st, realm_error *err) {

@@ -2,6 +2,7 @@
 wrong and the usage; --help and JSON where there is data. Wrong usage changes nothing."""
 import json
 import pathlib
+import resource
 import subprocess
 import tempfile
 
@@ -123,6 +124,10 @@ def test_tenants_keys_and_usage():
         assert does(*tenant("list", "--output", "json")) == []
         assert fails("tenant", "list", "--state", "/dev/null").count("/dev/null") == 1
         assert "empty" in fails("tenant", "list", "--state", "")
+        # a file that may not grow: said with its reason, not a signal
+        done = subprocess.run([REALM, "tenant", "create", "x", *at], capture_output=True, text=True, timeout=60,
+                              preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0)))
+        assert done.returncode == 1 and done.stderr.count("\n") == 1 and "File too large" in done.stderr, done
 
 
 def test_files_and_models():
