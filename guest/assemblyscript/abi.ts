@@ -857,7 +857,8 @@ export declare function ring_wait(timeout_ms: i32): i32;
 
 // ---- Running ahead ----
 
-// In run-ahead mode: the first n generated tokens are accepted, the engine may go on.
+// In run-ahead mode: the first n generated tokens are accepted, the engine may go on. Once its end was given,
+// confirming all of them makes that final.
 // @ts-ignore: decorator
 @external("realm", "confirm")
 export declare function confirm(generation: i32, n: u32): i32;

@@ -169,7 +169,8 @@ int32_t realm_ring_wait(int32_t timeout_ms) REALM_IMPORT(ring_wait);
 
 /* ---- Running ahead ---- */
 
-/* In run-ahead mode: the first n generated tokens are accepted, the engine may go on. */
+/* In run-ahead mode: the first n generated tokens are accepted, the engine may go on. Once its end was given,
+ * confirming all of them makes that final. */
 int32_t realm_confirm(int32_t generation, uint32_t n) REALM_IMPORT(confirm);
 
 /* In run-ahead mode: drops what was generated after the first n_keep tokens, puts the given tokens there instead (n may

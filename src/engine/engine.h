@@ -277,8 +277,9 @@ void realm_generation_cancel(realm_generation *g);
 void realm_generation_release(realm_generation *g);
 
 /* Run ahead. n: of generated tokens, counted from the generation's start, forced ones included; more than there are is
- * taken as all. Never goes back. Confirming all of them when END has been published confirms END. */
-void realm_generation_confirm(realm_generation *g, uint32_t n);
+ * taken as all. Never goes back. `end`: END too, where it was published behind the n-th; who has not seen one does not
+ * confirm it. */
+void realm_generation_confirm(realm_generation *g, uint32_t n, bool end);
 /* Keeps the first n_keep generated tokens, puts `tokens` behind them (confirmed by that) and goes on, also from an end
  * that came meanwhile. Events not yet polled of dropped tokens vanish; the next poll starts with what follows the
  * forced tokens (which have no events). Text, stop strings and sampling go on as if the dropped tokens had never been;

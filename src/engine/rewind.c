@@ -11,12 +11,12 @@
 
 /* ---- the consumer's side ---------------------------------------------------------------------------------------- */
 
-void realm_generation_confirm(realm_generation *g, uint32_t n) {
+void realm_generation_confirm(realm_generation *g, uint32_t n, bool end) {
     realm_mutex_lock(&g->mu);
     uint32_t most = g->rewinding ? g->n_confirmed : g->n_published;
     bool goes_on = REALM_MIN(n, most) > g->n_confirmed && g->paused;
     g->n_confirmed = REALM_MAX(g->n_confirmed, REALM_MIN(n, most));
-    bool over = g->end_pushed && !g->final && n >= g->n_published;
+    bool over = end && g->end_pushed && !g->final && n >= g->n_published;
     if (over) g->final = true;
     if (goes_on) g->paused = false;
     realm_mutex_unlock(&g->mu);

@@ -929,7 +929,8 @@ func RingWait(timeoutMs int32) int32
 
 // ---- Running ahead ----
 
-// In run-ahead mode: the first n generated tokens are accepted, the engine may go on.
+// In run-ahead mode: the first n generated tokens are accepted, the engine may go on. Once its end was given,
+// confirming all of them makes that final.
 //
 //go:wasmimport realm confirm
 func Confirm(generation int32, n uint32) int32

@@ -664,7 +664,8 @@ extern "C" {
     pub fn ring_wait(timeout_ms: i32) -> i32;
     // ---- Running ahead ----
 
-    /// In run-ahead mode: the first n generated tokens are accepted, the engine may go on.
+    /// In run-ahead mode: the first n generated tokens are accepted, the engine may go on. Once its end was given,
+    /// confirming all of them makes that final.
     pub fn confirm(generation: i32, n: u32) -> i32;
 
     /// In run-ahead mode: drops what was generated after the first n_keep tokens, puts the given tokens there instead

@@ -240,7 +240,8 @@
 
 #define REALM_ABI_AHEAD(X) \
     X(AHEAD, confirm, "ii", BRIEF_SUSPENDS, (int32_t generation, uint32_t n), \
-      "In run-ahead mode: the first n generated tokens are accepted, the engine may go on.") \
+      "In run-ahead mode: the first n generated tokens are accepted, the engine may go on. Once its end was given, " \
+      "confirming all of them makes that final.") \
     X(AHEAD, rewind, "iipp", REALM_IMPORT_OFF_FIBER, \
       (int32_t generation, uint32_t n_keep, const int32_t *tokens, size_t n), \
       "In run-ahead mode: drops what was generated after the first n_keep tokens, puts the given tokens there instead " \

@@ -561,7 +561,7 @@ realm_call_result host_confirm(realm_call *call, const uint64_t *args, int32_t *
     if (args[1] > g->n_seen)
         return host_fail(h, result, REALM_E_RANGE, "confirm: %u tokens, of which %u were seen", (unsigned)args[1],
                          g->n_seen);
-    realm_generation_confirm(g->g, (uint32_t)args[1]);
+    realm_generation_confirm(g->g, (uint32_t)args[1], g->delivered);
     return REALM_CALL_DONE;
 }
 

@@ -616,7 +616,7 @@ realm_call_result nn_compute_single(realm_call *call, const uint64_t *args, int3
         realm_buf_append(&c->single, g->batch.text.data + e->text_at, e->text_len);
         realm_buf_append(&c->out, c->single.data, c->single.len);
         if (e->kind == REALM_EVENT_TOKEN) {
-            realm_generation_confirm(g->g, ++c->n_output);
+            realm_generation_confirm(g->g, ++c->n_output, false);
             return answer(result, NN_OK);
         }
         c->n_output = g->batch.completion_tokens; /* the end token counts, as in compute */

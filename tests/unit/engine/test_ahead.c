@@ -77,6 +77,8 @@ static void reader_rewind(reader *r, uint32_t n_keep, const realm_token *tokens,
     r->finish = REALM_FINISH_NONE;
 }
 
+static void reader_confirm(reader *r, uint32_t n) { realm_generation_confirm(r->g, n, r->finish != REALM_FINISH_NONE); }
+
 static void stalls_and_goes_on(void **state) {
     (void)state;
     engine_run r;
@@ -98,19 +100,19 @@ static void stalls_and_goes_on(void **state) {
     }
     reader_take(&k);
     assert_int_equal(k.n, 7);
-    realm_generation_confirm(k.g, 3);
+    reader_confirm(&k, 3);
     reader_wait(&k, 10);
     assert_int_equal(k.n, 10);
-    realm_generation_confirm(k.g, 2); /* never goes back */
+    reader_confirm(&k, 2); /* never goes back */
     realm_error err;
     assert_int_equal(realm_generation_rewind(k.g, 2, NULL, 0, &err), REALM_E_RANGE);
     assert_int_equal(realm_generation_rewind(k.g, 11, NULL, 0, &err), REALM_E_RANGE);
     assert_int_equal(realm_generation_rewind(k.g, 5, (realm_token[1]){-1}, 1, &err), REALM_E_RANGE);
     assert_int_equal(realm_generation_rewind(k.g, 5, want, 56, &err), REALM_E_RANGE);
-    realm_generation_confirm(k.g, 1000); /* all there are */
+    reader_confirm(&k, 1000); /* all there are */
     while (k.finish == REALM_FINISH_NONE) {
         reader_wait(&k, k.n + 1);
-        realm_generation_confirm(k.g, k.n);
+        reader_confirm(&k, k.n);
     }
     assert_int_equal(k.finish, REALM_FINISH_LENGTH);
     assert_int_equal(k.n, 60);
@@ -165,10 +167,10 @@ static void random_readers(void **state) {
                 if (k.finish != REALM_FINISH_NONE && RANDOM(2)) continue;
                 confirmed = k.n - RANDOM(k.n - confirmed + 1);
                 if (k.finish != REALM_FINISH_NONE || k.n - confirmed >= p.run_ahead) confirmed = k.n;
-                realm_generation_confirm(k.g, confirmed);
+                reader_confirm(&k, confirmed);
                 if (k.finish != REALM_FINISH_NONE) break;
             } else if (k.n - confirmed >= p.run_ahead) {
-                realm_generation_confirm(k.g, confirmed = k.n);
+                reader_confirm(&k, confirmed = k.n);
             }
             /* Every token is forced, or greedy after those before it: checked at the end. */
         }
@@ -224,7 +226,7 @@ static void tokens_after_forced(void **state) {
         }
         while (k.finish == REALM_FINISH_NONE) {
             reader_wait(&k, k.n + 1);
-            realm_generation_confirm(k.g, k.n);
+            reader_confirm(&k, k.n);
         }
         assert_int_equal(k.n, 60);
         oracle_continue(&truth, seq, 30 + n, 60 - n);
@@ -269,7 +271,7 @@ static void text_and_stops(void **state) {
     reader_wait(&k, 4);
     TEXT_IS(&k, "aaaa");
     reader_rewind(&k, 2, &EURO, 1); /* forced text is the reader's own affair */
-    realm_generation_confirm(k.g, 3);
+    reader_confirm(&k, 3);
     reader_wait(&k, 6);
     TEXT_IS(&k, "aaaaa");
     assert_int_equal(k.ids[2], EURO);
@@ -368,7 +370,7 @@ static void an_end_taken_back(void **state) {
         assert_int_equal(info.n_tokens, 3 + i);
         if (i < 2) reader_rewind(&k, i, (realm_token[1]){50}, 1);
     }
-    realm_generation_confirm(k.g, 2); /* END as well: it is final */
+    reader_confirm(&k, 2); /* END as well: it is final */
     assert_int_equal(realm_generation_rewind(k.g, 2, NULL, 0, &err), REALM_E_CLOSED);
     while (realm_account_generations(r.a) > 0) continue;
     assert_int_equal(realm_generation_poll(k.g, &k.batch), 0);

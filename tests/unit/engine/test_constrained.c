@@ -79,9 +79,9 @@ static void rewound_it_keeps_the_form(void **unused) {
         char kept[2] = {c.text[0], c.text[1]};
         if (realm_generation_rewind(c.g, 2, &forced, 1, &err) != REALM_OK) fail_msg("%s", err.text);
         c.n_ids = c.text_len = 0;
-        realm_generation_confirm(c.g, 3);
+        realm_generation_confirm(c.g, 3, false);
         for (uint32_t confirmed = 3; !consumer_poll(&c);) {
-            if (3 + c.n_ids > confirmed) realm_generation_confirm(c.g, confirmed = 3 + (uint32_t)c.n_ids);
+            if (3 + c.n_ids > confirmed) realm_generation_confirm(c.g, confirmed = 3 + (uint32_t)c.n_ids, false);
             sched_yield();
         }
         assert_int_equal(c.finish, REALM_FINISH_STOP);

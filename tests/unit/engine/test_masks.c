@@ -198,9 +198,9 @@ static void texts(bool slowly, char text[6][64]) {
     while (back.n_ids < 3) (void)consumer_poll(&back); /* the fourth may be under way */
     if (realm_generation_rewind(back.g, 2, &forced, 1, &err) != REALM_OK) fail_msg("%s", err.text);
     back.n_ids = back.text_len = 0;
-    realm_generation_confirm(back.g, 3);
+    realm_generation_confirm(back.g, 3, false);
     for (uint32_t confirmed = 3; !consumer_poll(&back);) {
-        if (3 + back.n_ids > confirmed) realm_generation_confirm(back.g, confirmed = 3 + (uint32_t)back.n_ids);
+        if (3 + back.n_ids > confirmed) realm_generation_confirm(back.g, confirmed = 3 + (uint32_t)back.n_ids, false);
         sched_yield();
     }
     assert_int_equal(back.finish, REALM_FINISH_STOP);

@@ -249,7 +249,16 @@ static void write_model(void) {
 static bool is_compiler(int argc, char **argv) { return argc == 5 && !strcmp(argv[2], "compile-child"); }
 static int compile(char **argv) { realm_sandbox_compile_child(2, argv + 3); }
 
-/* Opens the runtime with the tiny model under the id "tiny"; 0, or 1 with a line on stderr. */
+/* The tiny model under the id "tiny". */
+static realm_status add_tiny(realm_error *err) {
+    realm_model_config model = {
+        .engine = tiny_engine,
+        .chat_template = "{% for m in messages %}{% if not m.content %}{{ raise_exception('no content') }}{% endif %}"
+                         "{{ m.content + '</s>' }}{% endfor %}{% if add_generation_prompt %}a:{% endif %}"};
+    return realm_runtime_add_model(rt, "tiny", tiny_path, &model, NULL, NULL, err);
+}
+
+/* Opens the runtime with it; 0, or 1 with a line on stderr. */
 static int open_runtime(void) {
     realm_error err = {0};
     realm_runtime_config config = {.state_dir = state_dir,
@@ -258,13 +267,8 @@ static int open_runtime(void) {
                                    .max_instances = 64,
                                    .n_threads = 1,
                                    .program_bytes = program_bytes};
-    realm_model_config model = {
-        .engine = tiny_engine,
-        .chat_template = "{% for m in messages %}{% if not m.content %}{{ raise_exception('no content') }}{% endif %}"
-                         "{{ m.content + '</s>' }}{% endfor %}{% if add_generation_prompt %}a:{% endif %}"};
     write_model();
-    if (realm_runtime_open(&rt, &config, &err) ||
-        realm_runtime_add_model(rt, "tiny", tiny_path, &model, NULL, NULL, &err)) {
+    if (realm_runtime_open(&rt, &config, &err) || add_tiny(&err)) {
         fprintf(stderr, "%s\n", err.text);
         return 1;
     }

@@ -198,6 +198,19 @@ static int32_t ahead(void) {
     IS(realm_cancel(g), 0);
     IS(realm_rewind(g, 4, NULL, 0), REALM_E_CLOSED);
     IS(realm_close(g), 0);
+    /* An end that was not given yet is not confirmed with the tokens before it. */
+    o = options(3);
+    o.run_ahead = 8;
+    g = realm_generate(p, &o, REALM_MODE_AHEAD);
+    for (int i = 0; i < 3; i++) IS(realm_wait(g, events, 1, text, sizeof text, -1), 1);
+    IS(events[0].kind, REALM_EVENT_KIND_TOKEN);
+    IS(realm_confirm(g, 3), 0);
+    IS(realm_rewind(g, 3, NULL, 0), 0);
+    IS(realm_wait(g, events, 2, text, sizeof text, -1), 1);
+    IS(events[0].kind, REALM_EVENT_KIND_END);
+    IS(realm_confirm(g, 3), 0); /* and with this it is final */
+    IS(realm_rewind(g, 3, NULL, 0), REALM_E_CLOSED);
+    IS(realm_close(g), 0);
     IS(realm_close(q), 0);
     IS(realm_close(p), 0);
     return 1;

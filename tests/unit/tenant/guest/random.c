@@ -1,7 +1,8 @@
 /* Random calls, and what is known of their results at each moment: contexts as plain lists of tokens, generations of
  * every mode over them, the store and tensors beside them. What needs a model to judge is told to the client as a line
  * `T n token token ...`: from the n-th on each token is the greedy one behind those before it, but for those with a
- * `!`. A line `X ...` is a result that cannot be. The request's "text" is `seed operations ending`. */
+ * `!`. A line `X ...` is a result that cannot be. The request's "text" is `seed operations ending lossy`,
+ * lossy where the tenant may be deleted meanwhile, with what it has stored and saved. */
 #include "realm_guest.h"
 #include "realm_text.h"
 
@@ -62,6 +63,11 @@ static bool expect(bool ok, const char *what, int32_t code) {
     if (!ok) tell(what, code);
     return ok;
 }
+
+static bool lossy;
+
+/* What was kept may be gone with the tenant. */
+static bool is_lost(int32_t code) { return lossy && code == REALM_E_NOT_FOUND; }
 
 /* Limits that others of the same tenant share. */
 static bool is_refusal(int32_t code) {
@@ -158,6 +164,7 @@ static void change_context(uint32_t what) {
         realm_context_stat(c->handle, &at);
         if (!at.busy) return; /* its end is there, and was not given yet */
         more[0] = RESERVED;
+        if (what == 0 && generations[c->running].mode == REALM_MODE_AHEAD) what = 1; /* may be rewound from its end */
         int32_t st = what == 0   ? realm_context_append(c->handle, more, 1)
                      : what == 1 ? realm_context_truncate(c->handle, 100000)
                      : what == 2 ? realm_context_save(c->handle, REALM_LITERAL("busy"))
@@ -204,7 +211,7 @@ static void save_or_open(uint32_t what) {
     context *c = what == 0 ? idle() : NULL;
     if (what == 0 && c) {
         int32_t st = realm_context_save(c->handle, name, n);
-        if (is_refusal(st)) return;
+        if (is_refusal(st) || is_lost(st)) return;
         if (!expect(st == 0, "save", st)) return;
         saved[i] = c->s;
         is_saved[i] = true;
@@ -212,6 +219,7 @@ static void save_or_open(uint32_t what) {
         int32_t k = free_context();
         if (k < 0) return;
         int32_t h = realm_context_open(name, n);
+        if (is_lost(h)) is_saved[i] = false;
         if (!is_saved[i]) {
             expect(h == REALM_E_NOT_FOUND, "open of what was not saved", h);
             return;
@@ -222,6 +230,7 @@ static void save_or_open(uint32_t what) {
         check_tokens(h, &saved[i]);
     } else if (what == 2) {
         int32_t st = realm_context_drop(name, n);
+        if (is_lost(st)) is_saved[i] = false;
         expect(st == (is_saved[i] ? 0 : REALM_E_NOT_FOUND), "drop", st);
         is_saved[i] = false;
     }
@@ -474,17 +483,19 @@ static void store(void) {
         uint32_t len = below(64);
         for (uint32_t k = 0; k < len; k++) got[k] = (char)below(256);
         int32_t st = realm_store_put(key, n, got, len);
-        if (is_refusal(st) || !expect(st >= 0, "store_put", st)) return;
+        if (is_refusal(st) || is_lost(st) || !expect(st >= 0, "store_put", st)) return;
         lengths[i] = (int32_t)len;
         for (uint32_t k = 0; k < len; k++) values[i][k] = got[k];
     } else if (what == 1) {
         int32_t st = realm_store_delete(key, n);
         if (is_refusal(st)) return;
+        if (is_lost(st)) lengths[i] = -1;
         expect(lengths[i] < 0 ? st == REALM_E_NOT_FOUND : st >= 0, "store_delete", st);
         lengths[i] = -1;
     } else {
         int32_t st = realm_store_get(key, n, got, sizeof got);
         if (is_refusal(st)) return;
+        if (is_lost(st)) lengths[i] = -1;
         if (!expect(lengths[i] < 0 ? st == REALM_E_NOT_FOUND : st == lengths[i], "store_get", st)) return;
         for (int32_t k = 0; k < st; k++)
             if (!expect(got[k] == values[i][k], "a stored value", k)) return;
@@ -593,6 +604,7 @@ REALM_EXPORT(realm_main) int32_t realm_main(void) {
     mine = state = (uint64_t)(uint32_t)number(&at);
     state = state * 977 + 1;
     int32_t ops = number(&at), ending = number(&at);
+    lossy = number(&at);
     ring.head = (realm_event_ring){.n_slots = 16, .text_bytes = 1024};
     has_ring = below(2) && realm_ring_set(&ring.head, sizeof ring) == 0;
     for (int32_t i = 0; i < ops && !wrong; i++) operation();
