@@ -11,6 +11,7 @@
 
 #define CONFIG_MAX REALM_YAML_BYTES_MAX
 #define KEY_FILE_MAX 4096u
+#define TEMPLATE_MAX ((size_t)1 << 20) /* what is too long is said where it is compiled */
 #define PROGRAM_MAX ((size_t)128 << 20)
 
 #define SPILL_BYTES_DEFAULT (UINT64_C(256) << 20) /* of each model */
@@ -27,6 +28,7 @@ void serve_config_init(serve_config *c) {
 void serve_model_release(serve_model *m) {
     realm_free(m->id);
     realm_free(m->file);
+    realm_free(m->chat_template);
     for (size_t i = 0; i < m->n_prefixes; i++) realm_free(m->prefixes[i]);
     *m = (serve_model){0};
 }
@@ -147,8 +149,24 @@ static realm_status read_prefixes(const realm_json *model, serve_model *to, real
     return st;
 }
 
+/* A file with a template in the place of the model's own. */
+static realm_status read_template(const serve_config *c, const realm_json *model, serve_model *to, realm_error *err) {
+    realm_json v;
+    realm_error why = {0};
+    char *path = NULL;
+    size_t len = 0;
+    if (!realm_json_get_set(model, "chat_template", &v)) return REALM_OK;
+    realm_status st = read_path(c, &v, &path, err);
+    if (st == REALM_OK && (st = realm_file_read(path, TEMPLATE_MAX, &to->chat_template, &len, &why)) != REALM_OK)
+        realm_json_error(&v, st, err, "%s", why.text);
+    if (st == REALM_OK && (len == 0 || strlen(to->chat_template) != len))
+        st = realm_json_error(&v, REALM_E_INVALID, err, "%s: is empty or holds a NUL byte", path);
+    realm_free(path);
+    return st;
+}
+
 static realm_status read_models(serve_config *c, const realm_json *root, realm_error *err) {
-    static const char *const known[] = {"id", "file", "weight_budget", "prefixes"};
+    static const char *const known[] = {"id", "file", "weight_budget", "chat_template", "prefixes"};
     realm_json list, m, v;
     if (!realm_json_get_set(root, "models", &list)) return REALM_OK;
     realm_status st = realm_json_expect(&list, REALM_JSON_ARRAY, err);
@@ -159,6 +177,7 @@ static realm_status read_models(serve_config *c, const realm_json *root, realm_e
         const char *id = "";
         st = realm_json_only(&m, known, REALM_ARRAY_LEN(known), NULL, err);
         if (st == REALM_OK) st = opt_size(&m, "weight_budget", &to->weight_budget, err);
+        if (st == REALM_OK) st = read_template(c, &m, to, err);
         if (st == REALM_OK) st = read_prefixes(&m, to, err);
         (void)realm_json_get(&m, "id", &v);
         if (st == REALM_OK) st = realm_json_cstr(&v, &id, err);

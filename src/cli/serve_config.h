@@ -17,6 +17,7 @@
 typedef struct serve_model {
     char *id, *file;
     uint64_t weight_budget; /* 0: none */
+    char *chat_template;    /* its text; NULL: the model's own */
     char *prefixes[SERVE_PREFIXES_MAX];
     size_t n_prefixes;
 } serve_model;

@@ -88,7 +88,8 @@ static realm_status publish(serve_models *l, const char *id, const char *prefix,
 static realm_status load_model(serve_models *l, serve_model *m, const realm_engine_config *engine, realm_error *err) {
     uint64_t t0 = realm_clock_ns();
     load now = {l, m->id, 0};
-    realm_model_config mc = {.engine = *engine, .weight_budget_bytes = m->weight_budget};
+    realm_model_config mc = {
+        .engine = *engine, .weight_budget_bytes = m->weight_budget, .chat_template = m->chat_template};
     if (l->n_served == REALM_MODELS_MAX)
         return realm_error_set(err, REALM_E_LIMIT, "model %s: at most %u models", m->id, REALM_MODELS_MAX);
     serve_say("loading %s from %s", m->id, m->file);
@@ -184,6 +185,9 @@ static void look_at(serve_models *l, serve_config *c) {
         if (strcmp(served->file, m->file) != 0) serve_say("model %s: the next start takes its file", m->id);
         if (served->weight_budget != m->weight_budget)
             serve_say("model %s: the next start takes its weight_budget", m->id);
+        if (!served->chat_template != !m->chat_template ||
+            (m->chat_template && strcmp(served->chat_template, m->chat_template) != 0))
+            serve_say("model %s: the next start takes its chat_template", m->id);
         add_prefixes(l, served, m);
     }
 }

@@ -40,8 +40,7 @@ realm_status realm_served_apply_template(const realm_served *m, const char *mess
                                m->template_error);
     if (!m->template)
         return realm_error_set(err, REALM_E_UNSUPPORTED,
-                               "model \"%s\" has no chat template; use the completions endpoint, or name a template",
-                               m->id);
+                               "model \"%s\" has no chat template; only its completions endpoint can be used", m->id);
     realm_template_input in = {.messages = {messages, messages_len},
                                .tools = {tools, tools ? tools_len : 0},
                                .add_generation_prompt = add_generation_prompt,

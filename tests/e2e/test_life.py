@@ -239,16 +239,21 @@ def test_configuration_file():
     dir = pathlib.Path(tempfile.mkdtemp(prefix="realm-e2e-"))
     try:
         (dir / "alpha.key").write_text("rk-alpha-chosen-by-the-operator\n")
+        (dir / "chat.jinja").write_text("{% for m in messages %}[{{ m.content }}]{% endfor %}")
         config = dir / "realm.yaml"
         text = ("state: state\nlisten: 127.0.0.1:0\nadmin_listen: 127.0.0.1:0\nthreads: 2\nhost_names: [realm.test]\n"
                 f"models:\n  - id: smollm2\n    file: {MODEL}\n"
+                f"  - {{id: other, file: {MODEL}, chat_template: chat.jinja}}\n"
                 "http: {body_bytes: 4096}\nengine: {max_generations: 8}\n"
                 "tenants:\n  - name: alpha\n    key_file: alpha.key\n    limits: {requests_per_minute: 600}\n")
         config.write_text(text)
         s = Server(tenants=(), state=dir / "state", args=["--config", str(config)], model=None)
         with s:
             c = s.client("rk-alpha-chosen-by-the-operator")
-            assert [m.id for m in c.models.list()] == ["smollm2"]
+            assert [m.id for m in c.models.list()] == ["smollm2", "other"]
+            prompts = [s.http("/apply-template", {"model": m, "messages": CAPITAL[:1]}, "rk-alpha-chosen-by-the-operator")[2]
+                       for m in ("smollm2", "other")]
+            assert prompts[0]["prompt"].startswith("<|im_start|>") and prompts[1]["prompt"] == f"[{CAPITAL[0]['content']}]"
             r = c.chat.completions.with_raw_response.create(**SHORT)
             assert r.headers["x-ratelimit-limit-requests"] == "600"
             assert s.raw(b"GET /health HTTP/1.1\r\nHost: realm.test\r\nConnection: close\r\n\r\n").startswith(b"HTTP/1.1 200")
@@ -259,6 +264,10 @@ def test_configuration_file():
             s.process.send_signal(signal.SIGHUP)
             wait_until(lambda: any("read again" in line for line in s.log), what="SIGHUP is obeyed")
             s.client("rk-beta-chosen-by-the-operator").models.list()
+            config.write_text(text.replace(", chat_template: chat.jinja", ""))
+            s.process.send_signal(signal.SIGHUP)
+            wait_until(lambda: any("model other: the next start takes its chat_template" in line for line in s.log),
+                       what="what waits is said")
             config.write_text(text + "nonsense: 1\n")
             s.process.send_signal(signal.SIGHUP)
             wait_until(lambda: any("not taken" in line and "nonsense" in line for line in s.log), what="a bad file is refused")
@@ -274,6 +283,8 @@ def test_wrong_configurations_name_the_line():
                            ("threads: 2\nlistn: x\n", "line 2: listn: unknown key"),
                            ("models:\n  - id: a\n    fiel: b\n", "line 3: models[0].fiel: unknown key"),
                            ("models:\n  - id: a\n", "line 2: models[0].file: no model \"a\""),
+                           (f"models:\n  - id: a\n    file: {MODEL}\n    chat_template: none.jinja\n",
+                            "line 4: models[0].chat_template: "),
                            ("tenants:\n  - name: a\n    limits: {weight: 0}\n", "line 3: tenants[0].limits.weight"),
                            ("http: {head_bytes: 1}\n", "http.head_bytes: must be from 1024"),
                            ("threads: 2\nthreads: 3\n", "line 2"),
