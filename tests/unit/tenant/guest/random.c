@@ -23,7 +23,7 @@ typedef struct generation {
     int32_t handle, context; /* of contexts, or -1 */
     uint32_t mode, base, asked, confirmed, rows;
     sequence s;
-    bool ended, cancelled, drawn; /* drawn: not greedy */
+    bool ended, cancelled, drawn, alone; /* drawn: not greedy; alone: on no context */
     int32_t twin;
 } generation;
 
@@ -254,6 +254,7 @@ static int32_t begin(context *c, uint32_t mode, float temperature, uint64_t seed
     *g = (generation){.context = c ? (int32_t)(c - contexts) : -1, .mode = mode, .twin = -1};
     g->asked = 1 + below(NEW_MAX);
     g->drawn = temperature > 0;
+    g->alone = !c;
     realm_generate_options o = {.size = sizeof o,
                                 .set = REALM_SET_MAX_TOKENS | REALM_SET_TEMPERATURE | REALM_SET_FLAGS | REALM_SET_SEED |
                                        (c ? REALM_SET_CONTEXT : 0u),
@@ -319,6 +320,16 @@ static void compare(generation *a, generation *b) {
     expect(same, "the same seed drew other tokens", a->handle);
 }
 
+/* What it was charged: a context's tokens once, in the first pass that computes them. */
+static void check_usage(const generation *g) {
+    realm_guest_usage u;
+    int32_t st = realm_usage(g->handle, &u);
+    if (!expect(st == 0, "usage", st)) return;
+    expect(u.cached <= u.prompt, "cached tokens", (int32_t)u.cached);
+    expect(u.completion == (g->rows ? 0 : g->asked), "tokens charged as drawn", (int32_t)u.completion);
+    expect(g->alone ? u.prompt == g->base : u.prompt <= g->base, "tokens charged as prompt", (int32_t)u.prompt);
+}
+
 static void ended(generation *g, const realm_guest_event *e) {
     uint32_t drawn = g->s.n - g->base;
     g->ended = true;
@@ -348,7 +359,8 @@ static void ended(generation *g, const realm_guest_event *e) {
         expect(e->finish == REALM_END_LENGTH, "the end of a generation", (int32_t)e->finish);
         if (g->mode != REALM_MODE_PIPE) expect(drawn == g->asked, "how many tokens", (int32_t)drawn);
     }
-    if (g->mode == REALM_MODE_AHEAD && !g->cancelled) return; /* busy until confirmed */
+    if (g->mode == REALM_MODE_AHEAD && !g->cancelled) return; /* may be rewound until it is confirmed */
+    if (!g->cancelled) check_usage(g);
     if (c && !g->rows) {
         int32_t got[256];
         int32_t n = realm_context_get_tokens(c->handle, 0, got, 256);
