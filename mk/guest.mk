@@ -126,7 +126,7 @@ $(BUILD)/unit/sandbox/%: private TEST_CFLAGS += -DTEST_WASM='"$(BUILD)/wasm"'
 
 # --- programs for the tests of the host's functions, for 32-bit and 64-bit memory ----------------------------------
 TEST_GUESTS  := $(patsubst tests/unit/tenant/guest/%.c,$(BUILD)/wasm/guest/%.wasm,$(sort $(wildcard tests/unit/tenant/guest/*.c)))
-TEST_GUESTS  += $(patsubst tests/unit/tenant/guest/%.c,$(BUILD)/wasm/guest/%64.wasm,$(sort $(wildcard tests/unit/tenant/guest/probe*.c))) $(BUILD)/wasm/guest/layouts64.wasm
+TEST_GUESTS  += $(patsubst tests/unit/tenant/guest/%.c,$(BUILD)/wasm/guest/%64.wasm,$(sort $(wildcard tests/unit/tenant/guest/probe*.c))) $(addprefix $(BUILD)/wasm/guest/,layouts64.wasm random64.wasm)
 
 $(BUILD)/wasm/guest/%64.wasm: tests/unit/tenant/guest/%.c $(GUEST_HEADERS) mk/guest.mk
 	$(call build_guest,--target=wasm64,-mwasm64)

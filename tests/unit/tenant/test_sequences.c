@@ -15,10 +15,10 @@ static oracle truth;
 static char dir[SCRATCH_MAX] = "test-sequences";
 
 static const struct { /* what is different from the defaults */
-    const char *name, *limits[6];
-} TENANTS_OF[TENANTS] = {{"roomy", {NULL}},
-                         {"narrow", {"kv_tokens", "768", "contexts", "3", NULL}},
-                         {"few", {"generations", "4", "storage_bytes", "400", NULL}}};
+    const char *name, *program, *limits[6];
+} TENANTS_OF[TENANTS] = {{"roomy", "random", {NULL}},
+                         {"narrow", "random", {"kv_tokens", "768", "contexts", "3", NULL}},
+                         {"few", "random64", {"generations", "4", "storage_bytes", "400", NULL}}};
 static realm_tenant *tenants[TENANTS];
 static bool upsets; /* everything changes under the programs */
 static unsigned n_requests;
@@ -124,14 +124,14 @@ static void finish(told *t, unsigned *checked) {
 }
 
 /* The program, or one that differs from it in a custom section. */
-static void set_program(const char *tenant, bool other) {
+static void set_program(unsigned i, bool other) {
     realm_error err = {0};
     size_t n = 0;
-    char *wasm = read_file(TEST_WASM "/guest", "random", &n), *longer = malloc(n + 4);
+    char *wasm = read_file(TEST_WASM "/guest", TENANTS_OF[i].program, &n), *longer = malloc(n + 4);
     assert_non_null(longer);
     memcpy(longer, wasm, n);
     memcpy(longer + n, "\0\2\1x", 4);
-    if (realm_store_tenant_set(realm_runtime_store(rt), tenant, NULL, longer, n + (other ? 4 : 0), &err))
+    if (realm_store_tenant_set(realm_runtime_store(rt), TENANTS_OF[i].name, NULL, longer, n + (other ? 4 : 0), &err))
         fail_msg("%s", err.text);
     realm_free(wasm);
     free(longer);
@@ -140,7 +140,7 @@ static void set_program(const char *tenant, bool other) {
 static void make_tenant(unsigned i) {
     const char *name = TENANTS_OF[i].name;
     tenants[i] = tenant_with(name, NULL, NULL);
-    set_program(name, false);
+    set_program(i, false);
     for (const char *const *l = TENANTS_OF[i].limits; *l; l += 2) set_limit(name, l[0], l[1]);
 }
 
@@ -154,7 +154,7 @@ static void upset(unsigned n) {
     realm_error err = {0};
     const bool odd = n / 6 % 2;
     switch (n % 6) {
-    case 0: set_program("narrow", odd); break;
+    case 0: set_program(1, odd); break;
     case 1: set_limit("narrow", "kv_tokens", odd ? "288" : "1000"); break;
     case 2: set_limit("roomy", "generations", odd ? "2" : "64"); break;
     case 3: set_limit("narrow", "contexts", odd ? "1" : "3"); break;
