@@ -87,6 +87,15 @@ done:
     close_request(&t);
 }
 
+static void reply_text(api_call *c, const char *key, const realm_buf *text) {
+    realm_json_writer w;
+    realm_json_writer_init(&w, &c->reply);
+    realm_json_begin_object(&w);
+    realm_json_key(&w, key);
+    realm_json_write_str(&w, text->data ? text->data : "", text->len);
+    realm_json_end_object(&w);
+}
+
 void text_detokenize(api_call *c) {
     static const char *const known[] = {"model", "tokens"};
     text_request t;
@@ -113,12 +122,7 @@ void text_detokenize(api_call *c) {
         api_error_status(&c->error, st, &err);
         goto done;
     }
-    realm_json_writer w;
-    realm_json_writer_init(&w, &c->reply);
-    realm_json_begin_object(&w);
-    realm_json_key(&w, "content");
-    realm_json_write_str(&w, text.data ? text.data : "", text.len);
-    realm_json_end_object(&w);
+    reply_text(c, "content", &text);
 done:
     realm_buf_release(&text);
     realm_free(ids);
@@ -154,12 +158,7 @@ void text_apply_template(api_call *c) {
         api_error_status(&c->error, st, &err);
         goto done;
     }
-    realm_json_writer w;
-    realm_json_writer_init(&w, &c->reply);
-    realm_json_begin_object(&w);
-    realm_json_key(&w, "prompt");
-    realm_json_write_str(&w, prompt.data ? prompt.data : "", prompt.len);
-    realm_json_end_object(&w);
+    reply_text(c, "prompt", &prompt);
 done:
     realm_free(spans);
     realm_buf_release(&messages);

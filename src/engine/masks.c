@@ -100,8 +100,7 @@ void realm_masks_stop(realm_engine *e) {
     e->n_mask_threads = 0;
 }
 
-/* ---- the engine's thread ------------------------------------------------------------------------------------------
- */
+/* ---- the engine's thread ----------------------------------------------------------------------------------------- */
 
 /* NULL where there is no memory, or no thread: then it is computed with the row. */
 static realm_mask *ask(realm_engine *e, const realm_account *a, const realm_grammar_state *from) {
