@@ -69,6 +69,7 @@ typedef struct nn_context {
     host_grammar *grammar; /* of the settings' schema, once it is compiled; NULL: not yet, or none */
     realm_tokens input;
     bool input_set;
+    bool too_long;  /* the prompt that was set: said when it is computed, where programs look for that */
     int32_t handle; /* of the running generation, or 0. Looked up each time: the program may have closed it */
     uint32_t max_tokens;
     realm_buf out;     /* of compute */
@@ -432,16 +433,14 @@ static void begin_output(realm_host *h, nn_context *c) {
 static int32_t set_prompt(realm_host *h, nn_context *c, const char *text, size_t len) {
     size_t max = host_context_length(model_of(h, c));
     begin_output(h, c);
-    c->input_set = false;
+    c->input_set = c->too_long = false;
     c->input.len = 0;
     realm_status st =
         realm_tokenizer_encode(host_tokenizer(model_of(h, c)), text, len,
                                REALM_ENCODE_ADD_SPECIAL | REALM_ENCODE_PARSE_SPECIAL, max, &c->input, &h->error);
-    if (st == REALM_E_LIMIT || (!st && c->input.len >= max)) {
-        realm_error_set(&h->error, REALM_E_RANGE, "wasi-nn: the prompt is longer than the context of %zu tokens", max);
-        return failed(h, NN_PROMPT_TOO_LONG);
-    }
-    if (st) return code_of(h, st);
+    if (st && st != REALM_E_LIMIT) return code_of(h, st);
+    c->too_long = st || c->input.len >= max;
+    if (c->too_long) c->input.len = 0;
     c->input_set = true;
     return NN_OK;
 }
@@ -489,7 +488,7 @@ realm_call_result nn_set_input(realm_call *call, const uint64_t *args, int32_t *
 /* True once the grammar of the settings' schema is there, or none is asked for; else the call returns *state. */
 static bool grammar_ready(realm_call *call, nn_context *c, realm_call_result *state, int32_t *result) {
     realm_host *h = host_of(call);
-    if (c->grammar || !c->config.schema || !c->input_set) return true;
+    if (c->grammar || !c->config.schema || !c->input_set || c->too_long) return true;
     if (realm_call_resumed(call))
         c->grammar = host_grammar_made(call, state, result);
     else
@@ -507,6 +506,11 @@ static bool grammar_ready(realm_call *call, nn_context *c, realm_call_result *st
 static int32_t begin(realm_host *h, nn_context *c, bool single) {
     realm_generation_params p;
     realm_gguf_str stop;
+    if (c->too_long) {
+        realm_error_set(&h->error, REALM_E_CONTEXT, "wasi-nn: the prompt is longer than the context of %zu tokens",
+                        (size_t)host_context_length(model_of(h, c)));
+        return failed(h, NN_PROMPT_TOO_LONG);
+    }
     if (!c->input_set || c->input.len == 0) return bad_argument(h, "compute: the prompt was not set, or is empty");
     begin_output(h, c);
     realm_run_generation_params(h->run, &p);
@@ -566,7 +570,7 @@ realm_call_result nn_compute(realm_call *call, const uint64_t *args, int32_t *re
     if (!c) return answer(result, bad_argument(h, "there is no such context"));
     if (!realm_call_resumed(call) || h->job) {
         realm_call_result state;
-        if (c->config.has_n_predict && c->config.n_predict == 0 && c->input_set) {
+        if (c->config.has_n_predict && c->config.n_predict == 0 && c->input_set && !c->too_long) {
             begin_output(h, c);
             return answer(result, NN_OK);
         }
