@@ -149,6 +149,12 @@ static realm_status read_prefixes(const realm_json *model, serve_model *to, real
     return st;
 }
 
+static serve_model *find_model(serve_config *c, const char *id) {
+    for (size_t i = 0; i < c->n_models; i++)
+        if (c->models[i].id && strcmp(c->models[i].id, id) == 0) return &c->models[i];
+    return NULL;
+}
+
 /* A file with a template in the place of the model's own. */
 static realm_status read_template(const serve_config *c, const realm_json *model, serve_model *to, realm_error *err) {
     realm_json v;
@@ -183,6 +189,8 @@ static realm_status read_models(serve_config *c, const realm_json *root, realm_e
         if (st == REALM_OK) st = realm_json_cstr(&v, &id, err);
         if (st == REALM_OK && (!*id || strlen(id) > REALM_MODEL_ID_MAX))
             st = realm_json_error(&v, REALM_E_RANGE, err, "must have 1 to %u bytes", REALM_MODEL_ID_MAX);
+        if (st == REALM_OK && find_model(c, id))
+            st = realm_json_error(&v, REALM_E_EXISTS, err, "a model of this id stands above already");
         if (st == REALM_OK && !(to->id = realm_strdup(id))) st = no_memory(err);
         if (st != REALM_OK) break;
         /* a path from the file's folder; without one, or with a bare name that is no file there, the catalogue's */
@@ -392,22 +400,28 @@ void serve_config_differences(const serve_config *running, const serve_config *f
 }
 
 realm_status serve_config_add_model(serve_config *c, const char *text, realm_error *err) {
-    if (c->n_models == REALM_MODELS_MAX)
-        return realm_error_set(err, REALM_E_LIMIT, "at most %u models are served", REALM_MODELS_MAX);
-    serve_model *m = &c->models[c->n_models];
     const char *equals = strchr(text, '=');
     size_t id_len = equals ? (size_t)(equals - text) : strlen(text);
     if (id_len == 0 || id_len > REALM_MODEL_ID_MAX)
         return realm_error_set(err, REALM_E_INVALID, "--model takes ID=FILE, with an id of 1 to %u bytes",
                                REALM_MODEL_ID_MAX);
-    realm_status st = realm_find_model(equals ? equals + 1 : text, c->models_dir, &m->file, err);
-    if (st != REALM_OK) return st;
-    if (!(m->id = realm_strndup(text, id_len))) {
-        realm_free(m->file);
-        m->file = NULL;
-        return no_memory(err);
+    char *id = realm_strndup(text, id_len), *file = NULL;
+    realm_status st = id ? realm_find_model(equals ? equals + 1 : text, c->models_dir, &file, err) : no_memory(err);
+    serve_model *m = st == REALM_OK ? find_model(c, id) : NULL;
+    if (m && m->by_option) st = realm_error_set(err, REALM_E_EXISTS, "--model names \"%s\" twice", id);
+    if (st == REALM_OK && !m && c->n_models == REALM_MODELS_MAX)
+        st = realm_error_set(err, REALM_E_LIMIT, "at most %u models are served", REALM_MODELS_MAX);
+    if (st != REALM_OK) {
+        realm_free(id);
+        realm_free(file);
+        return st;
     }
-    c->n_models++;
+    if (!m) m = &c->models[c->n_models++];
+    realm_free(m->id);
+    realm_free(m->file);
+    m->id = id;
+    m->file = file;
+    m->by_option = true;
     return REALM_OK;
 }
 

@@ -16,6 +16,7 @@
 
 typedef struct serve_model {
     char *id, *file;
+    bool by_option;         /* named, or its file, on the command line */
     uint64_t weight_budget; /* 0: none */
     char *chat_template;    /* its text; NULL: the model's own */
     char *prefixes[SERVE_PREFIXES_MAX];

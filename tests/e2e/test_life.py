@@ -243,11 +243,12 @@ def test_configuration_file():
         config = dir / "realm.yaml"
         text = ("state: state\nlisten: 127.0.0.1:0\nadmin_listen: 127.0.0.1:0\nthreads: 2\nhost_names: [realm.test]\n"
                 f"models:\n  - id: smollm2\n    file: {MODEL}\n"
-                f"  - {{id: other, file: {MODEL}, chat_template: chat.jinja}}\n"
+                "  - {id: other, file: alpha.key, chat_template: chat.jinja}\n"
                 "http: {body_bytes: 4096}\nengine: {max_generations: 8}\n"
                 "tenants:\n  - name: alpha\n    key_file: alpha.key\n    limits: {requests_per_minute: 600}\n")
         config.write_text(text)
-        s = Server(tenants=(), state=dir / "state", args=["--config", str(config)], model=None)
+        # options go before the file: of a model it describes, the command line names another file
+        s = Server(tenants=(), state=dir / "state", args=["--config", str(config), "--model", f"other={MODEL}"], model=None)
         with s:
             c = s.client("rk-alpha-chosen-by-the-operator")
             assert [m.id for m in c.models.list()] == ["smollm2", "other"]
@@ -283,6 +284,8 @@ def test_wrong_configurations_name_the_line():
                            ("threads: 2\nlistn: x\n", "line 2: listn: unknown key"),
                            ("models:\n  - id: a\n    fiel: b\n", "line 3: models[0].fiel: unknown key"),
                            ("models:\n  - id: a\n", "line 2: models[0].file: no model \"a\""),
+                           (f"models:\n  - {{id: a, file: {MODEL}}}\n  - {{id: a, file: {MODEL}}}\n",
+                            "line 3: models[1].id: a model of this id stands above"),
                            (f"models:\n  - id: a\n    file: {MODEL}\n    chat_template: none.jinja\n",
                             "line 4: models[0].chat_template: "),
                            ("tenants:\n  - name: a\n    limits: {weight: 0}\n", "line 3: tenants[0].limits.weight"),
@@ -294,6 +297,8 @@ def test_wrong_configurations_name_the_line():
             config.write_text(text)
             done = realm("serve", "--config", str(config), "--state", dir + "/state", check=False)
             assert done.returncode == 1 and done.stderr.count("\n") == 1 and says in done.stderr, (text, done)
+        done = realm("serve", "--model", f"a={MODEL}", "--model", f"a={MODEL}", "--state", dir + "/state", check=False)
+        assert done.returncode == 1 and done.stderr == 'realm: serve: --model names "a" twice\n', done
         config.write_text("listen: nowhere\n")
         done = realm("serve", "--config", str(config), "--state", dir + "/state", check=False)
         assert done.returncode == 1 and "nowhere" in done.stderr
