@@ -109,7 +109,7 @@ def test_a_locked_store():
             begin = time.monotonic()
             told.ask()
             usual.append(time.monotonic() - begin)
-        most = max(usual) + 2  # waiting for the store takes at least 5 s
+        most = max(usual) + 4  # waiting for the store takes 5 s at least, a busy machine two now and then
         for kill in (False, True):
             other = sqlite3.connect(s.state / "realm.db", isolation_level=None)
             other.execute("BEGIN IMMEDIATE")
