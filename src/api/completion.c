@@ -1,4 +1,5 @@
 /* A choice of /v1/completions, whole and in pieces of the same shape. */
+#include <math.h>
 #include <string.h>
 
 #include "api/internal.h"
@@ -71,9 +72,18 @@ void completion_begin(api_call *c, gen_choice *ch) {
     realm_buf_release(&text);
 }
 
+/* What echo shows of a prompt: all that was sent, tokens as they are written too, but not what was put before it. */
+static bool shows_control(const api_call *c, const gen_choice *ch, const realm_event *e) {
+    if (e->kind != REALM_EVENT_PROMPT) return false;
+    if (ch->prompt->kind != REALM_PROMPT_TEXT) return true;
+    const bool first = isnan(e->logprob);
+    return c->gen.parse_special && !(first && realm_tokenizer_adds_bos(realm_engine_tokenizer(c->gen.engine)));
+}
+
 void completion_event(api_call *c, gen_choice *ch, const realm_event *e) {
     if (c->gen.logprobs && e->id >= 0)
-        logprobs_legacy_entry(c, e, &ch->logprobs, &ch->legacy[0], &ch->legacy[1], &ch->legacy[2], &ch->offset);
+        logprobs_legacy_entry(c, e, shows_control(c, ch, e), &ch->logprobs, &ch->legacy[0], &ch->legacy[1],
+                              &ch->legacy[2], &ch->offset);
     if (e->kind == REALM_EVENT_PROMPT) {
         /* echoed text went ahead as one piece; its log-probabilities follow with the next piece */
         return;

@@ -336,8 +336,9 @@ const char *reply_finish_name(realm_finish f); /* NULL for what is no end of an 
 
 /* logprobs.c */
 void logprobs_chat_entry(const api_call *c, const realm_event *e, realm_buf *out);
-/* Appends to four comma-separated lists. `offset` is moved past the token. */
-void logprobs_legacy_entry(const api_call *c, const realm_event *e, realm_buf *tokens, realm_buf *values,
+/* Appends to four comma-separated lists. `offset` is moved past what the answer's text shows of the token; `control`:
+ * it shows control tokens here. */
+void logprobs_legacy_entry(const api_call *c, const realm_event *e, bool control, realm_buf *tokens, realm_buf *values,
                            realm_buf *tops, realm_buf *offsets, uint64_t *offset);
 
 /* text.c, info.c: fill call->reply or call->error; those of text.c run on a worker */

@@ -89,7 +89,7 @@ static void comma(realm_buf *b) {
     if (b->len) realm_buf_putc(b, ',');
 }
 
-void logprobs_legacy_entry(const api_call *c, const realm_event *e, realm_buf *tokens, realm_buf *values,
+void logprobs_legacy_entry(const api_call *c, const realm_event *e, bool control, realm_buf *tokens, realm_buf *values,
                            realm_buf *tops, realm_buf *offsets, uint64_t *offset) {
     bool first = e->kind == REALM_EVENT_PROMPT && isnan(e->logprob); /* nothing comes before it: null */
     realm_json_writer w;
@@ -126,7 +126,7 @@ void logprobs_legacy_entry(const api_call *c, const realm_event *e, realm_buf *t
     }
     comma(offsets);
     realm_buf_printf(offsets, "%llu", (unsigned long long)*offset);
-    /* characters that begin in this token; a control token shows none */
-    piece p = piece_of(c, e->id, false);
+    /* characters that begin in this token */
+    piece p = piece_of(c, e->id, control);
     *offset += realm_utf8_count(p.bytes, p.len);
 }

@@ -192,6 +192,13 @@ def test_completion_logprobs(server):
         assert r.choices[0].text[at:at + len(token)] == token
     for token, value, top in list(zip(l.tokens, l.token_logprobs, l.top_logprobs))[1:]:
         assert abs(top[token] - value) < 1e-6 and len(top) in (2, 3)
+    # control tokens that were sent stand in the echoed text, and count
+    for prompt, extra in (([1, 4093, 198, 2], {}), ("<|im_start|>user<|im_end|>", {"parse_special": True})):
+        r = server.client().completions.create(model="smollm2", prompt=prompt, temperature=0, max_tokens=2, logprobs=1,
+                                               echo=True, extra_body=extra)
+        assert r.choices[0].text.startswith("<|im_start|>user"), r
+        for token, at in list(zip(r.choices[0].logprobs.tokens, r.choices[0].logprobs.text_offset))[:r.usage.prompt_tokens]:
+            assert r.choices[0].text[at:at + len(token)] == token, r.choices[0]
     alone = server.client().completions.create(model="smollm2", prompt=text, temperature=0, max_tokens=3, logprobs=2)
     for a, b in zip(alone.choices[0].logprobs.token_logprobs, l.token_logprobs[n:]):
         assert abs(a - b) < 1e-3

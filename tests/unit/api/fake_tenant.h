@@ -105,6 +105,10 @@ realm_status realm_tokenizer_piece(const realm_tokenizer *t, realm_token id, boo
     *len = id < 256 ? 1 : special ? 7 : 0;
     return REALM_OK;
 }
+bool realm_tokenizer_adds_bos(const realm_tokenizer *t) {
+    (void)t;
+    return false;
+}
 realm_status realm_tokenizer_encode(const realm_tokenizer *t, const char *s, size_t len, unsigned flags, size_t max,
                                     realm_tokens *out, realm_error *err) {
     (void)t;
