@@ -45,16 +45,20 @@ static uint64_t run_over(realm_tenant *const *t, unsigned n_tenants, unsigned n,
 static void bench_tenants(bench *b) {
     static realm_tenant *t[TENANTS];
     char name[32], program[64];
-    uint64_t before = resident_bytes();
+    uint64_t before = 0;
     for (unsigned i = 0; i < TENANTS; i++) {
+        if (i == ACTIVE) { /* what the first requests of all touch, KV pages and workspaces, is nobody's own */
+            (void)run_over(t, ACTIVE, ACTIVE, 1);
+            before = resident_bytes();
+        }
         snprintf(name, sizeof name, "crowd%u", i);
         snprintf(program, sizeof program, "bench/guest/reader%u.wasm", i % 16);
         t[i] = tenant_open(b, name, program);
     }
     (void)run_over(t, TENANTS, TENANTS, 1); /* each has had a request: its account and program are there */
     uint64_t idle = resident_bytes();
-    report("memory of an idle tenant that has run its program", "KiB", kib_more(idle, before) / TENANTS, NAN, 64,
-           false);
+    report("memory of an idle tenant that has run its program", "KiB", kib_more(idle, before) / (TENANTS - ACTIVE), NAN,
+           64, false);
     uint64_t most = run_over(t, TENANTS, ACTIVE * 4, 32);
     report("1,000 tenants with programs, 64 active, beside the weights", "MiB", kib_more(most, b->rss_model) / 1024,
            NAN, 1024, false);
