@@ -390,7 +390,7 @@ static void test_the_tenants_limits_hold(void **state) {
 static int begin(void) {
     realm_error err = {0};
     realm_tenant_row row;
-    char path[SCRATCH_MAX + 16];
+    char path[SCRATCH_MAX + 32];
     realm_runtime_config config = {
         .compiler_path = "/proc/self/exe", .n_workers = 2, .max_instances = 64, .n_threads = 1};
     realm_model_config model = {.engine = {.n_ctx = 512, .max_generations = 16},
