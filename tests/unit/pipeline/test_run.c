@@ -365,13 +365,16 @@ static void set_limit(const char *name, const char *value) {
     realm_runtime_reload(rt);
 }
 
-/* What the tests before have cancelled still counts as a generation until its step is over. */
+/* What the tests before have cancelled still counts as a generation until its step is over, and a program that has not
+ * heard of it yet may still submit one. */
 static void nothing_is_left(void) {
     for (bool left = true; left; usleep(1000)) {
+        realm_runtime_stats programs; /* looked at first: without one nothing more is submitted */
         realm_engine_stats one, two;
+        realm_runtime_get_stats(rt, &programs);
         realm_engine_get_stats(engine_of(rt, "one"), &one);
         realm_engine_get_stats(engine_of(rt, "two"), &two);
-        left = one.running + one.queued + two.running + two.queued > 0;
+        left = programs.instances + one.running + one.queued + two.running + two.queued > 0;
     }
 }
 
