@@ -2,6 +2,7 @@
 
 #include <assert.h>
 #include <errno.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -92,4 +93,9 @@ realm_status realm_thread_start(pthread_t *t, const char *name, void *(*fn)(void
     snprintf(short_name, sizeof short_name, "%s", name);
     (void)pthread_setname_np(*t, short_name);
     return REALM_OK;
+}
+
+void realm_thread_be_modest(void) {
+    struct sched_param none = {0};
+    (void)sched_setscheduler(0, SCHED_BATCH, &none);
 }

@@ -54,5 +54,9 @@ void realm_cond_broadcast(realm_cond *c);
 /* Starts a joinable thread with all signals blocked, named for debuggers (15 bytes at most). */
 REALM_WARN_UNUSED realm_status realm_thread_start(pthread_t *t, const char *name, void *(*fn)(void *), void *arg,
                                                   realm_error *err);
+/* From now on this thread takes the processor from nobody when it is woken: whoever wakes it, an engine's thread
+ * between two steps, goes on. It runs as soon as a processor has nothing else to do, at the latest at the next tick,
+ * with the same share as any other thread. Where the system does not allow it, nothing changes. */
+void realm_thread_be_modest(void);
 
 #endif

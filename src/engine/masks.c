@@ -2,7 +2,7 @@
  *
  *      step: a mask took MASK_LONG_NS --> its account is slow: for its next MASKS_ASIDE tokens
  *
- *      list_wants --realm_mask_ask--> its account's turn --a thread of the few--> ready: the row is in the next step
+ *      list_wants ---- asked for ---> its account's turn --a thread of the few--> ready: the row is in the next step
  *          ^                             |                      |                    |
  *          |                             +---- rewound, ended: dropped ---------------+
  *          +--- until then all its rows but the one that a token is drawn from are
@@ -18,8 +18,6 @@
  * it has prepared on the way makes later masks quicker, so its copy replaces the original with the mask
  * (realm_mask_use).
  */
-#include <sched.h>
-
 #include "base/alloc.h"
 #include "engine/internal.h"
 
@@ -49,8 +47,7 @@ static void mask_free(realm_mask *m) {
 
 static void *masks_main(void *arg) {
     realm_engine *e = arg;
-    struct sched_param none = {0};
-    (void)sched_setscheduler(0, SCHED_BATCH, &none); /* takes the processor from nobody who wakes */
+    realm_thread_be_modest();
     realm_mutex_lock(&e->masks_mu);
     for (;;) {
         realm_mask *m = (realm_mask *)realm_rota_take(&e->mask_turns);

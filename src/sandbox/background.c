@@ -147,7 +147,7 @@ static void drop_stale(realm_sandbox *s) {
 static void *porter_main(void *arg) {
     realm_sandbox *s = arg;
     realm_instance *i;
-    realm_sched_be_modest();
+    realm_thread_be_modest();
     while ((i = inbox_take(&s->porters))) {
         realm_instance_run(i, NULL);
         if (atomic_load_explicit(&s->stale, memory_order_relaxed)) drop_stale(s);

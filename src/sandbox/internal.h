@@ -312,8 +312,6 @@ void realm_one_line(char *out, size_t cap, const char *s, size_t len);
 realm_status realm_sched_start(realm_sandbox *s, realm_error *err);
 void realm_sched_stop(realm_sandbox *s); /* no instance is left */
 void realm_sched_push(realm_sandbox *s, realm_instance *i);
-/* The policy of threads that work for others: see the function. */
-void realm_sched_be_modest(void);
 /* A slice begins (ends): the clock thread ticks as its kind needs. */
 void realm_sched_slice_begin(realm_sandbox *s, realm_instance *i, bool brief);
 void realm_sched_slice_end(realm_sandbox *s, realm_instance *i);

@@ -16,7 +16,7 @@ _Static_assert(offsetof(realm_instance, turn) == 0, "an item is its instance");
 
 static void *long_main(void *arg) {
     realm_sandbox *s = arg;
-    realm_sched_be_modest();
+    realm_thread_be_modest();
     realm_mutex_lock(&s->long_mu);
     for (;;) {
         realm_instance *i = (realm_instance *)realm_rota_take(&s->long_turns);

@@ -14,7 +14,6 @@
  * deadline has come: a heap holds each instance's least deadline (wall time, grace after cancel, the end of a wait).
  * The heap has room for every instance from the start, so setting a deadline cannot fail.
  */
-#include <sched.h>
 #include <string.h>
 
 #include "sandbox/internal.h"
@@ -101,18 +100,10 @@ void realm_sched_slice_end(realm_sandbox *s, realm_instance *i) {
 
 /* ---- workers ---- */
 
-/* The policy of work that does not take the processor from whoever wakes it: that is the engine's thread between two
- * steps, for which all other tenants wait. The worker runs as soon as a processor has nothing else to do (while the
- * step samples, at the latest at the next tick), with the same share of it as any other thread. */
-void realm_sched_be_modest(void) {
-    struct sched_param none = {0};
-    (void)sched_setscheduler(0, SCHED_BATCH, &none); /* where it is not allowed, wake-ups merely cost more */
-}
-
 static void *worker_main(void *arg) {
     realm_ready *q = arg;
     realm_sandbox *s = q->sandbox;
-    realm_sched_be_modest();
+    realm_thread_be_modest();
     realm_mutex_lock(&s->ready_mu);
     for (;;) {
         while (!q->head && !s->stopping) {

@@ -108,12 +108,18 @@ def test_sigterm_lets_answers_end():
         assert s.usage()[0]["completion_tokens"] == 60
 
 
+def drain(s):
+    """Has the server stop while it answers; that answer."""
+    stream = s.client().chat.completions.create(**LONG, stream=True)
+    next(stream)
+    s.process.send_signal(signal.SIGTERM)
+    wait_until(lambda: any(line.startswith("realm: stopping") for line in s.log), what="draining")
+    return stream
+
+
 def test_who_comes_while_answers_end_is_told():
     with Server() as s:
-        stream = s.client().chat.completions.create(**LONG, stream=True)
-        next(stream)
-        s.process.send_signal(signal.SIGTERM)
-        wait_until(lambda: any(line.startswith("realm: stopping") for line in s.log), what="draining")
+        stream = drain(s)
         for admin in (False, True):
             status, fields, body = s.http("/ready", admin=admin)
             assert status == 503 and body["error"]["code"] == "shutting_down" and fields["connection"] == "close"
@@ -131,10 +137,7 @@ def test_who_comes_while_answers_end_is_told():
 
 def test_a_second_sigterm_does_not_wait():
     with Server() as s:
-        stream = s.client().chat.completions.create(**LONG, stream=True)
-        next(stream)
-        s.process.send_signal(signal.SIGTERM)
-        wait_until(lambda: any(line.startswith("realm: stopping") for line in s.log), what="draining")
+        stream = drain(s)
         s.process.send_signal(signal.SIGTERM)
         assert s.process.wait(20) == 0
         usage = s.usage()[0]
