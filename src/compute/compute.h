@@ -350,7 +350,7 @@ struct realm_backend_vtable {
     void (*parallel)(realm_backend *b, uint32_t n, void (*fn)(void *user, uint32_t i), void *user);
     /* Hands fn(user) to a host thread of the backend that is awake with nothing to do, as they are for a moment after a
      * run; false, and nothing is done, when there is none. fn is brief and may not call the backend: a run that begins
-     * meanwhile waits for it. Any thread, without a turn. NULL: never. */
+     * meanwhile has one thread less until it returns. Any thread, without a turn. NULL: never. */
     bool (*aside)(realm_backend *b, void (*fn)(void *user), void *user);
     /* How an op is cut; none of its data is looked at. Any thread. REALM_E_LIMIT: more than can be counted. */
     realm_status (*direct_cut)(realm_backend *b, const realm_direct *op, realm_direct_cut *out, realm_error *err);

@@ -1,8 +1,9 @@
 /* compute/cpu/cpu.h - inside the CPU backend: the team of threads that walks a plan, and the kernel table.
  *
- * All threads of the pool execute the whole op list together; inside an op they share its items (row tiles, weight
- * panels, heads) and between ops that depend on each other they meet at a barrier. So a step costs one wake-up and a
- * barrier per op (about a quarter of a microsecond), not one wake-up per op.
+ * The threads of the pool walk the whole op list together; inside an op they share its items (row tiles, weight panels,
+ * heads) and between ops that depend on each other they meet at a barrier. So a step costs one wake-up and a barrier
+ * per op (about a quarter of a microsecond), not one wake-up per op. It waits for no thread: who comes late joins where
+ * the others are.
  */
 #ifndef REALM_COMPUTE_CPU_CPU_H
 #define REALM_COMPUTE_CPU_CPU_H
@@ -27,8 +28,9 @@ typedef struct realm_team realm_team;
 
 typedef struct realm_worker { /* one thread's view during a run */
     realm_team *team;
-    uint32_t id, n; /* this thread, threads in the team */
-    void *scratch;  /* private, 64-byte aligned, scratch_bytes large; content lost between ops */
+    uint32_t id, n;  /* this thread, threads in the team */
+    uint32_t behind; /* barriers that the others have passed and this thread has not: it does nothing until then */
+    void *scratch;   /* private, 64-byte aligned, scratch_bytes large; content lost between ops */
     size_t scratch_bytes;
 } realm_worker;
 
@@ -38,14 +40,19 @@ void realm_team_close(realm_team *t);
 uint32_t realm_team_size(const realm_team *t);
 /* Grows every worker's scratch to at least `bytes`. Only while no run is on. On failure the old scratch stays. */
 REALM_WARN_UNUSED realm_status realm_team_reserve(realm_team *t, size_t bytes, realm_error *err);
-/* Runs fn on every thread of the team, the caller being worker 0; returns when all have returned. */
+/* Runs fn on the caller, as worker 0, and on each other thread that comes while the caller is in it, perhaps on none;
+ * returns when all have returned. So fn shares its work by claims alone, never by the number of a worker. What a thread
+ * does outside of a loop of claims it does even while it is behind the others: it must not read there what they may be
+ * writing (realm_worker_is_behind). */
 void realm_team_run(realm_team *t, void (*fn)(realm_worker *w, void *user), void *user);
-/* Hands fn(user) to a thread that spins for the next run; false, and nothing is done, when all sleep or a run is on. */
+/* Hands fn(user) to a thread that spins for the next run; false, and nothing is done, when none does or a run is on. A
+ * run that begins meanwhile goes on without that thread. */
 bool realm_team_aside(realm_team *t, void (*fn)(void *user), void *user);
-/* Every thread waits until all have come. Spins first, then sleeps. */
+/* Every thread that has joined waits until all of them have come. Spins first, then sleeps. */
 void realm_worker_barrier(realm_worker *w);
+static inline bool realm_worker_is_behind(const realm_worker *w) { return w->behind > 0; }
 /* Dynamic sharing of n items: each call hands out the next at most `grain` of them as [*begin, *end); false when none
- * is left. Every worker of the team must call it until false, for the same (n, grain), and there must be a barrier
+ * is left. Every worker must call it until false, for the same (n, grain), and there must be a barrier
  * between two such loops (realm_worker_barrier resets the counter). */
 bool realm_worker_claim(realm_worker *w, uint32_t n, uint32_t grain, uint32_t *begin, uint32_t *end);
 

@@ -110,7 +110,7 @@ static void rope_row(const row_run *r, const float *x, float *y, uint32_t row) {
     const realm_direct *op = r->op;
     uint32_t dims = op->u.rope.rope_dims;
     float *cs = r->cs + (size_t)row * dims;
-    cpu_rope_angles(dims, r->freq, op->u.rope.first_pos + row, 0, dims / 2, cs);
+    cpu_rope_angles(dims, r->freq, op->u.rope.first_pos + row, cs);
     if (y != x) memcpy(y, x, op->cols * sizeof *y);
     for (uint32_t at = 0; at < op->cols; at += op->u.rope.head_dim)
         r->kernels->rope_row(op->u.rope.style, y + at, cs, dims);

@@ -77,15 +77,19 @@ static void prepare_row(const linear_run *r, float *floats, uint32_t row, uint32
     }
 }
 
-static void prepare_shared(const linear_run *r, float *floats, const realm_worker *w) {
+static void prepare_shared(const linear_run *r, float *floats, realm_worker *w) {
+    uint32_t begin, end, t = 0;
     if (r->n_tiles >= 2 * w->n) { /* whole tiles: no cache line is written by two */
-        for (uint32_t t = w->id; t < r->n_tiles; t += w->n)
-            for (uint32_t row = tile_begin(r, t); row < tile_begin(r, t + 1); row++) prepare_row(r, floats, row, t);
-        return;
+        while (realm_worker_claim(w, r->n_tiles, 1, &begin, &end))
+            for (uint32_t row = tile_begin(r, begin); row < tile_begin(r, end); row++)
+                prepare_row(r, floats, row, begin);
+    } else {
+        while (realm_worker_claim(w, r->a->n_rows, 1, &begin, &end)) { /* claims only go up */
+            while (tile_begin(r, t + 1) <= begin) t++;
+            prepare_row(r, floats, begin, t);
+        }
     }
-    for (uint32_t t = 0; t < r->n_tiles; t++)
-        for (uint32_t row = tile_begin(r, t); row < tile_begin(r, t + 1); row++)
-            if (row % w->n == w->id) prepare_row(r, floats, row, t);
+    realm_worker_barrier(w);
 }
 
 /* Sums of panels [first, first + n) of weight i with tile t. */
@@ -159,12 +163,11 @@ void realm_cpu_linear(realm_worker *w, const realm_cpu_kernels *kernels, const r
     if (a->n_rows == 1 || (r.n_tiles == 1 && (size_t)a->n_rows * r.k <= PRIVATE_VALUES)) {
         r.quants = s;
         floats = (float *)(s + quant_bytes(a->n_rows, r.k));
-        for (uint32_t row = 0; row < a->n_rows; row++) prepare_row(&r, floats, row, 0);
+        for (uint32_t row = 0; row < a->n_rows && !realm_worker_is_behind(w); row++) prepare_row(&r, floats, row, 0);
     } else {
         r.quants = a->quantized;
         floats = (float *)((uint8_t *)a->quantized + quant_bytes(a->n_rows, r.k));
         prepare_shared(&r, floats, w);
-        realm_worker_barrier(w);
     }
     r.floats = floats;
 

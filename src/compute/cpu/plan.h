@@ -133,16 +133,10 @@ realm_status cpu_direct(realm_backend *b, const realm_direct *op, uint64_t slice
 /* Memory that the direct ops keep from one slice to the next; a team's owner thread. */
 void cpu_direct_release(cpu_backend *b);
 
-/* [*begin, *end): worker w's even share of n items. */
-static inline void cpu_share(const realm_worker *w, uint32_t n, uint32_t *begin, uint32_t *end) {
-    *begin = (uint32_t)((uint64_t)n * w->id / w->n);
-    *end = (uint32_t)((uint64_t)n * (w->id + 1) / w->n);
-}
-
 /* Angles in radians per position (Su et al., "RoFormer" (2021), 3.2.2), and their cosines and sines (dims / 2 each) at
  * one position, in double: a float position times a float frequency is off by 1e-4 of a turn at position 4,096. */
 void cpu_rope_freqs(uint32_t dims, float base, float freq_scale, const float *factors, double *freq);
-void cpu_rope_angles(uint32_t dims, const double *freq, uint32_t pos, uint32_t first, uint32_t end, float *cs);
+void cpu_rope_angles(uint32_t dims, const double *freq, uint32_t pos, float *cs);
 /* How many heads and rows attention takes together; *tile_rows is lowered where needed. */
 void cpu_attention_shape(attention_schedule *s, const realm_op_attention *op, uint32_t *tile_rows);
 /* Most partial results that are worth their memory; 0 for one thread. */

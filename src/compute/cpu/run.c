@@ -1,7 +1,7 @@
-/* compute/cpu/run.c - one step: checks the batch, then all workers walk the op list together.
+/* compute/cpu/run.c - one step: checks the batch, then the workers walk the op list together.
  *
- *     caller: check batch, positions, attention tiles        worker i: fill my share of the rope tables
- *             team_run(walk) --------------------------->              for each op: my share; barrier
+ *     caller: check batch, positions, attention tiles        worker i: rope tables, what I claim of them; barrier
+ *             team_run(walk) --------------------------->              for each op: what I claim of it; barrier
  *
  * A plan whose weights stream is walked in parts, one for each layer, which the caller asks for in between.
  *
@@ -26,8 +26,8 @@ static uint32_t rows_of(const realm_plan *p, realm_value v) {
     return p->values[v].rows == REALM_ROWS_BATCH ? p->batch->n_rows : p->batch->n_out;
 }
 
-void cpu_rope_angles(uint32_t dims, const double *freq, uint32_t pos, uint32_t first, uint32_t end, float *cs) {
-    for (uint32_t j = first; j < end; j++) {
+void cpu_rope_angles(uint32_t dims, const double *freq, uint32_t pos, float *cs) {
+    for (uint32_t j = 0; j < dims / 2; j++) {
         double s, c;
         sincos(pos * freq[j], &s, &c);
         cs[j] = (float)c;
@@ -37,16 +37,14 @@ void cpu_rope_angles(uint32_t dims, const double *freq, uint32_t pos, uint32_t f
 
 /* The cosines and sines of every rotation that the plan knows, for the positions of this batch. */
 static void fill_ropes(realm_worker *w, realm_plan *p) {
-    for (uint32_t i = 0; i < p->n_ropes; i++) {
-        const rope_table *r = &p->ropes[i];
-        uint32_t pairs = r->dims / 2, begin, end;
-        cpu_share(w, p->batch->n_rows * pairs, &begin, &end);
-        for (uint32_t at = begin; at < end;) {
-            uint32_t row = at / pairs, j = at % pairs, n = REALM_MIN(pairs - j, end - at);
-            cpu_rope_angles(r->dims, r->freq, p->row_pos[row], j, j + n, r->cs + (size_t)row * r->dims);
-            at += n;
-        }
-    }
+    uint32_t n = p->batch->n_rows, grain = grain_of(w, n), begin, end;
+    while (realm_worker_claim(w, n, grain, &begin, &end))
+        for (uint32_t row = begin; row < end; row++)
+            for (uint32_t i = 0; i < p->n_ropes; i++) {
+                const rope_table *r = &p->ropes[i];
+                cpu_rope_angles(r->dims, r->freq, p->row_pos[row], r->cs + (size_t)row * r->dims);
+            }
+    realm_worker_barrier(w);
 }
 
 static void run_embed(realm_worker *w, realm_plan *p, const realm_op_embed *o) {
@@ -139,18 +137,17 @@ static void run_rope_kv(realm_worker *w, realm_plan *p, const plan_op *po) {
 
 static void run_gather(realm_worker *w, realm_plan *p, const realm_op_gather *o) {
     size_t cols = p->values[o->y].cols;
-    uint32_t begin, end;
-    if (p->batch->n_out == 0) return;
-    cpu_share(w, p->batch->n_out, &begin, &end);
-    for (uint32_t row = begin; row < end; row++)
-        memcpy(p->data[o->y] + row * cols, p->data[o->x] + p->batch->out_rows[row] * cols, cols * sizeof(float));
+    uint32_t n = p->batch->n_out, grain = grain_of(w, n), begin, end;
+    if (n == 0) return;
+    while (realm_worker_claim(w, n, grain, &begin, &end))
+        for (uint32_t row = begin; row < end; row++)
+            memcpy(p->data[o->y] + row * cols, p->data[o->x] + p->batch->out_rows[row] * cols, cols * sizeof(float));
     realm_worker_barrier(w);
 }
 
 static void walk(realm_worker *w, void *user) {
     realm_plan *p = user;
     if (p->first_op == 0) fill_ropes(w, p);
-    /* Read after at least one op that ends with a barrier: q, k and v come out of one. */
     for (uint32_t i = p->first_op; i < p->end_op; i++) {
         const plan_op *po = &p->ops[i];
         switch (po->op.kind) {

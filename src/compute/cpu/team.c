@@ -2,23 +2,35 @@
  *
  *                     run: job + 1                       job unchanged for JOB_SPIN_NS
  *        +--------+ -------------> +---------+   +------+ ---------------------> +--------+
- *        | waits  |                | runs fn |   | spins|                        | sleeps | futex on job
- *        +--------+ <------------- +---------+   +------+ <--------------------- +--------+
- *                    last barrier                             run: job + 1
+ *        | waits  |                | joins,  |   | spins|                        | sleeps | futex on job
+ *        +--------+ <------------- | runs fn |   +------+ <--------------------- +--------+
+ *                    leaves        +---------+            run: job + 1
  *
- * Two words carry everything. `job` counts runs and is what idle threads look at; `phase` counts barriers and is what
- * threads inside a run look at. Both are waited for in the same way: spin for some tens of microseconds (a barrier
- * inside a step is usually a fraction of one), then sleep in the kernel on the word itself. A thread that is about to
- * sleep first adds itself to the word's count of sleepers; whoever changes the word reads that count afterwards. Both
- * sides use sequentially consistent operations, so either the sleeper sees the new word (the futex compares it again)
- * or the changer sees the sleeper: no wake-up is lost, and no system call is made while nobody sleeps.
+ * A run begins with its caller alone, at once; the others join as they come. So nobody waits for a thread that sleeps,
+ * that the system has put elsewhere, or that is at work aside (below): it takes its part from the phase that it finds.
+ * A phase is what lies between two barriers. Who joins late walks through what is over without doing it: claims give
+ * it nothing and barriers let it pass, until it stands where the others are (realm_worker.behind).
+ *
+ *        gate:   phase (32) | open (1) | members (15) | arrived (16)
+ *                join       open, and not all members have arrived (the phase would end under it): members + 1
+ *                barrier    arrived + 1; the last one sets the counter of claims to 0 and the gate to phase + 1
+ *                end        the caller closes the gate; members leave; the last to leave tells the caller
+ *
+ * Three words are waited for: `job` counts runs and is what idle threads look at, `phase` is the gate's and what
+ * members look at, `left` counts runs whose caller had to wait at the end. All in the same way: spin for some tens of
+ * microseconds (a barrier inside a step is usually a fraction of one), then sleep in the kernel on the word itself. A
+ * thread that is about to sleep first adds itself to the word's count of sleepers; whoever changes the word reads that
+ * count afterwards. Both sides use sequentially consistent operations, so either the sleeper sees the new word (the
+ * futex compares it again) or the changer sees the sleeper: no wake-up is lost, and no system call is made while nobody
+ * sleeps.
  *
  * Where there are fewer cores than threads, spinning would only keep the others from running: it is off then.
  *
  * Aside. A thread that spins for the next job also takes a small task that somebody posts (`aside`), which costs the
  * poster two atomic operations instead of the system call that waking a thread takes. The word goes FREE -> FILLING ->
- * POSTED -> FREE; the poster takes it back when all threads turn out to sleep, by the same order as above: a thread
- * counts itself as a sleeper, then looks at `aside`; the poster writes `aside`, then looks at the count.
+ * POSTED -> FREE; the poster takes it back when all threads turn out to sleep or to be at such a task already, by the
+ * same order as above: a thread counts itself as one of those, then looks at `aside`; the poster writes `aside`, then
+ * looks at the counts.
  */
 #include <limits.h>
 #include <linux/futex.h>
@@ -54,6 +66,15 @@ typedef struct seat { /* a worker and what belongs to its thread, on its own cac
 
 enum { ASIDE_FREE, ASIDE_FILLING, ASIDE_POSTED };
 
+#define GATE_MEMBER (UINT64_C(1) << 16)
+#define GATE_OPEN (UINT64_C(1) << 31)
+static inline uint32_t gate_phase(uint64_t g) { return (uint32_t)(g >> 32); }
+static inline uint32_t gate_members(uint64_t g) { return (uint32_t)(g >> 16) & 0x7fffu; }
+static inline uint32_t gate_arrived(uint64_t g) { return (uint32_t)g & 0xffffu; }
+static inline uint64_t gate_of(uint32_t phase, uint64_t open, uint32_t members) {
+    return (uint64_t)phase << 32 | open | members * GATE_MEMBER;
+}
+
 struct realm_team {
     uint32_t n;
     uint64_t spin_ns;
@@ -61,13 +82,14 @@ struct realm_team {
     realm_slab *slab;
     void (*fn)(realm_worker *w, void *user); /* written before `job` changes, read after */
     void *user;
-    bool stop; /* as fn */
-    waited_word job, phase;
-    atomic_bool running; /* from the start of a job to its last barrier: nobody spins for the next one */
+    uint32_t first_phase; /* of this run; as fn */
+    atomic_bool stop;
+    waited_word job, phase, left;
     _Alignas(CACHE_LINE) _Atomic uint32_t aside;
+    _Atomic uint32_t away;        /* threads at work on what was posted */
     void (*aside_fn)(void *user); /* written before POSTED, read after */
     void *aside_user;
-    _Alignas(CACHE_LINE) _Atomic uint32_t arrived;
+    _Alignas(CACHE_LINE) _Atomic uint64_t gate;
     _Alignas(CACHE_LINE) _Atomic uint64_t next_item;
     seat seats[];
 };
@@ -110,29 +132,58 @@ static void word_change(waited_word *w, uint32_t value) {
 
 void realm_worker_barrier(realm_worker *w) {
     realm_team *t = w->team;
+    if (w->behind > 0) {
+        w->behind--;
+        return;
+    }
     if (t->n == 1) {
         atomic_store_explicit(&t->next_item, 0, memory_order_relaxed);
         return;
     }
-    /* Read before arriving: the phase cannot change until this thread has come. */
-    uint32_t phase = atomic_load_explicit(&t->phase.value, memory_order_relaxed);
-    /* acq_rel: the last to come has seen all that the others wrote, and passes it on through `phase`. */
-    if (atomic_fetch_add_explicit(&t->arrived, 1, memory_order_acq_rel) + 1 == t->n) {
-        atomic_store_explicit(&t->arrived, 0, memory_order_relaxed);
-        atomic_store_explicit(&t->next_item, 0, memory_order_relaxed);
-        word_change(&t->phase, phase + 1);
-    } else {
-        word_wait(&t->phase, phase, t->spin_ns);
+    /* acq_rel: the last to come has seen all that the others wrote, and passes it on through `phase`, and through the
+     * gate to those who join. */
+    uint64_t g = atomic_fetch_add_explicit(&t->gate, 1, memory_order_acq_rel) + 1;
+    if (gate_arrived(g) < gate_members(g)) {
+        word_wait(&t->phase, gate_phase(g), t->spin_ns);
+        return;
     }
+    /* Nobody else changes the gate now: all members are here, and nobody joins while all have arrived. */
+    uint32_t next = gate_phase(g) + 1;
+    atomic_store_explicit(&t->next_item, 0, memory_order_relaxed);
+    atomic_store_explicit(&t->gate, gate_of(next, GATE_OPEN, gate_members(g)), memory_order_release);
+    word_change(&t->phase, next);
 }
 
 bool realm_worker_claim(realm_worker *w, uint32_t n, uint32_t grain, uint32_t *begin, uint32_t *end) {
+    if (w->behind > 0) return false;
     /* relaxed: items are independent; the barrier after the loop orders what they wrote */
     uint64_t at = atomic_fetch_add_explicit(&w->team->next_item, grain, memory_order_relaxed);
     if (at >= n) return false;
     *begin = (uint32_t)at;
     *end = n - *begin < grain ? n : *begin + grain;
     return true;
+}
+
+/* False: no run is on, or its caller is through. */
+static bool join(realm_team *t, realm_worker *w) {
+    uint64_t g = atomic_load_explicit(&t->gate, memory_order_relaxed);
+    for (;;) {
+        if (!(g & GATE_OPEN)) return false;
+        if (gate_arrived(g) == gate_members(g)) {
+            pause_cpu();
+            g = atomic_load_explicit(&t->gate, memory_order_relaxed);
+        } else if (atomic_compare_exchange_weak_explicit(&t->gate, &g, g + GATE_MEMBER, memory_order_acquire,
+                                                         memory_order_relaxed)) {
+            w->behind = gate_phase(g) - t->first_phase;
+            return true;
+        }
+    }
+}
+
+static void leave(realm_team *t) {
+    uint64_t g = atomic_fetch_sub_explicit(&t->gate, GATE_MEMBER, memory_order_acq_rel);
+    if (!(g & GATE_OPEN) && gate_members(g) == 2) /* the caller is alone now, and waits for that */
+        word_change(&t->left, atomic_load_explicit(&t->left.value, memory_order_relaxed) + 1);
 }
 
 /* Runs what was posted; false when nothing was, or another thread has it. */
@@ -143,13 +194,15 @@ static bool take_aside(realm_team *t) {
         return false;
     void (*fn)(void *user) = t->aside_fn;
     void *user = t->aside_user;
+    atomic_fetch_add(&t->away, 1);
     atomic_store(&t->aside, ASIDE_FREE); /* the next may be posted while this one runs */
     fn(user);
+    atomic_fetch_sub(&t->away, 1);
     return true;
 }
 
-/* As word_wait on `job`, and takes what is posted aside. */
-static void job_wait(realm_team *t, uint32_t old) {
+/* As word_wait on `job`, and takes what is posted aside. The word as it is then. */
+static uint32_t job_wait(realm_team *t, uint32_t old) {
     waited_word *w = &t->job;
     for (;;) {
         uint64_t deadline = 0;
@@ -157,7 +210,8 @@ static void job_wait(realm_team *t, uint32_t old) {
             for (uint32_t i = 0; i < SPINS_PER_CLOCK; i++) {
                 if (take_aside(t)) deadline = 0;
                 /* acquire: pairs with word_change */
-                if (atomic_load_explicit(&w->value, memory_order_acquire) != old) return;
+                uint32_t job = atomic_load_explicit(&w->value, memory_order_acquire);
+                if (job != old) return job;
                 pause_cpu();
             }
             uint64_t now = realm_clock_ns();
@@ -170,46 +224,54 @@ static void job_wait(realm_team *t, uint32_t old) {
                 syscall(SYS_futex, (uint32_t *)&w->value, FUTEX_WAIT_PRIVATE, old, NULL, NULL, 0);
         atomic_fetch_sub_explicit(&w->sleepers, 1, memory_order_relaxed);
         if (take_aside(t)) continue;
-        if (atomic_load_explicit(&w->value, memory_order_acquire) != old) return;
+        uint32_t job = atomic_load_explicit(&w->value, memory_order_acquire);
+        if (job != old) return job;
     }
 }
 
 bool realm_team_aside(realm_team *t, void (*fn)(void *user), void *user) {
     uint32_t free = ASIDE_FREE, posted = ASIDE_POSTED;
-    if (t->n == 1 || t->spin_ns == 0 || atomic_load_explicit(&t->running, memory_order_relaxed)) return false;
+    if (t->n == 1 || t->spin_ns == 0 || (atomic_load_explicit(&t->gate, memory_order_relaxed) & GATE_OPEN))
+        return false; /* who is a member of a run spins for no other */
     if (!atomic_compare_exchange_strong(&t->aside, &free, ASIDE_FILLING)) return false;
     t->aside_fn = fn;
     t->aside_user = user;
     atomic_store(&t->aside, ASIDE_POSTED);
-    if (atomic_load(&t->job.sleepers) < t->n - 1) return true;
+    if (atomic_load(&t->job.sleepers) + atomic_load(&t->away) < t->n - 1) return true;
     return !atomic_compare_exchange_strong(&t->aside, &posted, ASIDE_FREE);
 }
 
 static void *worker_main(void *arg) {
     seat *s = arg;
     realm_team *t = s->worker.team;
-    for (uint32_t job = 0;; job++) {
-        job_wait(t, job);
+    for (uint32_t job = 0;;) {
+        job = job_wait(t, job);
         (void)take_aside(t); /* what the caller of this run posted just before */
-        if (t->stop) return NULL;
+        if (atomic_load_explicit(&t->stop, memory_order_relaxed)) return NULL;
+        if (!join(t, &s->worker)) continue;
         t->fn(&s->worker, t->user);
-        realm_worker_barrier(&s->worker);
+        leave(t);
     }
 }
 
 void realm_team_run(realm_team *t, void (*fn)(realm_worker *w, void *user), void *user) {
+    realm_worker *w = &t->seats[0].worker;
     if (t->n == 1) {
         atomic_store_explicit(&t->next_item, 0, memory_order_relaxed);
-        fn(&t->seats[0].worker, user);
+        fn(w, user);
         return;
     }
     t->fn = fn;
     t->user = user;
-    atomic_store_explicit(&t->running, true, memory_order_relaxed);
+    t->first_phase = gate_phase(atomic_load_explicit(&t->gate, memory_order_relaxed));
+    atomic_store_explicit(&t->gate, gate_of(t->first_phase, GATE_OPEN, 1), memory_order_release);
     word_change(&t->job, atomic_load_explicit(&t->job.value, memory_order_relaxed) + 1);
-    fn(&t->seats[0].worker, user);
-    realm_worker_barrier(&t->seats[0].worker); /* leaves next_item at 0 for the next run */
-    atomic_store_explicit(&t->running, false, memory_order_relaxed);
+    fn(w, user);
+    uint32_t left = atomic_load_explicit(&t->left.value, memory_order_relaxed);
+    uint64_t g = atomic_fetch_and_explicit(&t->gate, ~GATE_OPEN, memory_order_acq_rel);
+    if (gate_members(g) > 1) word_wait(&t->left, left, t->spin_ns);
+    atomic_store_explicit(&t->next_item, 0, memory_order_relaxed);
+    atomic_store_explicit(&t->gate, gate_of(gate_phase(g), 0, 0), memory_order_relaxed);
 }
 
 uint32_t realm_team_size(const realm_team *t) { return t->n; }
@@ -271,7 +333,7 @@ realm_status realm_team_open(realm_team **out, uint32_t n_threads, size_t scratc
 
 void realm_team_close(realm_team *t) {
     if (!t) return;
-    t->stop = true;
+    atomic_store_explicit(&t->stop, true, memory_order_relaxed);
     word_change(&t->job, atomic_load_explicit(&t->job.value, memory_order_relaxed) + 1);
     for (uint32_t i = 1; i < t->n; i++)
         if (t->seats[i].started) pthread_join(t->seats[i].thread, NULL);

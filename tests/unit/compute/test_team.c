@@ -1,5 +1,6 @@
-/* The team: every worker runs every job, barriers order memory, claims hand out each item once, and nothing is lost
- * when threads sleep between jobs or are more than the cores. Run under the thread sanitizer too. */
+/* The team: whoever comes shares a job, at whatever point, barriers order memory, claims hand out each item once, and
+ * nothing is lost when threads sleep between jobs, are busy aside or are more than the cores. Run under the thread
+ * sanitizer too. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -29,9 +30,16 @@ static realm_team *open_team(uint32_t n) {
     return t;
 }
 
+/* All threads of the team are in this run, which is the run-th since s->ran was 0, before anybody goes on. */
+static void meet(const realm_worker *w, shared *s) {
+    uint32_t n = atomic_fetch_add(&s->ran, 1), all = (n / w->n + 1) * w->n;
+    while (atomic_load(&s->ran) < all) sched_yield();
+    if (realm_worker_is_behind(w)) atomic_fetch_add(&s->errors, 1);
+}
+
 static void job(realm_worker *w, void *user) {
     shared *s = user;
-    atomic_fetch_add(&s->ran, 1);
+    meet(w, s);
     if (((uintptr_t)w->scratch & 63u) || w->scratch_bytes < 1000) atomic_fetch_add(&s->errors, 1);
     memset(w->scratch, (int)w->id, w->scratch_bytes);
     for (uint32_t round = 1; round <= 20; round++) {
@@ -87,6 +95,7 @@ static void sleepers_wake(void **state) {
 
 static void late(realm_worker *w, void *user) {
     shared *s = user;
+    meet(w, s);
     for (int i = 0; i < 3; i++) {
         if (w->id == (uint32_t)i % w->n) {
             struct timespec pause = {.tv_nsec = 2000000};
@@ -109,17 +118,114 @@ static void barrier_waits_for_the_late(void **state) {
     realm_team_close(t);
 }
 
-static void clock_of_worker(realm_worker *w, void *user) { ((uint64_t *)user)[w->id] = realm_clock_thread_ns(); }
+/* What phase k writes depends on all that phase k - 1 wrote, wherever and by whomever. */
+enum { PHASES = 40, CELLS = 64 };
+typedef struct chain {
+    uint64_t cell[2][CELLS];
+    _Atomic uint32_t came_late, came;
+    atomic_bool hold; /* who is aside stays there */
+    uint64_t aside_ns;
+} chain;
+
+static uint64_t next_cell(const uint64_t *from, uint32_t i, uint32_t phase) {
+    return from[i] * 6364136223846793005u + from[(i + 1 + phase) % CELLS] + phase;
+}
+
+static void walk_chain(realm_worker *w, void *user) {
+    chain *c = user;
+    atomic_fetch_add(&c->came, w->id > 0);
+    atomic_fetch_add(&c->came_late, realm_worker_is_behind(w));
+    for (uint32_t phase = 0, begin, end; phase < PHASES; phase++) {
+        const uint64_t *from = c->cell[phase % 2];
+        uint64_t *to = c->cell[1 - phase % 2];
+        while (realm_worker_claim(w, CELLS, phase % 5 + 1, &begin, &end))
+            for (uint32_t i = begin; i < end; i++) to[i] = next_cell(from, i, phase);
+        realm_worker_barrier(w);
+    }
+}
+
+static void be_busy(void *user) {
+    chain *c = user;
+    const uint64_t until = realm_clock_ns() + c->aside_ns;
+    while (atomic_load(&c->hold) || realm_clock_ns() < until) continue;
+}
+
+static void chain_holds(chain *c) {
+    uint64_t expected[2][CELLS];
+    for (uint32_t i = 0; i < CELLS; i++) expected[0][i] = i;
+    for (uint32_t phase = 0; phase < PHASES; phase++)
+        for (uint32_t i = 0; i < CELLS; i++) expected[1 - phase % 2][i] = next_cell(expected[phase % 2], i, phase);
+    assert_memory_equal(c->cell[PHASES % 2], expected[PHASES % 2], sizeof expected[0]);
+    for (uint32_t i = 0; i < CELLS; i++) c->cell[0][i] = i;
+}
+
+/* A thread that is at work aside when a run begins takes part from where it finds the others. */
+static void the_late_join_where_the_others_are(void **state) {
+    (void)state;
+    static chain c;
+    for (uint32_t i = 0; i < CELLS; i++) c.cell[0][i] = i;
+    for (uint32_t n = 2; n <= THREADS_MOST; n++) {
+        realm_team *t = open_team(n);
+        for (uint32_t run = 0; run < 3000; run++) {
+            c.aside_ns = run % 61 * 500;
+            (void)realm_team_aside(t, be_busy, &c);
+            realm_team_run(t, walk_chain, &c);
+            chain_holds(&c);
+        }
+        realm_team_close(t);
+    }
+    assert_true(atomic_load(&c.came_late) > 0); /* of 12,000 runs */
+    assert_true(atomic_load(&c.came) > atomic_load(&c.came_late));
+}
+
+/* And the run does not wait for it. */
+static void nobody_waits_for_who_is_aside(void **state) {
+    (void)state;
+    static chain c;
+    realm_team *t = open_team(2);
+    bool any = false;
+    for (uint32_t i = 0; i < CELLS; i++) c.cell[0][i] = i;
+    for (int i = 0; i < 100; i++) {
+        shared s = {0};
+        realm_team_run(t, job, &s); /* it is awake now */
+        atomic_store(&c.came, 0);
+        atomic_store(&c.hold, true);
+        bool taken = realm_team_aside(t, be_busy, &c);
+        for (int run = 0; run < 3; run++) {
+            realm_team_run(t, walk_chain, &c);
+            chain_holds(&c);
+        }
+        if (taken) {
+            any = true;
+            assert_int_equal(atomic_load(&c.came), 0);
+            assert_false(realm_team_aside(t, be_busy, &c)); /* nobody spins for it */
+        }
+        atomic_store(&c.hold, false);
+    }
+    assert_true(any);
+    realm_team_close(t);
+}
+
+typedef struct clocks {
+    shared s;
+    uint64_t at[2];
+} clocks;
+
+static void clock_of_worker(realm_worker *w, void *user) {
+    clocks *c = user;
+    meet(w, &c->s);
+    c->at[w->id] = realm_clock_thread_ns();
+}
 
 static void idle_threads_sleep(void **state) {
     (void)state;
     realm_team *t = open_team(2);
-    uint64_t before[2], after[2];
-    realm_team_run(t, clock_of_worker, before);
+    clocks before = {0}, after = {0};
+    realm_team_run(t, clock_of_worker, &before);
     struct timespec pause = {.tv_nsec = 100000000};
     nanosleep(&pause, NULL);
-    realm_team_run(t, clock_of_worker, after);
-    assert_true(after[1] - before[1] < 20 * REALM_NS_PER_MS);
+    realm_team_run(t, clock_of_worker, &after);
+    assert_true(after.at[1] - before.at[1] < 20 * REALM_NS_PER_MS);
     realm_team_close(t);
 }
 
@@ -258,6 +364,8 @@ int main(void) {
         cmocka_unit_test(jobs_run_on_all_and_share_all),
         cmocka_unit_test(sleepers_wake),
         cmocka_unit_test(barrier_waits_for_the_late),
+        cmocka_unit_test(the_late_join_where_the_others_are),
+        cmocka_unit_test(nobody_waits_for_who_is_aside),
         cmocka_unit_test(idle_threads_sleep),
         cmocka_unit_test(tasks_aside),
         cmocka_unit_test(scratch_grows),
