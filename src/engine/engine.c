@@ -301,11 +301,26 @@ static void give_back_context(realm_generation *g) {
     }
 }
 
-/* Under mu: lends the thread when nobody has anything to compute but those who will be told now. */
+/* Under mu: lends this thread when nobody has anything to compute but those who will be told now; otherwise the one
+ * that tells them. */
 static void begin_lending(realm_engine *e) {
-    if (!e->config.idle.run || e->idle_ended || e->n_ring > 0 || e->n_touched == 0 || e->wake || e->stopping) return;
-    e->lending = true;
-    e->config.idle.expect(e->config.idle.user);
+    const realm_engine_lending *idle = &e->config.idle, *aside = &e->config.aside;
+    e->calls_lent = false;
+    if (e->lending_aside) aside->recall(aside->user); /* for a whole step */
+    if (e->idle_ended || e->n_touched == 0) return;
+    if (e->n_ring > 0) {
+        e->calls_lent = aside->run && e->backend->v->aside && !e->lending_aside;
+        e->lending_aside |= e->calls_lent;
+    } else if (idle->run && !e->wake && !e->stopping) {
+        e->lending = true;
+        idle->expect(idle->user);
+    }
+}
+
+/* Under mu. */
+static void end_lending(realm_engine *e, bool *which) {
+    *which = false;
+    realm_cond_broadcast(&e->unlent);
 }
 
 static void lend(realm_engine *e) {
@@ -313,8 +328,7 @@ static void lend(realm_engine *e) {
     e->config.idle.run(e->config.idle.user);
     e->lent_ns += realm_clock_ns() - start;
     realm_mutex_lock(&e->mu);
-    e->lending = false;
-    if (e->idle_ended) realm_cond_broadcast(&e->unlent);
+    end_lending(e, &e->lending);
     realm_mutex_unlock(&e->mu);
 }
 
@@ -322,7 +336,7 @@ void realm_engine_end_idle(realm_engine *e) {
     realm_mutex_lock(&e->mu);
     e->idle_ended = true;
     realm_engine_wake_locked(e);
-    while (e->lending) realm_cond_wait(&e->unlent, &e->mu);
+    while (e->lending || e->lending_aside) realm_cond_wait(&e->unlent, &e->mu);
     realm_mutex_unlock(&e->mu);
 }
 
@@ -336,22 +350,32 @@ static void make_calls(realm_engine *e) {
 
 static void make_calls_aside(void *user) {
     realm_engine *e = user;
+    const bool lent = e->calls_lent;
+    if (lent) e->config.aside.expect(e->config.aside.user);
     make_calls(e);
     realm_mutex_lock(&e->mu);
     e->calling = false;
     realm_cond_signal(&e->called);
     realm_mutex_unlock(&e->mu);
+    if (!lent) return;
+    e->config.aside.run(e->config.aside.user);
+    realm_mutex_lock(&e->mu);
+    end_lending(e, &e->lending_aside);
+    realm_mutex_unlock(&e->mu);
 }
 
 static void call_consumers(realm_engine *e) {
     const struct realm_backend_vtable *v = e->backend->v;
-    if (e->n_calls == 0) return;
-    if (v->aside && e->n_ring > 0) {
+    if (v->aside && e->n_ring > 0 && e->n_calls > 0) {
         e->calling = true; /* without the lock: nobody else looks at it before aside has it */
         if (v->aside(e->backend, make_calls_aside, e)) return;
         e->calling = false;
     }
     make_calls(e);
+    if (!e->calls_lent) return;
+    realm_mutex_lock(&e->mu);
+    end_lending(e, &e->lending_aside);
+    realm_mutex_unlock(&e->mu);
 }
 
 /* Under mu: those of the step before. They were over before this step's end, as a rule. */
@@ -411,6 +435,7 @@ static void *engine_main(void *arg) {
     realm_logits_keep(e);
     realm_mutex_lock(&e->mu);
     await_calls(e);
+    while (e->lending_aside) realm_cond_wait(&e->unlent, &e->mu);
     realm_mutex_unlock(&e->mu);
     return NULL;
 }

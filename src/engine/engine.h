@@ -42,29 +42,31 @@ typedef struct realm_prompt_share realm_prompt_share;
 typedef struct realm_context realm_context;
 typedef struct realm_logits realm_logits;
 
-/* What the engine's thread does with its time when all that it could go on with waits for consumers: programs that
- * decide on every token answer within microseconds, and whoever runs them can do that on this thread, without waking
- * another one. Each expect is followed by one run; recall comes at any time from expect until shortly after run has
- * returned, with the engine's lock held. */
-typedef struct realm_engine_idle {
+/* Programs that decide on every token answer within microseconds: less than it takes to wake a thread for them. So a
+ * thread that has told consumers lends itself to whoever runs these, while that is brief. Each expect is followed by
+ * one run, on the same thread; recall comes at any time between, or shortly after. */
+typedef struct realm_engine_lending {
     void *user;
-    void (*expect)(void *user); /* engine's thread: consumers will be told now, and nothing is left to compute */
-    void (*run)(void *user);    /* engine's thread, no lock held; returns soon after a recall */
-    void (*recall)(void *user); /* any thread: there is something to compute */
-} realm_engine_idle;
+    void (*expect)(void *user); /* consumers will be told now */
+    void (*run)(void *user);    /* no lock held; returns soon after a recall. NULL: nobody is lent */
+    void (*recall)(void *user); /* any thread, with the engine's lock held: there is something to compute */
+} realm_engine_lending;
 
 typedef struct realm_engine_config {
     /* Memory for KV pages; 0: enough for max_generations at full length, at most a quarter of the machine's memory. It
      * is committed as pages are first used. Sequences longer than all pages together are not taken: n_ctx is cut. */
     uint64_t kv_bytes;
-    uint32_t n_ctx;           /* longest sequence; 0: what the model was trained for */
-    uint32_t max_generations; /* decoding or prefilling at once; default 64 */
-    uint32_t max_queued;      /* waiting beyond that; past it submit answers REALM_E_BUSY; default 1024 */
-    uint32_t chunk_tokens;    /* prompt tokens of one step at most; default 256 */
-    uint64_t spill_bytes;     /* memory for KV pages that left the pool; 0: none */
-    const char *spill_dir;    /* beyond it, a file without a name in this folder; NULL: none. Read while opening */
-    uint64_t spill_dir_bytes; /* its size at most; default 16 GiB. Pages past both are computed again when needed */
-    realm_engine_idle idle;   /* run NULL: the thread sleeps */
+    uint32_t n_ctx;            /* longest sequence; 0: what the model was trained for */
+    uint32_t max_generations;  /* decoding or prefilling at once; default 64 */
+    uint32_t max_queued;       /* waiting beyond that; past it submit answers REALM_E_BUSY; default 1024 */
+    uint32_t chunk_tokens;     /* prompt tokens of one step at most; default 256 */
+    uint64_t spill_bytes;      /* memory for KV pages that left the pool; 0: none */
+    const char *spill_dir;     /* beyond it, a file without a name in this folder; NULL: none. Read while opening */
+    uint64_t spill_dir_bytes;  /* its size at most; default 16 GiB. Pages past both are computed again when needed */
+    realm_engine_lending idle; /* the engine's thread, when all that it could go on with waits for those it has told */
+    /* The host thread of the backend that tells consumers beside the steps (vtable's aside). The next step begins
+     * without it and gets it back where it is then; a recall says that a whole step has passed. */
+    realm_engine_lending aside;
 } realm_engine_config;
 
 /* Takes the backend, model and tokenizer as borrowed; they outlive the engine. Starts the engine's thread, which takes
@@ -72,7 +74,8 @@ typedef struct realm_engine_config {
 REALM_WARN_UNUSED realm_status realm_engine_open(realm_engine **out, realm_backend *b, const realm_model *m,
                                                  const realm_tokenizer *t, const realm_engine_config *config,
                                                  realm_error *err);
-/* From its return on config.idle is not called any more. For whoever goes before the engine does. */
+/* From its return on neither config.idle nor config.aside is called any more. For whoever goes before the engine does.
+ */
 void realm_engine_end_idle(realm_engine *e);
 /* Cancels what runs and joins the thread: a step that is under way is finished and counted, none comes after it.
  * Accounts can still be asked. From the thread that closes the engine. */

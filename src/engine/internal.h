@@ -297,11 +297,12 @@ struct realm_engine {
     realm_cond cond, published_cond;
     /* mu */
     bool wake, shut;
-    bool lending;      /* from idle.expect to the end of idle.run */
-    bool idle_ended;   /* nothing is lent any more */
-    realm_cond unlent; /* lending became false after idle_ended */
-    bool calling;      /* `calls` are with another thread */
-    realm_cond called; /* calling became false */
+    bool lending;       /* from idle.expect to the end of idle.run */
+    bool idle_ended;    /* nothing is lent any more */
+    bool lending_aside; /* from the publication whose calls it is for to the end of aside.run */
+    realm_cond unlent;  /* one of both became false */
+    bool calling;       /* `calls` are with another thread */
+    realm_cond called;  /* calling became false */
     realm_generation *inbox_head, *inbox_tail;
     uint32_t n_alive;       /* generations submitted and not ended */
     uint32_t n_parked_seen; /* of them, those parked at the last publication: neither running nor queued */
@@ -327,6 +328,7 @@ struct realm_engine {
     uint32_t n_touched;
     realm_consumer_call *calls; /* (cap_ring) to be made now; not the engine's thread's while `calling` */
     uint32_t n_calls;
+    bool calls_lent;          /* as calls: who makes them lends itself */
     realm_generation *parked; /* ended, but the end can be taken back */
     uint32_t n_parked;
     uint64_t next_seq;

@@ -453,7 +453,8 @@ static realm_status take_answer(realm_instance *i) {
     return REALM_OK;
 }
 
-typedef enum progress { GO_ON, WAIT, AGAIN, END } progress; /* poll now; park; queue again (or move to a worker); end */
+/* Poll now; park; queue again, or move to a worker; leave the rest to who finishes for the lender; end. */
+typedef enum progress { GO_ON, WAIT, AGAIN, PUT_DOWN, END } progress;
 
 static realm_status step_entry(realm_instance *i) {
     switch (i->program->m.kind) {
@@ -495,6 +496,14 @@ static progress next_step(realm_instance *i) {
 
 /* A lender leaves it to a worker. */
 static bool must_move(const realm_instance *i) { return i->lender && !(i->call.import->flags & REALM_IMPORT_BRIEF); }
+
+/* Its lender has work now, very likely from the call that was just made. */
+static bool may_put_down(const realm_instance *i) {
+    const realm_lender *l = i->lender;
+    return l && !i->put_down && atomic_load_explicit(&l->recalled, memory_order_relaxed) &&
+           i->call.phase == REALM_CALL_FINISHED && i->call.outcome == REALM_CALL_DONE &&
+           !atomic_load_explicit(&l->rest, memory_order_relaxed);
+}
 
 bool realm_instance_expects_long(realm_instance *i) {
     if (i->call.import != i->long_import || i->long_left == 0) return false;
@@ -559,6 +568,7 @@ static progress advance(realm_instance *i) {
             run_call(i);
             if (i->call.phase == REALM_CALL_WAITING) return WAIT;
             if (i->call.phase == REALM_CALL_TODO || was_long) return AGAIN; /* its callback, or code, is for others */
+            if (may_put_down(i)) return PUT_DOWN;
         }
         if (i->background && realm_instance_is_code(i)) return AGAIN; /* for an idle worker */
         if (wasmtime_call_future_poll(i->future)) return next_step(i);
@@ -598,6 +608,7 @@ void realm_instance_run(realm_instance *i, realm_lender *lender) {
         if (p == WAIT) {
             slice_end(i);
             i->lender = NULL; /* once it is parked it may be in other hands */
+            i->put_down = false;
             uint64_t wake_at = i->step == REALM_STEP_ANSWER ? 0 : i->call.wake_at_ns;
             if (wake_at || i->wake_set) realm_timer_set_wake(s, i, wake_at);
             i->wake_set = wake_at != 0;
@@ -616,6 +627,13 @@ void realm_instance_run(realm_instance *i, realm_lender *lender) {
                 slice_begin(i);
                 continue;
             }
+        } else if (p == PUT_DOWN) {
+            slice_end(i);
+            i->lender = NULL;
+            i->put_down = true;
+            atomic_store(&i->state, REALM_INST_QUEUED);
+            atomic_store(&lender->rest, i); /* from here on it may be in other hands */
+            return;
         } else {
             slice_end(i);
             i->lender = NULL;

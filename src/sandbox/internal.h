@@ -42,10 +42,10 @@
 #define REALM_EARN_DIV 3
 #define REALM_TELL_NS REALM_NS_PER_MS /* CPU time that comes together before on_cpu is told */
 #define REALM_CALL_STATE_BYTES 64
-#define REALM_DEFERRED_MAX 64u /* calls that wait for a lender's flush */
+#define REALM_DEFERRED_MAX 64u /* calls that wait for a lender's finish */
 /* Between two epochs while only instances run whose slices are brief (realm_instance_is_brief): the clock's thread
  * takes a processor from somebody each time. */
-#define REALM_SLOW_TICK_NS (4 * REALM_NS_PER_MS)
+#define REALM_SLOW_TICK_NS (16 * REALM_NS_PER_MS)
 #define REALM_LONG_NS (4 * REALM_NS_PER_MS) /* a host call that took so long is followed by others of the kind */
 #define REALM_LONG_CALLS 16u                /* so many */
 #define REALM_CODE_NS (4 * REALM_NS_PER_MS) /* CPU time after which an idle worker hands a program back */
@@ -120,10 +120,11 @@ typedef struct realm_idler realm_idler; /* an idle worker */
 
 struct realm_lender {
     realm_sandbox *sandbox;
-    _Atomic(pthread_t) thread; /* since the first begin */
-    atomic_bool recalled;      /* its owner has work */
-    atomic_bool running;       /* between begin and the end of run */
-    realm_mutex mu;            /* LEAF: what follows */
+    _Atomic(pthread_t) thread;      /* since the first begin */
+    atomic_bool recalled;           /* its owner has work */
+    atomic_bool running;            /* between begin and the end of run */
+    _Atomic(realm_instance *) rest; /* put down; queued for whoever finishes */
+    realm_mutex mu;                 /* LEAF: what follows */
     struct {
         void (*fn)(void *user);
         void *user;
@@ -153,6 +154,7 @@ struct realm_instance {
     /* owned by the worker or lender that runs it */
     realm_inst_step step;
     realm_lender *lender;  /* NULL: a worker */
+    bool put_down;         /* once already: it goes on to its next wait */
     uint32_t brief_needed; /* brief slices until it counts as brief */
     bool long_slice;       /* counted in n_long */
     int32_t value;         /* of its entry point, at its end */

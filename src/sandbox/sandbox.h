@@ -107,7 +107,7 @@ void *realm_call_state(realm_call *call);
 void realm_call_wake_at(realm_call *call, uint64_t deadline_ns);
 /* True once realm_instance_cancel was called: waits should return now. */
 bool realm_call_cancelled(const realm_call *call);
-/* On a lender's thread: has fn(user) called after its run (realm_lender_flush), as waking somebody takes longer than
+/* On a lender's thread: has fn(user) called after its run (realm_lender_finish), as waking somebody takes longer than
  * the rest of a brief call. False elsewhere, or when too many wait: the caller does it itself. */
 bool realm_call_defer(const realm_call *call, void (*fn)(void *user), void *user);
 /* Gives the reason of REALM_CALL_TRAP. Returns REALM_CALL_TRAP. */
@@ -268,8 +268,10 @@ void realm_instance_release(realm_instance *i);
  *
  *      begin     what is woken from now on is left in the queue for this thread
  *      ...       the owner tells its consumers
- *      run       runs what is ready; returns when nothing is, or soon after the owner was called back
- *      flush     makes the calls that were deferred meanwhile; on another thread, if there is one with time
+ *      run       runs what is ready; returns when nothing is, or soon after the owner was called back: a program that
+ *                called it back itself is put down after that call, which is often the next pass of a lockstep loop
+ *      finish    goes on with the program that was put down, and makes the calls that were deferred meanwhile; on
+ *                another thread, if there is one with time
  *
  * Only instances are taken that ended their last slices within a tick, and only as far as imports that are BRIEF go;
  * whatever is longer, or ends, goes on with a worker. */
@@ -278,12 +280,13 @@ typedef struct realm_lender realm_lender;
 /* One for each thread that lends itself. Closed before the sandbox, while its thread is not between begin and run. */
 REALM_WARN_UNUSED realm_status realm_lender_open(realm_sandbox *s, realm_lender **out, realm_error *err);
 void realm_lender_close(realm_lender *l); /* NULL-safe */
-/* Both by the thread that lends itself, which holds no lock; a begin is followed by a run. */
+/* Both by the thread that lends itself, which holds no lock; a begin is followed by a run, which takes nothing more
+ * after most_ns (0: as long as there is something). */
 void realm_lender_begin(realm_lender *l);
-void realm_lender_run(realm_lender *l);
-/* Any thread. */
-bool realm_lender_has_deferred(realm_lender *l);
-void realm_lender_flush(realm_lender *l);
+void realm_lender_run(realm_lender *l, uint64_t most_ns);
+/* Any thread; the owner may have begun again. */
+bool realm_lender_has_rest(realm_lender *l);
+void realm_lender_finish(realm_lender *l);
 /* Any thread, any lock held: there is work for the owner. A program that it runs is put back at once. */
 void realm_lender_recall(realm_lender *l);
 

@@ -1,37 +1,56 @@
-/* tenant/idle.c - the engine's thread runs programs while it has nothing else to do.
+/* tenant/idle.c - threads run programs for which another thread would have to be woken.
  *
- *      engine's thread, idle --begin--> expects programs --run--> [ they look at rows, submit, emit ] --> next step
- *                                                                     |
- *                        readers of what they emitted are woken <-----+  by a compute thread that spins for the next
- *                                                                        step (backend's `aside`), or before the step
+ *      engine's thread: begin, tells consumers, run [ they look at rows, draw, submit the next pass ], next step
+ *                                                                                 |
+ *      compute thread:                    finish [ what they do after that; readers are woken ] -> joins the step
  *
- * Waking a reader is a system call, which would be added to every token of a program that decides on each. One flush is
- * handed to a compute thread at a time; while that has not ended the engine's thread makes its own.
+ *      compute thread:  begin, tells consumers, run [ programs that follow ], finish [ readers ] -> joins the step
+ *
+ * Above, nothing is left to compute but what these programs ask for; below, the next step goes on without them. In both
+ * a step that begins does not wait for the compute thread: it joins when it is through. A compute thread that spins for
+ * the next step takes such a task without being woken (the backend's `aside`); it runs programs that are brief, takes
+ * no new one after a tenth of a millisecond, and leaves what is more to the workers.
+ *
+ * One finish is handed over at a time; while that has not ended, or where no thread spins, the engine's thread makes
+ * its own.
  */
 #include "base/alloc.h"
+#include "base/clock.h"
 #include "tenant/internal.h"
 
+#define ASIDE_NS (100 * REALM_NS_PER_US)
+
 struct model_idle {
-    realm_lender *lender;
+    realm_lender *lender; /* the engine's thread */
+    realm_lender *aside;  /* a compute thread */
     realm_backend *backend;
     realm_mutex mu;
-    bool handed; /* mu: a flush, to a compute thread */
-    realm_cond flushed;
+    bool handed; /* mu: a finish, to a compute thread */
+    realm_cond finished;
 };
 
 static void expect_programs(void *user) { realm_lender_begin(((model_idle *)user)->lender); }
 static void recall(void *user) { realm_lender_recall(((model_idle *)user)->lender); }
 
+static void expect_aside(void *user) { realm_lender_begin(((model_idle *)user)->aside); }
+static void recall_aside(void *user) { realm_lender_recall(((model_idle *)user)->aside); }
+
+static void run_aside(void *user) {
+    model_idle *i = user;
+    realm_lender_run(i->aside, ASIDE_NS);
+    realm_lender_finish(i->aside);
+}
+
 static void take_back(model_idle *i) {
     realm_mutex_lock(&i->mu);
     i->handed = false;
-    realm_cond_broadcast(&i->flushed);
+    realm_cond_broadcast(&i->finished);
     realm_mutex_unlock(&i->mu);
 }
 
-static void flush_aside(void *user) {
+static void finish_aside(void *user) {
     model_idle *i = user;
-    realm_lender_flush(i->lender);
+    realm_lender_finish(i->lender);
     take_back(i);
 }
 
@@ -44,36 +63,39 @@ static bool hand_over(model_idle *i) {
     i->handed = true;
     realm_mutex_unlock(&i->mu);
     if (!first) return false;
-    if (v->aside(i->backend, flush_aside, i)) return true;
+    if (v->aside(i->backend, finish_aside, i)) return true;
     take_back(i);
     return false;
 }
 
 static void run_programs(void *user) {
     model_idle *i = user;
-    realm_lender_run(i->lender);
-    if (realm_lender_has_deferred(i->lender) && !hand_over(i)) realm_lender_flush(i->lender);
+    realm_lender_run(i->lender, 0);
+    if (realm_lender_has_rest(i->lender) && !hand_over(i)) realm_lender_finish(i->lender);
 }
 
-realm_status idle_open(realm_runtime *rt, model_idle **out, realm_engine_idle *calls, realm_error *err) {
+realm_status idle_open(realm_runtime *rt, model_idle **out, realm_engine_config *config, realm_error *err) {
     model_idle *i = realm_calloc(1, sizeof *i);
     if (!i) return realm_error_set(err, REALM_E_NOMEM, "out of memory");
     realm_status s = realm_lender_open(rt->sandbox, &i->lender, err);
+    if (s == REALM_OK) s = realm_lender_open(rt->sandbox, &i->aside, err);
     if (s != REALM_OK) {
+        realm_lender_close(i->lender);
         realm_free(i);
         return s;
     }
     i->backend = rt->backend;
     realm_mutex_init(&i->mu, REALM_RANK_LEAF);
-    realm_cond_init(&i->flushed);
-    *calls = (realm_engine_idle){i, expect_programs, run_programs, recall};
+    realm_cond_init(&i->finished);
+    config->idle = (realm_engine_lending){i, expect_programs, run_programs, recall};
+    config->aside = (realm_engine_lending){i, expect_aside, run_aside, recall_aside};
     *out = i;
     return REALM_OK;
 }
 
 void idle_settle(model_idle *i) {
     realm_mutex_lock(&i->mu);
-    while (i->handed) realm_cond_wait(&i->flushed, &i->mu);
+    while (i->handed) realm_cond_wait(&i->finished, &i->mu);
     realm_mutex_unlock(&i->mu);
 }
 
@@ -81,7 +103,8 @@ void idle_close(model_idle *i) {
     if (!i) return;
     idle_settle(i); /* its engine has ended; a compute thread may still be at it */
     realm_lender_close(i->lender);
-    realm_cond_destroy(&i->flushed);
+    realm_lender_close(i->aside);
+    realm_cond_destroy(&i->finished);
     realm_mutex_destroy(&i->mu);
     realm_free(i);
 }

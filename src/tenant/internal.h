@@ -257,8 +257,8 @@ void model_free(tenant_model *m); /* NULL-safe */
 void model_end_lending(tenant_model *m);
 
 /* idle.c */
-/* `calls` is what the engine is opened with; closed after the engine. */
-REALM_WARN_UNUSED realm_status idle_open(realm_runtime *rt, model_idle **out, realm_engine_idle *calls,
+/* Fills in `idle` and `aside` of what the engine is opened with; closed after the engine. */
+REALM_WARN_UNUSED realm_status idle_open(realm_runtime *rt, model_idle **out, realm_engine_config *config,
                                          realm_error *err);
 void idle_settle(model_idle *i); /* waits until readers that are being woken have been */
 void idle_close(model_idle *i);  /* NULL-safe */

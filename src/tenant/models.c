@@ -50,7 +50,7 @@ static realm_status open_template(tenant_model *m, const char *override, realm_e
 static realm_status open_engine(realm_runtime *rt, tenant_model *m, const realm_engine_config *config,
                                 realm_error *err) {
     realm_engine_config c = *config;
-    realm_status s = idle_open(rt, &m->idle, &c.idle, err);
+    realm_status s = idle_open(rt, &m->idle, &c, err);
     return s == REALM_OK ? realm_engine_open(&m->engine, rt->backend, m->model, m->tokenizer, &c, err) : s;
 }
 

@@ -1,5 +1,5 @@
-/* For LD_PRELOAD: a wall clock that is off by the seconds (an int64) in the file that CLOCK_OFFSET names, as they are at
- * the moment of the call. Other clocks are the machine's. */
+/* For LD_PRELOAD: a wall clock that is off by the seconds (an int64) in the file that CLOCK_OFFSET names, as they are
+ * at the moment of the call. Other clocks are the machine's. */
 #define _GNU_SOURCE
 #include <fcntl.h>
 #include <stdint.h>

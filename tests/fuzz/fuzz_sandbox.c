@@ -6,8 +6,9 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-static const realm_import IMPORTS[] = {
-    {"t", "add", "ii", false, 0, NULL, 0}, {"t", "wait", "i", false, 0, NULL, 0}, {"t64", "touch", "pp", true, 0, NULL, 0}};
+static const realm_import IMPORTS[] = {{"t", "add", "ii", false, 0, NULL, 0},
+                                       {"t", "wait", "i", false, 0, NULL, 0},
+                                       {"t64", "touch", "pp", true, 0, NULL, 0}};
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     realm_module m;

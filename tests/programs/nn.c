@@ -44,7 +44,8 @@ int main(void) {
     size_t n = 0, len = 0;
     must(load_by_name("default", 7, &graph), "load_by_name");
     must(init_execution_context(graph, &context), "init_execution_context");
-    set_text(context, 1, "{\"temp\": 0.0, \"n-predict\": 24, \"ctx-size\": 512, \"stream-stdout\": false, \"threads\": 2}");
+    set_text(context, 1,
+             "{\"temp\": 0.0, \"n-predict\": 24, \"ctx-size\": 512, \"stream-stdout\": false, \"threads\": 2}");
     set_text(context, 0,
              "<|im_start|>user\nWhat is the capital of France? Answer in one sentence.<|im_end|>\n"
              "<|im_start|>assistant\n");

@@ -19,9 +19,8 @@ int main(int argc, char **argv) {
     nanosleep(&ms, NULL);
     printf("printed\n");
     const char *env = getenv("GREETING");
-    snprintf(text, sizeof text, "args=%d,%s,%s env=%s slept=%d files=%d eof=%d", argc, argv[0],
-             argc > 1 ? argv[1] : "", env ? env : "", now_ms() - began >= 20, fopen("/etc/passwd", "r") != NULL,
-             getchar() == EOF);
+    snprintf(text, sizeof text, "args=%d,%s,%s env=%s slept=%d files=%d eof=%d", argc, argv[0], argc > 1 ? argv[1] : "",
+             env ? env : "", now_ms() - began >= 20, fopen("/etc/passwd", "r") != NULL, getchar() == EOF);
     emit(text, strlen(text));
     return argc > 1 && !strcmp(argv[1], "fail") ? 3 : 0;
 }

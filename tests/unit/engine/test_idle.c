@@ -1,4 +1,5 @@
-/* The engine's thread while it has nothing to compute: when it is lent, and that it comes back. */
+/* The engine's thread while it has nothing to compute: when it is lent, and that it comes back. And the compute thread
+ * that tells consumers: it is lent too, and no step waits for it. */
 #include "support/engine_run.h"
 
 /* What config.idle points to: the part of whoever runs programs. */
@@ -257,6 +258,60 @@ static void test_lent_rows(void **state) {
     }
 }
 
+/* The compute thread stays away for steps and steps. */
+typedef struct aside {
+    atomic_bool inside, ended;
+    atomic_int expects, runs, recalls;
+    realm_engine *e;
+    realm_engine_stats first; /* when consumers are told */
+    pthread_t engine, aside;  /* who ran on them, at last */
+} aside;
+
+static void note_recall(void *user) { atomic_fetch_add(&((aside *)user)->recalls, 1); }
+static void note_thread(void *user) { ((aside *)user)->engine = pthread_self(); }
+static void ignore(void *user) { (void)user; }
+
+static void expect_aside(void *user) {
+    aside *a = user;
+    assert_false(atomic_exchange(&a->inside, true));
+    assert_false(atomic_load(&a->ended));
+    atomic_fetch_add(&a->expects, 1);
+    realm_engine_get_stats(a->e, &a->first);
+}
+
+static void run_aside(void *user) {
+    aside *a = user;
+    realm_engine_stats now;
+    const uint64_t until = realm_clock_ns() + 2 * REALM_NS_PER_S;
+    do {
+        realm_engine_get_stats(a->e, &now);
+        if (realm_clock_ns() > until) fail_msg("the engine waits for who tells its consumers");
+    } while (now.steps < a->first.steps + 5 && now.ended == a->first.ended);
+    atomic_fetch_add(&a->runs, 1);
+    a->aside = pthread_self();
+    assert_true(atomic_exchange(&a->inside, false));
+}
+
+static void test_tells_aside(void **state) {
+    engine_run r;
+    aside a = {0};
+    const realm_engine_config config = {.idle = {&a, note_thread, ignore, ignore},
+                                        .aside = {&a, expect_aside, run_aside, note_recall}};
+    (void)state;
+    if (sysconf(_SC_NPROCESSORS_ONLN) < 2) skip(); /* nobody spins there */
+    engine_run_open(&r, &tiny_llama, &config);
+    a.e = r.e;
+    for (int k = 0; k < 20; k++) generate(&r, 60);
+    realm_engine_end_idle(r.e);
+    atomic_store(&a.ended, true);
+    assert_true(atomic_load(&a.runs) > 0);
+    assert_int_equal(atomic_load(&a.expects), atomic_load(&a.runs));
+    assert_true(atomic_load(&a.recalls) > 0); /* some stayed away for steps */
+    assert_false(pthread_equal(a.engine, a.aside));
+    generate(&r, 60);
+    engine_run_close(&r);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_lent_rows),
@@ -264,6 +319,7 @@ int main(void) {
         cmocka_unit_test(test_not_while_others_wait),
         cmocka_unit_test(test_comes_back),
         cmocka_unit_test(test_submits_from_there),
+        cmocka_unit_test(test_tells_aside),
     };
     return cmocka_run_group_tests_name("idle", tests, NULL, NULL);
 }

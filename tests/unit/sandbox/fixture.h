@@ -56,8 +56,9 @@ typedef struct run {
     atomic_int events;   /* what wait() consumes */
     atomic_int waits;    /* how often wait()'s callback ran */
     atomic_int order;    /* what order() gives next, and takes; 0: it waits */
-    /* How often order, heavy, moves and rests were done on a lender's thread, on a worker. */
-    atomic_int lent[4], not_lent[4];
+    /* How often order, heavy, moves, rests and asks were done on a lender's thread, on a worker. */
+    atomic_int lent[5], not_lent[5];
+    realm_lender *asked;          /* by asks(): its owner is called back */
     atomic_int deferred, flushed; /* by order 1 */
     atomic_ullong told_ns;        /* what on_cpu was told, in all */
     atomic_ullong burned_ns;      /* CPU time that burn() used */
@@ -283,6 +284,13 @@ static realm_call_result t_rests(realm_call *call, const uint64_t *args, int32_t
     return note(call, 3);
 }
 
+static realm_call_result t_asks(realm_call *call, const uint64_t *args, int32_t *result) {
+    run *r = realm_call_user(call);
+    *result = (int32_t)args[0] + 1;
+    if (r->asked) realm_lender_recall(r->asked);
+    return note(call, 4);
+}
+
 static const realm_import IMPORTS[] = {
     {"t", "add", "ii", false, 0, t_add, 0},
     {"t", "touch", "pp", false, 0, t_touch, 0},
@@ -313,6 +321,7 @@ static const realm_import IMPORTS[] = {
     {"t", "heavy", "i", false, REALM_IMPORT_OFF_FIBER, t_heavy, 0},
     {"t", "moves", "i", false, REALM_IMPORT_OFF_FIBER | REALM_IMPORT_BRIEF, t_moves, 0},
     {"t", "rests", "i", false, REALM_IMPORT_SUSPENDS, t_rests, 0},
+    {"t", "asks", "i", false, REALM_IMPORT_OFF_FIBER | REALM_IMPORT_BRIEF, t_asks, 0},
 };
 
 /* ---- sandbox and programs ---- */

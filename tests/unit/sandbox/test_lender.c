@@ -1,7 +1,7 @@
 /* A thread that lends itself: what it runs, and what it leaves to the workers. */
 #include "fixture.h"
 
-enum { ORDER, HEAVY, MOVES, RESTS };
+enum { ORDER, HEAVY, MOVES, RESTS, ASKS };
 
 static realm_sandbox *box;
 static realm_lender *lender;
@@ -41,7 +41,7 @@ static void give_until_lent(run *r, int order, const atomic_int *count) {
         if (realm_clock_ns() > until) fail_msg("the lender never ran it");
         realm_lender_begin(lender);
         give(r, order);
-        realm_lender_run(lender);
+        realm_lender_run(lender, 0);
         await_orders(r, ++n);
         usleep(500);
     }
@@ -50,7 +50,7 @@ static void give_until_lent(run *r, int order, const atomic_int *count) {
 static void end(run *r, int32_t value) {
     give(r, 9);
     run_wait(r);
-    realm_lender_flush(lender);
+    realm_lender_finish(lender);
     assert_int_equal(r->result.status, REALM_OK);
     assert_int_equal(r->result.value, value);
     assert_int_equal(r->n_done, 1);
@@ -73,9 +73,9 @@ static void test_runs_what_is_brief(void **state) {
     /* What it deferred is kept for the flush, and done once. */
     assert_int_equal(atomic_load(&r.deferred), atomic_load(&r.lent[ORDER]));
     assert_int_equal(atomic_load(&r.flushed), 0);
-    assert_true(realm_lender_has_deferred(lender));
-    realm_lender_flush(lender);
-    assert_false(realm_lender_has_deferred(lender));
+    assert_true(realm_lender_has_rest(lender));
+    realm_lender_finish(lender);
+    assert_false(realm_lender_has_rest(lender));
     assert_int_equal(atomic_load(&r.flushed), atomic_load(&r.deferred));
     end(&r, 0);
 }
@@ -85,7 +85,7 @@ static void test_new_ones_are_the_workers(void **state) {
     (void)state;
     realm_lender_begin(lender);
     start(&r);
-    realm_lender_run(lender);
+    realm_lender_run(lender, 0);
     give(&r, 1);
     await_orders(&r, 1);
     assert_int_equal(atomic_load(&r.lent[ORDER]), 0);
@@ -126,9 +126,9 @@ static void ends_lent(int order, realm_status status, const char *text) {
         make_brief(&r);
         realm_lender_begin(lender);
         give(&r, order);
-        realm_lender_run(lender);
+        realm_lender_run(lender, 0);
         run_wait(&r);
-        realm_lender_flush(lender);
+        realm_lender_finish(lender);
         lent = atomic_load(&r.lent[ORDER]) > 0;
         assert_int_equal(r.result.status, status);
         assert_non_null(strstr(r.text, text));
@@ -178,11 +178,53 @@ static void test_comes_back(void **state) {
     for (int i = 0; i < 200; i++) {
         realm_lender_begin(lender);
         realm_lender_recall(lender);
-        realm_lender_run(lender); /* or the test hangs */
+        realm_lender_run(lender, 0); /* or the test hangs */
     }
     atomic_store(&c.stop, true);
     pthread_join(c.thread, NULL);
     for (int i = 0; i < N; i++) end(&runs[i], 0);
+}
+
+static void *finish(void *user) {
+    run *r = user;
+    realm_lender_finish(lender);
+    assert_false(realm_lender_has_rest(lender));
+    assert_int_equal(atomic_load(&r->lent[ASKS]), 2); /* to its next wait, on this thread */
+    return NULL;
+}
+
+/* A program whose call gives its lender's owner work is put down there, and another thread goes on with it: not twice.
+ * Whatever wakes or ends it meanwhile waits until then. */
+static void test_is_put_down(void **state) {
+    realm_error err = {0};
+    (void)state;
+    enum { GOES_ON, IS_WOKEN, IS_CANCELLED, N };
+    for (int then = 0; then < N; then++) {
+        uint64_t until = realm_clock_ns() + PATIENCE_NS;
+        for (bool rest = false; !rest;) {
+            pthread_t thread;
+            run r;
+            if (realm_clock_ns() > until) fail_msg("the lender never ran it");
+            start(&r);
+            make_brief(&r);
+            r.asked = lender;
+            realm_lender_begin(lender);
+            give(&r, 7);
+            realm_lender_run(lender, 0);
+            rest = atomic_load(&r.lent[ORDER]) > 0;
+            if (rest) {
+                assert_true(realm_lender_has_rest(lender));
+                assert_int_equal(atomic_load(&r.lent[ASKS]), 1);
+                if (then == IS_WOKEN) give(&r, 1);
+                if (then == IS_CANCELLED) realm_instance_cancel(r.instance);
+                usleep(1000);
+                assert_int_equal(atomic_load(&r.lent[ASKS]) + atomic_load(&r.not_lent[ASKS]), 1);
+                assert_int_equal(realm_thread_start(&thread, "finisher", finish, &r, &err), REALM_OK);
+                pthread_join(thread, NULL);
+            }
+            end(&r, 14);
+        }
+    }
 }
 
 /* What was left in the queue for a lender that takes nothing of it wakes a worker in the end. */
@@ -195,7 +237,7 @@ static void test_nothing_is_left(void **state) {
         int n = done_orders(&r);
         realm_lender_begin(lender);
         give(&r, 2); /* its heavy call goes to a worker each time, and it is not brief for some time after that */
-        realm_lender_run(lender);
+        realm_lender_run(lender, 0);
         await_orders(&r, n + 1);
     }
     end(&r, 7 * 50);
@@ -217,6 +259,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(test_is_not_kept),
         cmocka_unit_test(test_traps),
         cmocka_unit_test(test_comes_back),
+        cmocka_unit_test(test_is_put_down),
         cmocka_unit_test(test_nothing_is_left),
     };
     int failed = cmocka_run_group_tests_name("lender", tests, NULL, NULL);

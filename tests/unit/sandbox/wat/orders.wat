@@ -1,10 +1,11 @@
 ;; Does what order() says: 1 nothing, 2 heavy(6), 3 moves(6), 4 spins for ever, 5 reads outside its memory, 6 rests(6),
-;; else returns the sum of what came back.
+;; 7 asks(6) twice, else returns the sum of what came back.
 (module
   (import "t" "order" (func $order (result i32)))
   (import "t" "heavy" (func $heavy (param i32) (result i32)))
   (import "t" "moves" (func $moves (param i32) (result i32)))
   (import "t" "rests" (func $rests (param i32) (result i32)))
+  (import "t" "asks" (func $asks (param i32) (result i32)))
   (memory (export "memory") 1)
   (func (export "realm_main") (result i32) (local $o i32) (local $sum i32)
     (loop $next
@@ -18,6 +19,11 @@
       (if (i32.eq (local.get $o) (i32.const 6))
         (then
           (local.set $sum (i32.add (local.get $sum) (call $rests (i32.const 6))))
+          (br $next)))
+      (if (i32.eq (local.get $o) (i32.const 7))
+        (then
+          (local.set $sum (i32.add (local.get $sum) (call $asks (i32.const 6))))
+          (local.set $sum (i32.add (local.get $sum) (call $asks (i32.const 6))))
           (br $next)))
       (br_if $next (i32.lt_u (local.get $o) (i32.const 4))))
     (local.get $sum)))
