@@ -23,14 +23,14 @@ $(BUILD)/bench/linear $(BUILD)/bench/kernels: $(BUILD)/bench/%: bench/%.c $(fore
 	@mkdir -p $(@D)
 	$(CC) $(ALL_CFLAGS) $(LDFLAGS) -o $@ $(filter %.c %.o,$^) $(SYSLIBS)
 
-# What programs cost, with and without the sandbox in the same run: make bench-tenants MODEL=file.gguf PART=tokens OUTPUT=json
+# What programs cost, with and without the sandbox in the same run: make bench-tenants MODEL=file.gguf PART=tokens ROUNDS=1000 OUTPUT=json
 BENCH_WASM   := $(patsubst bench/wat/%.wat,$(BUILD)/wasm/bench/%.wasm,$(sort $(wildcard bench/wat/*.wat)))
 BENCH_READER := $(foreach n,0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15,$(BUILD)/bench/guest/reader$(n).wasm)
 BENCH_GUEST  := $(BENCH_READER) $(patsubst bench/guest/%.c,$(BUILD)/bench/guest/%.wasm,\
                 $(filter-out bench/guest/reader.c,$(sort $(wildcard bench/guest/*.c))))
 .PHONY: bench-tenants
 bench-tenants: $(BUILD)/bench/tenants $(BENCH_WASM) $(BENCH_GUEST) $(GUEST_DEFAULT)
-	$(BUILD)/bench/tenants $(or $(MODEL),$(CACHE)/models/smollm2-135m-instruct-q4_1.gguf) $(if $(PART),--part $(PART)) $(if $(OUTPUT),--output $(OUTPUT))
+	$(BUILD)/bench/tenants $(or $(MODEL),$(CACHE)/models/smollm2-135m-instruct-q4_1.gguf) $(if $(PART),--part $(PART)) $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(OUTPUT),--output $(OUTPUT))
 
 $(BUILD)/wasm/bench/%.wasm: bench/wat/%.wat
 	@mkdir -p $(@D)

@@ -32,6 +32,8 @@
  * when `with` is not above it (not below it where `more` is set). */
 void report_open(bool json);
 void report(const char *what, const char *unit, double with, double without, double goal, bool more);
+/* The same for what was seen many times: `error` is the standard error of `with`. */
+void report_mean(const char *what, const char *unit, double with, double error, double without, double goal);
 void report_note(const char *text); /* a heading */
 void report_close(void);            /* goals that were missed are marked; a bench does not fail */
 
@@ -42,6 +44,8 @@ typedef struct samples {
 void sample_add(samples *s, double v);
 double sample_at(samples *s, double share); /* 0.5: the median */
 static inline double median(samples *s) { return sample_at(s, 0.5); }
+/* Without the tenth at either end; *error is its standard error (Tukey and McLaughlin, Sankhya 25 (1963), 331). */
+double trimmed_mean(samples *s, double *error);
 
 /* ---- for runs of the whole runtime ---- */
 
@@ -52,6 +56,7 @@ typedef struct bench {
     const char *path; /* of the model */
     realm_engine *engine;
     uint64_t rss_model; /* resident bytes once the model was loaded */
+    uint32_t rounds;    /* of every mode of a program in the loop */
 } bench;
 
 /* A tenant of this name, made if absent, with a program of the build folder ("guest/default.wasm"; NULL: the default

@@ -10,7 +10,7 @@ void report_open(bool json) {
     if (json)
         printf("[");
     else
-        printf("%-62s %12s %12s %10s\n", "", "with", "without", "goal");
+        printf("%-62s %12s %8s %12s %10s\n", "", "with", "", "without", "goal");
 }
 
 static void cell(double v, int width) {
@@ -26,11 +26,13 @@ static void json_number(const char *name, double v) {
     if (!isnan(v)) printf(", \"%s\": %.6g", name, v);
 }
 
-void report(const char *what, const char *unit, double with, double without, double goal, bool more) {
+static void line(const char *what, const char *unit, double with, double error, double without, double goal,
+                 bool more) {
     bool met = isnan(goal) || (more ? with >= goal : with <= goal);
     if (as_json) {
         printf("%s\n{\"what\": \"%s\", \"unit\": \"%s\"", any ? "," : "", what, unit);
         json_number("with", with);
+        json_number("error", error);
         json_number("without", without);
         json_number("goal", goal);
         if (!isnan(goal)) printf(", \"met\": %s", met ? "true" : "false");
@@ -40,12 +42,24 @@ void report(const char *what, const char *unit, double with, double without, dou
         snprintf(label, sizeof label, "%s, %s", what, unit);
         printf("%-62s", label);
         cell(with, 12);
+        if (isnan(error))
+            printf(" %8s", "");
+        else
+            printf(" +- %5.2f", error);
         cell(without, 12);
         cell(goal, 10);
         printf("%s\n", met ? "" : "  missed");
     }
     any = true;
     fflush(stdout);
+}
+
+void report(const char *what, const char *unit, double with, double without, double goal, bool more) {
+    line(what, unit, with, NAN, without, goal, more);
+}
+
+void report_mean(const char *what, const char *unit, double with, double error, double without, double goal) {
+    line(what, unit, with, error, without, goal, false);
 }
 
 void report_note(const char *text) {
@@ -72,6 +86,20 @@ double sample_at(samples *s, double share) {
     if (s->n == 0) return NAN;
     qsort(s->v, s->n, sizeof *s->v, by_value);
     return s->v[REALM_MIN((size_t)((double)s->n * share), s->n - 1)];
+}
+
+double trimmed_mean(samples *s, double *error) {
+    const size_t cut = s->n / 10, kept = s->n - 2 * cut;
+    double sum = 0, squares = 0;
+    (void)sample_at(s, 0); /* sorted from here on */
+    for (size_t i = cut; i < s->n - cut; i++) sum += s->v[i];
+    const double mean = sum / (double)kept;
+    for (size_t i = 0; i < s->n; i++) { /* what was cut counts as the last that was not */
+        const double v = s->v[REALM_MIN(REALM_MAX(i, cut), s->n - cut - 1)] - mean;
+        squares += v * v;
+    }
+    *error = sqrt(squares / (double)(s->n - 1)) * sqrt((double)s->n) / (double)kept;
+    return mean;
 }
 
 /* ---- the process ---- */
@@ -193,7 +221,7 @@ void client_finish(client *c) {
 }
 
 static int usage(void) {
-    fprintf(stderr, "usage: tenants MODEL.gguf [--part sandbox|tokens|scale] [--output json]\n");
+    fprintf(stderr, "usage: tenants MODEL.gguf [--part sandbox|tokens|scale] [--rounds N] [--output json]\n");
     return 2;
 }
 
@@ -208,11 +236,14 @@ static void remove_state(void) {
 int main(int argc, char **argv) {
     if (argc == 5 && !strcmp(argv[2], "compile-child")) realm_sandbox_compile_child(argc - 3, argv + 3);
     const char *part = NULL;
+    unsigned long rounds = 120;
     bool json = false;
     if (argc < 2 || argc % 2 != 0) return usage();
     for (int i = 2; i < argc; i += 2) {
         if (!strcmp(argv[i], "--part"))
             part = argv[i + 1];
+        else if (!strcmp(argv[i], "--rounds"))
+            rounds = strtoul(argv[i + 1], NULL, 10);
         else if (!strcmp(argv[i], "--output") && !strcmp(argv[i + 1], "json"))
             json = true;
         else
@@ -220,11 +251,11 @@ int main(int argc, char **argv) {
     }
     const bool sandbox = !part || !strcmp(part, "sandbox"), tokens = !part || !strcmp(part, "tokens"),
                scale = !part || !strcmp(part, "scale");
-    if (!sandbox && !tokens && !scale) return usage();
+    if ((!sandbox && !tokens && !scale) || rounds < 10 || rounds > SAMPLES_MAX) return usage();
     report_open(json);
     if (sandbox) bench_sandbox();
     realm_error err = {0};
-    bench b = {.path = argv[1]};
+    bench b = {.path = argv[1], .rounds = (uint32_t)rounds};
     realm_runtime_config config = {.state_dir = mkdtemp(state_dir), .compiler_path = "/proc/self/exe"};
     (void)atexit(remove_state);
     if (realm_runtime_open(&b.rt, &config, &err) ||
