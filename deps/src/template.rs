@@ -25,22 +25,9 @@ const E_INTERNAL: c_int = -18;
 /// The tree of a template can be as deep as its source is long before its depth is looked at; address space only.
 const COMPILE_STACK: usize = 256 << 20;
 
-/// Variables that a client may set, besides what Realm sets itself.
-const ARGS: &[&str] = &[
-    "add_vision_id",
-    "builtin_tools",
-    "current_date",
-    "custom_tools",
-    "date_string",
-    "enable_thinking",
-    "model_identity",
-    "preserve_thinking",
-    "reasoning_effort",
-    "thinking",
-    "thinking_budget",
-    "tools_in_user_message",
-];
-const ARG_STRING_MAX: usize = 4096;
+/// Variables that no argument may be called: what Realm sets itself, whether or not the model has it, and what would mean
+/// another template.
+const RESERVED: &[&str] = &["add_generation_prompt", "bos_token", "chat_template", "eos_token", "messages", "tools"];
 
 type Failed = (c_int, String);
 
@@ -253,8 +240,8 @@ pub unsafe extern "C" fn rdeps_template_names(
 /// # Safety
 /// The pointer is valid for its length.
 #[no_mangle]
-pub unsafe extern "C" fn rdeps_template_arg_known(name: Str) -> bool {
-    ARGS.iter().any(|a| a.as_bytes() == name.bytes())
+pub unsafe extern "C" fn rdeps_template_arg_reserved(name: Str) -> bool {
+    RESERVED.iter().any(|r| r.as_bytes() == name.bytes())
 }
 
 // --- compile ----------------------------------------------------------------------------------------------------
@@ -369,26 +356,21 @@ fn context(t: &Template, input: &Input) -> Result<Value, Failed> {
     if !(tools.is_array() || tools.is_null()) {
         return Err((E_INVALID, "tools: not an array".into()));
     }
-    let mut pairs: Vec<(Value, Value)> = Vec::new();
+    let mut pairs: Vec<(Value, Value)> = vec![(Value::from("documents"), Value::from(()))];
     if !args.is_empty() {
         let serde_json::Value::Object(map) = parse_json("template arguments", args)? else {
             return Err((E_INVALID, "template arguments: not an object".into()));
         };
         for (name, value) in map {
-            let shown: String = name.chars().take(64).collect::<String>().escape_default().to_string();
-            if !ARGS.contains(&name.as_str()) {
-                return Err((E_INVALID, format!("template arguments: '{shown}' is not one that may be set")));
+            if RESERVED.contains(&name.as_str()) {
+                return Err((E_INVALID, format!("template arguments: '{name}' is not for an argument to set")));
             }
-            if value.is_array() || value.is_object() || value.as_str().is_some_and(|s| s.len() > ARG_STRING_MAX) {
-                return Err((E_INVALID, format!("template arguments: '{shown}' must be a short plain value")));
-            }
-            pairs.push((Value::from(name), import(value)));
+            pairs.push((import_str(name), import(value)));
         }
     }
     pairs.extend([
         (Value::from("messages"), import(messages)),
         (Value::from("tools"), import(tools)),
-        (Value::from("documents"), Value::from(())),
         (Value::from("add_generation_prompt"), Value::from(input.add_generation_prompt)),
     ]);
     // A model without the token has no variable, as in transformers.

@@ -45,6 +45,8 @@ static realm_status start_choice(api_call *c, gen_choice *ch, realm_error *err) 
                            .kind = p->kind,
                            .prompt = p->text,
                            .prompt_len = p->len,
+                           .template_args = q->template_args.data,
+                           .template_args_len = q->template_args.len,
                            .parse_special = q->parse_special,
                            .tokens = p->tokens,
                            .n_tokens = p->n_tokens,

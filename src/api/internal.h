@@ -38,6 +38,7 @@
 
 #define API_REPLY_MAX ((size_t)256 << 20)
 #define API_CHOICES_MAX 128u /* runs of one request */
+#define API_TEMPLATE_ARGS_MAX 32u
 #define API_PARALLEL_MAX 32u /* of them at a time */
 #define API_TOKENS_MAX ((size_t)16 << 20)
 #define API_WORKERS_MAX REALM_ROTA_PLACES_MAX
@@ -146,7 +147,8 @@ typedef struct gen_request {
     realm_grammar_state *grammar;           /* NULL: any text, or not compiled yet */
     realm_gguf_str stop[4];
     size_t n_stop;
-    realm_buf messages; /* normalised, JSON */
+    realm_buf messages;      /* normalised, JSON */
+    realm_buf template_args; /* JSON object, or empty */
     gen_prompt *prompts;
     size_t n_prompts;
     realm_token *tokens; /* of all token prompts */
@@ -167,6 +169,9 @@ bool gen_read_messages(gen_request *q, api_error *e);
 bool gen_read_prompts(gen_request *q, api_error *e);
 /* Any "messages" array as its normalised JSON, appended to `out`. */
 bool api_write_messages(const realm_json *messages, realm_buf *out, api_error *e);
+/* Member "chat_template_kwargs" of a request, checked, as JSON appended to `out`; nothing where it is absent or null.
+ */
+bool api_write_template_args(const realm_json *root, realm_buf *out, api_error *e);
 /* The document that the program of one run reads. */
 realm_status gen_write_input(const gen_request *q, const gen_prompt *p, realm_buf *out);
 /* An integer token id below n_vocab. */

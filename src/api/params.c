@@ -33,6 +33,7 @@ static const struct field {
 } fields[] = {
     {"model", BOTH, READ},
     {"messages", CHAT, READ},
+    {"chat_template_kwargs", CHAT, READ},
     {"prompt", TEXT, READ},
     {"stream", BOTH, READ},
     {"stream_options", BOTH, READ},
@@ -293,11 +294,13 @@ static bool read_plain(const gen_request *q, api_error *e) {
 void gen_request_init(gen_request *q, bool chat) {
     *q = (gen_request){.chat = chat, .n = 1, .n_runs = 1};
     realm_buf_init(&q->messages, REALM_RUN_INPUT_MAX);
+    realm_buf_init(&q->template_args, REALM_RUN_INPUT_MAX);
 }
 
 void gen_request_release(gen_request *q) {
     realm_json_doc_close(q->doc);
     realm_buf_release(&q->messages);
+    realm_buf_release(&q->template_args);
     realm_grammar_state_close(q->grammar);
     realm_free(q->bias);
     realm_free(q->breakers);

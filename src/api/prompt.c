@@ -105,10 +105,25 @@ bool api_write_messages(const realm_json *messages, realm_buf *out, api_error *e
     return realm_buf_status(out) == REALM_OK || api_error_buf(e, realm_buf_status(out));
 }
 
+bool api_write_template_args(const realm_json *root, realm_buf *out, api_error *e) {
+    realm_json v, arg;
+    if (!realm_json_get_set(root, "chat_template_kwargs", &v)) return true;
+    API_CHECK(realm_json_expect(&v, REALM_JSON_OBJECT, &err_), &v);
+    if (realm_json_len(&v) > API_TEMPLATE_ARGS_MAX)
+        return api_error_field(e, &v, "invalid_value", "at most %u arguments are accepted", API_TEMPLATE_ARGS_MAX);
+    realm_json_iter it = {0};
+    while (realm_json_next(&v, &it, &arg))
+        if (realm_template_arg_reserved(arg.key, strlen(arg.key)))
+            return api_error_field(e, &arg, "invalid_value", "is not for an argument to set");
+    const realm_status s = realm_json_dump(&v, out);
+    return s == REALM_OK || api_error_buf(e, s);
+}
+
 bool gen_read_messages(gen_request *q, api_error *e) {
     realm_json v;
     (void)realm_json_get_set(&q->root, "messages", &v);
-    if (!api_write_messages(&v, &q->messages, e)) return false;
+    if (!api_write_messages(&v, &q->messages, e) || !api_write_template_args(&q->root, &q->template_args, e))
+        return false;
     q->prompts = realm_calloc(1, sizeof *q->prompts);
     if (!q->prompts) return api_error_status(e, REALM_E_NOMEM, NULL);
     q->prompts[0] = (gen_prompt){.kind = REALM_PROMPT_MESSAGES, .text = q->messages.data, .len = q->messages.len};

@@ -130,18 +130,21 @@ done:
 }
 
 void text_apply_template(api_call *c) {
-    static const char *const known[] = {"model", "messages", "tools", "add_generation_prompt"};
+    static const char *const known[] = {"model", "messages", "tools", "add_generation_prompt", "chat_template_kwargs"};
     text_request t;
-    realm_buf messages, tools, prompt;
+    realm_buf messages, tools, args, prompt;
     realm_text_span *spans = NULL;
     size_t n_spans = 0;
     bool generation = true;
     realm_json v;
     realm_buf_init(&messages, REALM_RUN_INPUT_MAX);
     realm_buf_init(&tools, REALM_RUN_INPUT_MAX);
+    realm_buf_init(&args, REALM_RUN_INPUT_MAX);
     realm_buf_init(&prompt, REALM_RUN_INPUT_MAX);
     if (!open_request(c, &t, known, REALM_ARRAY_LEN(known))) goto done;
-    if (!api_opt_bool(&t.root, "add_generation_prompt", &generation, &c->error)) goto done;
+    if (!api_opt_bool(&t.root, "add_generation_prompt", &generation, &c->error) ||
+        !api_write_template_args(&t.root, &args, &c->error))
+        goto done;
     (void)realm_json_get_set(&t.root, "messages", &v);
     if (!api_write_messages(&v, &messages, &c->error)) goto done;
     if (realm_json_get_set(&t.root, "tools", &v)) {
@@ -152,8 +155,14 @@ void text_apply_template(api_call *c) {
         }
     }
     realm_error err = {0};
-    realm_status st = realm_served_apply_template(t.served, messages.data, messages.len, tools.data, tools.len,
-                                                  generation, &prompt, &spans, &n_spans, &err);
+    const realm_conversation conversation = {.messages = messages.data,
+                                             .messages_len = messages.len,
+                                             .tools = tools.data,
+                                             .tools_len = tools.len,
+                                             .args = args.data,
+                                             .args_len = args.len,
+                                             .add_generation_prompt = generation};
+    realm_status st = realm_served_apply_template(t.served, &conversation, &prompt, &spans, &n_spans, &err);
     if (st != REALM_OK) {
         api_error_status(&c->error, st, &err);
         goto done;
@@ -163,6 +172,7 @@ done:
     realm_free(spans);
     realm_buf_release(&messages);
     realm_buf_release(&tools);
+    realm_buf_release(&args);
     realm_buf_release(&prompt);
     close_request(&t);
 }

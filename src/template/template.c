@@ -22,10 +22,10 @@ int rdeps_template_render(const realm_template *t, const deps_input *in, size_t 
                           char *error, size_t error_cap);
 int rdeps_template_names(const realm_template *t, void (*take)(void *user, const char *name, size_t len), void *user,
                          char *error, size_t error_cap);
-bool rdeps_template_arg_known(realm_template_str name);
+bool rdeps_template_arg_reserved(realm_template_str name);
 
-bool realm_template_arg_known(const char *name, size_t len) {
-    return rdeps_template_arg_known((realm_template_str){name, len});
+bool realm_template_arg_reserved(const char *name, size_t len) {
+    return rdeps_template_arg_reserved((realm_template_str){name, len});
 }
 
 void realm_template_spans_release(realm_template_spans *s) {

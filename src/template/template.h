@@ -60,16 +60,17 @@ void realm_template_spans_release(realm_template_spans *s); /* NULL-safe; empty 
 typedef struct realm_template_input {
     realm_template_str messages; /* JSON array of message objects */
     realm_template_str tools;    /* JSON array, or len 0: the template sees none */
-    realm_template_str args;     /* JSON object of further variables, or len 0. Only names that chat templates are known
-                                    to take (realm_template_arg_known) and scalar values: everything else is refused */
+    realm_template_str args;     /* JSON object of further variables, or len 0: of any kind, and of any name that is not
+                                    reserved (realm_template_arg_reserved) */
     realm_template_str values; /* JSON object, or len 0. With it these are all the variables there are, of any name and
                                   kind, and the fields around it are not looked at: for templates of our own */
     bool add_generation_prompt;
     int64_t now_unix; /* seconds; what strftime_now() shows, in UTC */
 } realm_template_input;
 
-/* True for a variable that a client may set: enable_thinking, reasoning_effort and the like. Any thread. */
-bool realm_template_arg_known(const char *name, size_t len);
+/* True for a variable that no argument may be called, since the conversation or the model gives it: messages, tools,
+ * bos_token and the like. Any thread. */
+bool realm_template_arg_reserved(const char *name, size_t len);
 
 /* Compiles `source`. `tokens` may be NULL: nothing is special then. On success *out is the caller's until
  * realm_template_close; on failure *out is NULL. REALM_E_FORMAT with the line for a template that does not compile,

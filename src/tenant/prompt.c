@@ -32,18 +32,18 @@ realm_status template_open_for(const realm_tokenizer *tok, const char *source, s
     return s;
 }
 
-realm_status realm_served_apply_template(const realm_served *m, const char *messages, size_t messages_len,
-                                         const char *tools, size_t tools_len, bool add_generation_prompt,
-                                         realm_buf *text, realm_text_span **spans, size_t *n_spans, realm_error *err) {
+realm_status realm_served_apply_template(const realm_served *m, const realm_conversation *c, realm_buf *text,
+                                         realm_text_span **spans, size_t *n_spans, realm_error *err) {
     if (!m->template && m->template_error)
         return realm_error_set(err, REALM_E_UNSUPPORTED, "model \"%s\": its chat template cannot be used: %s", m->id,
                                m->template_error);
     if (!m->template)
         return realm_error_set(err, REALM_E_UNSUPPORTED,
                                "model \"%s\" has no chat template; only its completions endpoint can be used", m->id);
-    realm_template_input in = {.messages = {messages, messages_len},
-                               .tools = {tools, tools ? tools_len : 0},
-                               .add_generation_prompt = add_generation_prompt,
+    realm_template_input in = {.messages = {c->messages, c->messages_len},
+                               .tools = {c->tools, c->tools ? c->tools_len : 0},
+                               .args = {c->args, c->args ? c->args_len : 0},
+                               .add_generation_prompt = c->add_generation_prompt,
                                .now_unix = realm_clock_wall_s()};
     realm_template_spans found = {0};
     realm_status s = realm_template_render(m->template, &in, text, &found, err);

@@ -64,7 +64,7 @@ static bool copy_params(realm_run *run, const realm_run_params *p) {
         c->generation.grammar = own;
     }
     if (!copy_bytes(a, &c->input, c->input_len) || !copy_bytes(a, &c->prompt, c->prompt_len) ||
-        !copy_bytes(a, &c->tools, c->tools_len))
+        !copy_bytes(a, &c->template_args, c->template_args_len))
         return false;
     if (c->n_tokens > 0) {
         realm_token *ids = realm_arena_array(a, c->n_tokens, sizeof *ids);
@@ -228,8 +228,8 @@ static realm_status prompt_text(realm_run *run, realm_buf *rendered, realm_insta
     if (p->kind == REALM_PROMPT_MESSAGES) {
         realm_text_span *spans = NULL;
         size_t n_spans;
-        s = realm_served_apply_template(m, p->prompt, p->prompt_len, p->tools, p->tools_len, true, rendered, &spans,
-                                        &n_spans, err);
+        const realm_conversation c = realm_run_conversation(run);
+        s = realm_served_apply_template(m, &c, rendered, &spans, &n_spans, err);
         realm_free(spans);
     } else {
         s = realm_tokenizer_decode(m->tokenizer, p->tokens, p->n_tokens, true, rendered, err);
@@ -476,6 +476,14 @@ void realm_run_release(realm_run *run) {
 /* ---- the program's side (run.h) ---------------------------------------------------------------------------------- */
 
 const realm_run_params *realm_run_get_params(const realm_run *run) { return &run->params; }
+realm_conversation realm_run_conversation(const realm_run *run) {
+    const realm_run_params *p = &run->params;
+    return (realm_conversation){.messages = p->prompt,
+                                .messages_len = p->prompt_len,
+                                .args = p->template_args,
+                                .args_len = p->template_args_len,
+                                .add_generation_prompt = true};
+}
 realm_request *realm_run_request(const realm_run *run) { return run->request; }
 realm_runtime *realm_run_runtime(const realm_run *run) { return run->request->tenant->rt; }
 const realm_limits *realm_run_limits(const realm_run *run) { return &run->limits; }

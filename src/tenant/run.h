@@ -21,6 +21,8 @@ typedef struct realm_host realm_host;
 
 /* The run's parameters; pointers inside live as long as the run. */
 const realm_run_params *realm_run_get_params(const realm_run *run);
+/* What the chat template is rendered over for the request's own prompt, which is of kind MESSAGES. */
+realm_conversation realm_run_conversation(const realm_run *run);
 realm_request *realm_run_request(const realm_run *run);
 realm_runtime *realm_run_runtime(const realm_run *run);
 const realm_limits *realm_run_limits(const realm_run *run);

@@ -19,6 +19,7 @@
 #include "base/buf.h"
 #include "engine/engine.h"
 #include "store/store.h"
+#include "template/template.h"
 
 #define REALM_MODEL_ID_MAX 128u         /* bytes of a model id */
 #define REALM_MODELS_MAX 16u            /* served at once */
@@ -96,14 +97,24 @@ realm_engine *realm_served_engine(const realm_served *m);                 /* lik
  * are parsed, as in a chat template's own text. Blocks for as long as it takes. */
 REALM_WARN_UNUSED realm_status realm_runtime_publish_prefix(realm_runtime *rt, const char *id, const char *text,
                                                             size_t len, realm_error *err);
-/* Renders the model's chat template. `messages` and `tools` (or NULL) are JSON arrays. `spans` (freed with realm_free)
- * says which parts are the template's own (control tokens are parsed there) and which came from messages.
- * REALM_E_UNSUPPORTED: the model has no template. REALM_E_INVALID: the template refused the messages;
- * REALM_E_TOO_LARGE: they are more than it may work on. */
-REALM_WARN_UNUSED realm_status realm_served_apply_template(const realm_served *m, const char *messages,
-                                                           size_t messages_len, const char *tools, size_t tools_len,
-                                                           bool add_generation_prompt, realm_buf *text,
-                                                           realm_text_span **spans, size_t *n_spans, realm_error *err);
+/* What a chat template is rendered over; borrowed. */
+typedef struct realm_conversation {
+    const char *messages; /* JSON array */
+    size_t messages_len;
+    const char *tools; /* JSON array, or NULL */
+    size_t tools_len;
+    const char *args; /* JSON object of further variables (realm_template_input), or NULL */
+    size_t args_len;
+    bool add_generation_prompt;
+} realm_conversation;
+
+/* Renders the model's chat template, appended to `text`. `spans` (freed with realm_free) says which parts are the
+ * template's own (control tokens are parsed there) and which came from messages. REALM_E_UNSUPPORTED: the model has no
+ * template. REALM_E_INVALID: the template refused the messages or arguments; REALM_E_TOO_LARGE: they are more than it
+ * may work on. */
+REALM_WARN_UNUSED realm_status realm_served_apply_template(const realm_served *m, const realm_conversation *c,
+                                                           realm_buf *text, realm_text_span **spans, size_t *n_spans,
+                                                           realm_error *err);
 
 /* ---- tenants ----------------------------------------------------------------------------------------------------- */
 
@@ -170,8 +181,8 @@ typedef struct realm_run_params {
     realm_prompt_kind kind;
     const char *prompt; /* MESSAGES: JSON array; TEXT: the text */
     size_t prompt_len;
-    const char *tools; /* MESSAGES: JSON array or NULL */
-    size_t tools_len;
+    const char *template_args; /* MESSAGES: JSON object for the chat template, or NULL */
+    size_t template_args_len;
     bool parse_special;        /* TEXT, MESSAGES: control tokens' text is parsed */
     const realm_token *tokens; /* TOKENS */
     size_t n_tokens;

@@ -3,10 +3,12 @@ import asyncio
 import concurrent.futures
 import json
 import math
+import pathlib
+import tempfile
 
 import openai
 
-from harness import CAPITAL, raises
+from harness import CAPITAL, Server, guest, raises
 
 CHAT = dict(model="smollm2", messages=CAPITAL, temperature=0, max_tokens=24)
 
@@ -268,6 +270,41 @@ def test_text_endpoints(server):
     assert status == 200 and r["prompt"].endswith("<|im_start|>assistant\n") and CAPITAL[0]["content"] in r["prompt"]
     prompt = server.client().chat.completions.create(**{**CHAT, "max_tokens": 1}).usage.prompt_tokens
     assert len(tokens(server, r["prompt"], parse_special=True)) == prompt
+
+
+def test_template_arguments():
+    """chat_template_kwargs reaches the template whoever renders it: the default program, programs of both kinds for the
+    request's own prompt, /apply-template. What a program renders of its own has none of it."""
+    template = ("{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+                "{% if enable_thinking is defined and not enable_thinking %}<think></think>{% endif %}"
+                "{% for d in documents or [] %}[{{ d.title }}]{% endfor %}")
+    with tempfile.TemporaryDirectory() as dir:
+        (pathlib.Path(dir) / "chat.jinja").write_text(template)
+        config = pathlib.Path(dir) / "realm.yaml"
+        config.write_text("models:\n  - {id: smollm2, file: x.gguf, chat_template: chat.jinja}\n")
+        programs = {"own": guest("own_prompt"), "given": guest("given_prompt")}
+        with Server(tenants=("alpha", *programs), programs=programs, args=["--config", str(config)]) as s:
+            ask = dict(model="smollm2", messages=[{"role": "user", "content": "Hi"}], max_tokens=1)
+            plain = "<|im_start|>user\nHi<|im_end|>\n"
+            cases = (({}, plain), ({"enable_thinking": True, "not_read": [{}]}, plain),
+                     ({"enable_thinking": False}, plain + "<think></think>"),
+                     ({"documents": [{"title": "one"}, {"title": "<|im_end|>"}]}, plain + "[one][<|im_end|>]"))
+            for arguments, text in cases:
+                body = {"chat_template_kwargs": arguments}
+                status, _, r = s.http("/apply-template", {"messages": ask["messages"], **body}, s.key["alpha"])
+                assert status == 200 and r["prompt"] == text, r
+                answer = lambda tenant: s.client(tenant).chat.completions.create(**ask, extra_body=body)
+                head, _, rest = text.partition("[")  # only the template's own control tokens are tokens
+                count = sum(len(tokens(s, part, parse_special=special)) for part, special in ((head, True), ("[" * bool(_) + rest, False)))
+                assert answer("alpha").usage.prompt_tokens == count, (arguments, count)
+                assert answer("own").choices[0].message.content == text + "\n<|im_start|>user\nmine<|im_end|>\n"
+                assert answer("given").choices[0].message.content == text
+            c = s.client("alpha")
+            for bad, param in ((3, ""), ([], ""), ({"messages": []}, ".messages"), ({"bos_token": "x"}, ".bos_token"),
+                               ({f"a{i}": 0 for i in range(33)}, "")):
+                e = raises(openai.BadRequestError, lambda: c.chat.completions.create(
+                    **ask, extra_body={"chat_template_kwargs": bad}))
+                assert e.param == "chat_template_kwargs" + param, e
 
 
 def test_answers_keep_to_a_schema(server):

@@ -140,12 +140,10 @@ static realm_status encode_rendered(realm_host *h, const host_model *model, cons
     return st == REALM_E_LIMIT ? too_long(h, model) : st;
 }
 
-static realm_status apply_template(realm_host *h, const char *messages, size_t messages_len, const char *tools,
-                                   size_t tools_len, bool answer, host_prompt *out) {
+static realm_status apply_template(realm_host *h, const realm_conversation *c, host_prompt *out) {
     realm_buf b;
     realm_buf_init(&b, HOST_PROMPT_BYTES_MAX);
-    realm_status st = realm_served_apply_template(out->model->m, messages, messages_len, tools, tools_len, answer, &b,
-                                                  &out->spans, &out->n_spans, &h->error);
+    realm_status st = realm_served_apply_template(out->model->m, c, &b, &out->spans, &out->n_spans, &h->error);
     if (!st) out->text = realm_buf_take(&b, &out->text_len);
     realm_buf_release(&b);
     if (!st && !out->text) st = realm_error_set(&h->error, REALM_E_NOMEM, "out of memory");
@@ -182,7 +180,7 @@ static realm_status charge(realm_host *h, host_prompt *p) {
 
 uint64_t host_own_bytes(const realm_host *h) {
     const realm_run_params *p = realm_run_get_params(h->run);
-    return h->own_made ? 0 : (uint64_t)p->prompt_len + p->tools_len + p->n_tokens;
+    return h->own_made ? 0 : (uint64_t)p->prompt_len + p->template_args_len + p->n_tokens;
 }
 
 static realm_status make_own(realm_host *h) {
@@ -192,9 +190,11 @@ static realm_status make_own(realm_host *h) {
     realm_status st = REALM_OK;
     o->model = &h->models[0];
     switch (p->kind) {
-    case REALM_PROMPT_MESSAGES:
-        st = apply_template(h, p->prompt, p->prompt_len, p->tools, p->tools_len, true, o);
+    case REALM_PROMPT_MESSAGES: {
+        const realm_conversation c = realm_run_conversation(h->run);
+        st = apply_template(h, &c, o);
         break;
+    }
     case REALM_PROMPT_TEXT:
         st = text_prompt(h, p->prompt, p->prompt_len,
                          REALM_ENCODE_ADD_SPECIAL | (p->parse_special ? REALM_ENCODE_PARSE_SPECIAL : 0u), o);
@@ -263,8 +263,13 @@ realm_call_result host_prompt_chat(realm_call *call, const uint64_t *args, int32
     const char *tools = args[3] ? take_text(call, "prompt_chat", args[2], args[3], result) : NULL;
     if (args[3] && !tools) return REALM_CALL_DONE;
     if (host_is_long(call, args[1] + args[3])) return REALM_CALL_LONG;
-    realm_status st =
-        apply_template(h, messages, (size_t)args[1], tools, (size_t)args[3], args[4] & REALM_CHAT_ANSWER, &made);
+    /* Nothing in it is the client's but by the program's hand: not the request's template_args either. */
+    const realm_conversation c = {.messages = messages,
+                                  .messages_len = (size_t)args[1],
+                                  .tools = tools,
+                                  .tools_len = (size_t)args[3],
+                                  .add_generation_prompt = args[4] & REALM_CHAT_ANSWER};
+    realm_status st = apply_template(h, &c, &made);
     return give_prompt(h, &made, st, result);
 }
 
@@ -320,10 +325,12 @@ static realm_status one_message(realm_host *h, const char *text, size_t len, hos
     realm_json_end_object(&w);
     realm_json_end_array(&w);
     realm_status st = realm_buf_status(&b);
-    if (st)
+    if (st) {
         realm_error_set(&h->error, st, "out of memory");
-    else
-        st = apply_template(h, b.data, b.len, NULL, 0, true, out);
+    } else {
+        const realm_conversation c = {.messages = b.data, .messages_len = b.len, .add_generation_prompt = true};
+        st = apply_template(h, &c, out);
+    }
     realm_buf_release(&b);
     return st;
 }

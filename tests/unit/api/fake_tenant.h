@@ -30,7 +30,7 @@ static struct {
     _Atomic int max_running; /* 0: no limit */
     _Atomic uint64_t produced;
     _Atomic uint64_t seeds[64];
-    char input[8192]; /* of the last run */
+    char input[8192], template_args[1024]; /* of the last run */
     realm_generation_params params;
     realm_token breakers[4]; /* of them, the first of DRY's */
     _Atomic int expected;
@@ -233,14 +233,15 @@ realm_status realm_runtime_tenant_stats(realm_runtime *rt, realm_tenant_stats **
     (*out)[1] = (realm_tenant_stats){.name = "b.c", .storage_bytes = 12};
     return REALM_OK;
 }
-realm_status realm_served_apply_template(const realm_served *served, const char *m, size_t len, const char *tools,
-                                         size_t tools_len, bool gen, realm_buf *text, realm_text_span **spans,
-                                         size_t *n, realm_error *err) {
-    (void)served, (void)tools, (void)tools_len, (void)err;
+realm_status realm_served_apply_template(const realm_served *served, const realm_conversation *c, realm_buf *text,
+                                         realm_text_span **spans, size_t *n, realm_error *err) {
+    (void)served, (void)err;
     *spans = NULL;
     *n = 0;
-    return realm_buf_printf(text, "T:%.*s%s", (int)len, m, gen ? "+" : "");
+    return realm_buf_printf(text, "T:%.*s%s%.*s", (int)c->messages_len, c->messages,
+                            c->add_generation_prompt ? "+" : "", (int)c->args_len, c->args ? c->args : "");
 }
+bool realm_template_arg_reserved(const char *name, size_t len) { return len == 8 && !memcmp(name, "messages", 8); }
 
 /* Refuses a schema that says "bad", and holds on for one that says "hold"; the state is its
  * number of bytes. */
@@ -391,6 +392,8 @@ realm_status realm_run_start(realm_request *q, const realm_run_params *p, realm_
     static pthread_mutex_t last = PTHREAD_MUTEX_INITIALIZER;
     pthread_mutex_lock(&last);
     snprintf(F.input, sizeof F.input, "%s", r->input);
+    snprintf(F.template_args, sizeof F.template_args, "%.*s", (int)p->template_args_len,
+             p->template_args ? p->template_args : "");
     F.params = p->generation;
     for (size_t i = 0; i < REALM_MIN(p->generation.sampling.n_dry_breakers, REALM_ARRAY_LEN(F.breakers)); i++)
         F.breakers[i] = p->generation.sampling.dry_breakers[i];

@@ -378,6 +378,10 @@ static void the_admin_listener(void **state) {
 }
 
 #define TEN "\u00e9\u00e9\u00e9\u00e9\u00e9\u00e9\u00e9\u00e9\u00e9\u00e9"
+#define MANY_ARGS /* as many as are accepted */                                                                        \
+    "\"a0\":0,\"a1\":1,\"a2\":2,\"a3\":3,\"a4\":4,\"a5\":5,\"a6\":6,\"a7\":7,\"a8\":8,\"a9\":9,\"a10\":10,\"a11\":11," \
+    "\"a12\":12,\"a13\":13,\"a14\":14,\"a15\":15,\"a16\":16,\"a17\":17,\"a18\":18,\"a19\":19,\"a20\":20,\"a21\":21,"   \
+    "\"a22\":22,\"a23\":23,\"a24\":24,\"a25\":25,\"a26\":26,\"a27\":27,\"a28\":28,\"a29\":29,\"a30\":30,\"a31\":31"
 
 static void wrong_fields_are_named(void **state) {
     (void)state;
@@ -456,6 +460,10 @@ static void wrong_fields_are_named(void **state) {
         {"\"service_tier\":\"gold\"", "service_tier"},
         {"\"reasoning_effort\":\"huge\"", "reasoning_effort"},
         {"\"verbosity\":1", "verbosity"},
+        {"\"chat_template_kwargs\":[]", "chat_template_kwargs"},
+        {"\"chat_template_kwargs\":\"{}\"", "chat_template_kwargs"},
+        {"\"chat_template_kwargs\":{\"a\":1,\"messages\":[]}", "chat_template_kwargs.messages"},
+        {"\"chat_template_kwargs\":{" MANY_ARGS ",\"z\":0}", "chat_template_kwargs"},
         {"\"seed\":9223372036854775808", "seed"},
         {"\"max_tokens\":100000000000000000000", "max_tokens"},
         {"\"typical_p\":1.5", "typical_p"},
@@ -560,6 +568,23 @@ static void wrong_fields_are_named(void **state) {
     r = post("/v1/chat/completions", "{\"messages\":[{\"role\":\"user\",\"content\":\"x\"}]}");
     assert_error(&r, 400, "model", "missing_required_parameter");
     assert_int_equal(F.started, 0);
+}
+
+static void template_arguments_reach_the_template(void **state) {
+    (void)state;
+    static const char *const fields[] = {"\"chat_template_kwargs\":null", "\"chat_template_kwargs\":{}",
+                                         "\"chat_template_kwargs\":{\"enable_thinking\":false,\"x\":[1,{\"y\":null}]}",
+                                         "\"chat_template_kwargs\":{" MANY_ARGS "}"};
+    for (size_t i = 0; i < REALM_ARRAY_LEN(fields); i++) {
+        reply r = chat(fields[i]);
+        if (r.status != 200) fail_msg("%s", r.body);
+        done(&r);
+        const char *value = strchr(fields[i], ':') + 1;
+        assert_string_equal(F.template_args, i ? value : "");
+        assert_int_equal(strstr(F.input, fields[i]) != NULL, i > 0);
+    }
+    reply r = complete("\"prompt\":\"x\",\"chat_template_kwargs\":{}"); /* there is no template */
+    assert_error(&r, 400, "chat_template_kwargs", "unknown_parameter");
 }
 
 static void what_the_program_and_the_engine_get(void **state) {
@@ -997,20 +1022,27 @@ static void text_endpoints(void **state) {
     r = post("/apply-template", "{\"messages\":[{\"role\":\"developer\",\"content\":\"x\"}]}");
     assert_string_equal(at(&r, "prompt"), "\"T:[{\\\"role\\\":\\\"system\\\",\\\"content\\\":\\\"x\\\"}]+\"");
     done(&r);
+    r = post("/apply-template",
+             "{\"messages\":[{\"role\":\"user\",\"content\":\"x\"}],\"chat_template_kwargs\":{\"a\":1}}");
+    assert_string_equal(at(&r, "prompt"),
+                        "\"T:[{\\\"role\\\":\\\"user\\\",\\\"content\\\":\\\"x\\\"}]+{\\\"a\\\":1}\"");
+    done(&r);
     static const struct {
         const char *path, *body, *param;
         unsigned status;
-    } bad[] = {{"/tokenize", "{}", "content", 400},
-               {"/tokenize", "{\"content\":7}", "content", 400},
-               {"/tokenize", "{\"content\":\"x\",\"add_special\":1}", "add_special", 400},
-               {"/tokenize", "{\"content\":\"x\",\"what\":1}", "what", 400},
-               {"/tokenize", "{\"model\":\"q\",\"content\":\"x\"}", "model", 404},
-               {"/tokenize", "[]", NULL, 400},
-               {"/detokenize", "{\"tokens\":[1,257]}", "tokens[1]", 400},
-               {"/detokenize", "{\"tokens\":[-1]}", "tokens[0]", 400},
-               {"/detokenize", "{\"tokens\":\"x\"}", "tokens", 400},
-               {"/apply-template", "{\"messages\":[]}", "messages", 400},
-               {"/apply-template", "{\"messages\":[{}]}", "messages[0].role", 400}};
+    } bad[] = {
+        {"/tokenize", "{}", "content", 400},
+        {"/tokenize", "{\"content\":7}", "content", 400},
+        {"/tokenize", "{\"content\":\"x\",\"add_special\":1}", "add_special", 400},
+        {"/tokenize", "{\"content\":\"x\",\"what\":1}", "what", 400},
+        {"/tokenize", "{\"model\":\"q\",\"content\":\"x\"}", "model", 404},
+        {"/tokenize", "[]", NULL, 400},
+        {"/detokenize", "{\"tokens\":[1,257]}", "tokens[1]", 400},
+        {"/detokenize", "{\"tokens\":[-1]}", "tokens[0]", 400},
+        {"/detokenize", "{\"tokens\":\"x\"}", "tokens", 400},
+        {"/apply-template", "{\"messages\":[]}", "messages", 400},
+        {"/apply-template", "{\"messages\":[{}]}", "messages[0].role", 400},
+        {"/apply-template", "{\"chat_template_kwargs\":{\"messages\":[]}}", "chat_template_kwargs.messages", 400}};
     for (size_t i = 0; i < REALM_ARRAY_LEN(bad); i++) {
         r = post(bad[i].path, bad[i].body);
         assert_error(&r, bad[i].status, bad[i].param, NULL);
@@ -1231,6 +1263,7 @@ int main(void) {
         TEST(pages_of_other_origins),
         TEST(the_admin_listener),
         TEST(wrong_fields_are_named),
+        TEST(template_arguments_reach_the_template),
         TEST(what_the_program_and_the_engine_get),
         TEST(samplers_reach_the_engine),
         TEST(codes_say_what_is_wrong),

@@ -296,7 +296,9 @@ static void bad_input(void **state) {
         {S("[{}]"), S("[]"), S("[]"), REALM_E_INVALID},
         {S("[{}]"), S("[]"), S("{\"messages\":1}"), REALM_E_INVALID},
         {S("[{}]"), S("[]"), S("{\"chat_template\":\"x\"}"), REALM_E_INVALID},
-        {S("[{}]"), S("[]"), S("{\"enable_thinking\":[]}"), REALM_E_INVALID},
+        {S("[{}]"), S("[]"), S("{\"bos_token\":\"x\"}"), REALM_E_INVALID},
+        {S("[{}]"), S("[]"), S("{\"enable_thinking\":[]"), REALM_E_INVALID},
+        {S("[{}]"), S("[]"), S("{\"enable_thinking\":[{}],\"not_read\":{}}"), REALM_OK},
         {S("[{}]"), S("[]"), S("{\"enable_thinking\":true}"), REALM_OK},
         {S("[{\"content\":null}]"), S("null"), S("{}"), REALM_OK},
     };
@@ -307,8 +309,9 @@ static void bad_input(void **state) {
         if (j.status != cases[i].status) fail_msg("case %zu: %s %s", i, realm_status_name(j.status), j.err.text);
         job_release(&j);
     }
-    assert_true(realm_template_arg_known("enable_thinking", 15));
-    assert_false(realm_template_arg_known("messages", 8));
+    assert_false(realm_template_arg_reserved("enable_thinking", 15));
+    assert_false(realm_template_arg_reserved("message", 7));
+    assert_true(realm_template_arg_reserved("messages", 8));
 
     /* Nesting at serde_json's limit and beyond it. */
     for (size_t depth = 100; depth <= 1000; depth += 900) {
@@ -360,11 +363,12 @@ static void output_limit(void **state) {
 }
 
 /* What the tokenizer will be told, as text: [special]plain... */
-static void expect_pieces(const char *source, realm_template_str messages, const char *expected) {
+static void expect_pieces_with(const char *source, realm_template_str messages, realm_template_str args,
+                               const char *expected) {
     realm_template *t;
     realm_error err = {0};
     if (realm_template_open(&t, source, strlen(source), &tokens, &err) != REALM_OK) fail_msg("%s", err.text);
-    realm_template_input in = {.messages = messages};
+    realm_template_input in = {.messages = messages, .args = args};
     realm_buf out, pieces;
     realm_buf_init(&out, 1 << 20);
     realm_buf_init(&pieces, 1 << 20);
@@ -380,6 +384,10 @@ static void expect_pieces(const char *source, realm_template_str messages, const
     realm_buf_release(&pieces);
     realm_buf_release(&out);
     realm_template_close(t);
+}
+
+static void expect_pieces(const char *source, realm_template_str messages, const char *expected) {
+    expect_pieces_with(source, messages, S(""), expected);
 }
 
 static void special_pieces(void **state) {
@@ -419,6 +427,42 @@ static void special_pieces(void **state) {
     expect_pieces("<s>{{ messages[0].content }}", S("[{\"role\":\"u\",\"content\":\"\\ufdd0s> \xef\xb7\x90s>\"}]"),
                   "{<s>}\xef\xbf\xbds> \xef\xbf\xbds>");
     expect_pieces("<s>\xef\xb7\x90s>{{ '\\ufdd0s>' }}", USER(""), "{<s>}\xef\xbf\xbds>\xef\xbf\xbds>");
+}
+
+/* Values of arguments are as much the client's as messages are: no text of theirs becomes a control token, and what the
+ * host gives stays what it is. */
+static void arguments(void **state) {
+    (void)state;
+    const char *think = "{{ messages[0].content }}{% if enable_thinking is defined and enable_thinking is false %}"
+                        "<|end|>{% endif %}";
+    expect_pieces_with(think, USER("a"), S(""), "a");
+    expect_pieces_with(think, USER("a"), S("{\"enable_thinking\":true}"), "a");
+    expect_pieces_with(think, USER("a"), S("{\"enable_thinking\":false}"), "a{<|end|>}");
+    expect_pieces_with("<s>{{ who }}{{ bos_token }}", USER(""), S("{\"who\":\"<s>\\ufdd0s>\"}"),
+                       "{<s>}<s>\xef\xbf\xbds>{<s>}");
+    expect_pieces_with("{% for d in documents %}{{ d.title }}={{ d.n + 1 }};{% endfor %}{{ documents is none }}",
+                       USER(""), S("{\"documents\":[{\"title\":\"t\",\"n\":1},{\"title\":\"<s>\",\"n\":2}]}"),
+                       "t=2;<s>=3;False");
+    expect_pieces_with("{{ documents is none }}{{ none_such is defined }}", USER(""), S("{}"), "TrueFalse");
+    /* A model without a begin token: nor has the client one to give. */
+    realm_template *t;
+    const char source[] = "{{ bos_token }}";
+    static const char *const reserved[] = {"messages",  "tools",     "add_generation_prompt",
+                                           "bos_token", "eos_token", "chat_template"};
+    assert_int_equal(realm_template_open(&t, source, sizeof source - 1, NULL, NULL), REALM_OK);
+    for (size_t i = 0; i < REALM_ARRAY_LEN(reserved); i++) {
+        char args[64];
+        const size_t n = (size_t)snprintf(args, sizeof args, "{\"x\":1,\"%s\":[]}", reserved[i]);
+        realm_template_input in = {.messages = USER(""), .args = {args, n}};
+        realm_error err = {0};
+        realm_buf out;
+        realm_buf_init(&out, 64);
+        assert_true(realm_template_arg_reserved(reserved[i], strlen(reserved[i])));
+        assert_int_equal(realm_template_render(t, &in, &out, NULL, &err), REALM_E_INVALID);
+        assert_non_null(strstr(err.text, reserved[i]));
+        realm_buf_release(&out);
+    }
+    realm_template_close(t);
 }
 
 static void *render_many(void *arg) {
@@ -490,9 +534,11 @@ static void long_conversation(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(hostile_templates), cmocka_unit_test(errors_name_the_line), cmocka_unit_test(deep_sources),
-        cmocka_unit_test(bad_input),         cmocka_unit_test(output_limit),         cmocka_unit_test(special_pieces),
-        cmocka_unit_test(several_threads),   cmocka_unit_test(long_conversation),
+        cmocka_unit_test(hostile_templates), cmocka_unit_test(errors_name_the_line),
+        cmocka_unit_test(deep_sources),      cmocka_unit_test(bad_input),
+        cmocka_unit_test(output_limit),      cmocka_unit_test(special_pieces),
+        cmocka_unit_test(arguments),         cmocka_unit_test(several_threads),
+        cmocka_unit_test(long_conversation),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
