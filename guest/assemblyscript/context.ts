@@ -64,11 +64,13 @@ export class Context {
 
   // Adds tokens, computes what is not computed yet and waits for it: the logits of the last `rows` tokens.
   forward(tokens: StaticArray<i32>, rows: u32 = 1, flags: u32 = 0): Pass {
-    const pass = new Pass(check(abi.forward(this.handle, changetype<usize>(tokens), tokens.length, rows, flags)));
-    const end = new abi.GuestEvent();
-    check(abi.wait(pass.handle, changetype<usize>(end), 1, 0, 0, -1));
-    check(end.status);
-    return pass;
+    return this.startForward(tokens, rows, flags).wait();
+  }
+
+  // Begins what `forward` does: what the program does until it waits is done while the pass is computed, and passes that
+  // are under way at the same time are one batch. The context is busy until then.
+  startForward(tokens: StaticArray<i32>, rows: u32 = 1, flags: u32 = 0): PendingPass {
+    return new PendingPass(check(abi.forward(this.handle, changetype<usize>(tokens), tokens.length, rows, flags)));
   }
 
   // Goes on from here; what is generated becomes part of the context.
@@ -87,6 +89,24 @@ export class Context {
 // A token with its log-probability.
 export class Token {
   constructor(public token: i32, public logprob: f32) {}
+}
+
+// A forward pass that was begun: to be waited for, or closed.
+export class PendingPass {
+  constructor(public readonly handle: i32) {}
+
+  // Waits until it is done; its handle is then the pass's.
+  wait(): Pass {
+    const end = new abi.GuestEvent();
+    check(abi.wait(this.handle, changetype<usize>(end), 1, 0, 0, -1));
+    check(end.status);
+    return new Pass(this.handle);
+  }
+
+  // What is not computed yet is given up.
+  close(): void {
+    check(abi.close(this.handle));
+  }
 }
 
 // A forward pass that is done: rows of logits, the last of them for the token that comes next.

@@ -9,7 +9,7 @@ import * as abi from "./abi";
 import { Grammar, Sampler } from "./context";
 
 export { abi };
-export { Context, Grammar, Pass, Sampler, Token } from "./context";
+export { Context, Grammar, Pass, PendingPass, Sampler, Token } from "./context";
 
 // The host's words for the last call that failed.
 export function lastError(): string {

@@ -76,20 +76,21 @@ func (c *Context) Tokens(from int) ([]int32, error) {
 
 // Forward adds tokens, computes what is not computed yet and waits for it: the logits of the last rows tokens.
 func (c *Context) Forward(tokens []int32, rows int, flags uint32) (*Pass, error) {
+	pending, err := c.StartForward(tokens, rows, flags)
+	if err != nil {
+		return nil, err
+	}
+	return pending.Wait()
+}
+
+// StartForward begins what Forward does: what the program does until it waits is done while the pass is computed, and
+// passes that are under way at the same time are one batch. The context is busy until then.
+func (c *Context) StartForward(tokens []int32, rows int, flags uint32) (*PendingPass, error) {
 	handle, err := check(abi.Forward(c.handle, unsafe.SliceData(tokens), uint32(len(tokens)), uint32(rows), flags))
 	if err != nil {
 		return nil, err
 	}
-	pass := &Pass{int32(handle)}
-	var end abi.GuestEvent
-	if _, err = check(abi.Wait(pass.handle, &end, 1, nil, 0, -1)); err == nil {
-		_, err = check(end.Status)
-	}
-	if err != nil {
-		pass.Close()
-		return nil, err
-	}
-	return pass, nil
+	return &PendingPass{int32(handle)}, nil
 }
 
 // Generate goes on from here; what is generated becomes part of the context.
@@ -111,6 +112,32 @@ func (c *Context) Handle() int32 { return c.handle }
 // Close gives the handle back.
 func (c *Context) Close() error {
 	_, err := check(abi.Close(c.handle))
+	return err
+}
+
+// PendingPass is a forward pass that was begun: to be waited for, or closed.
+type PendingPass struct{ handle int32 }
+
+// Wait waits until it is done. Its handle is then the pass's, or closed where it failed.
+func (p *PendingPass) Wait() (*Pass, error) {
+	var end abi.GuestEvent
+	_, err := check(abi.Wait(p.handle, &end, 1, nil, 0, -1))
+	if err == nil {
+		_, err = check(end.Status)
+	}
+	if err != nil {
+		p.Close()
+		return nil, err
+	}
+	return &Pass{p.handle}, nil
+}
+
+// Handle is for calls of package abi.
+func (p *PendingPass) Handle() int32 { return p.handle }
+
+// Close gives the handle back; what is not computed yet is given up.
+func (p *PendingPass) Close() error {
+	_, err := check(abi.Close(p.handle))
 	return err
 }
 

@@ -1,6 +1,7 @@
 /* similar: notes that are found by what they mean. Each line of the prompt but the last is a note, kept in the tenant's
  * store with its embedding: the hidden state that a forward pass leaves behind its last token. The last line is
- * compared with all that there are, those of earlier requests too. */
+ * compared with all that there are, those of earlier requests too; its pass is under way while the notes are kept.
+ */
 #include "realm_guest.h"
 #include "realm_text.h"
 
@@ -9,21 +10,25 @@ enum { WIDTH_MAX = 4096, TOKENS_MAX = 512, KEYS_BYTES = 4096 };
 static float asked[WIDTH_MAX], kept[WIDTH_MAX];
 static char question[2048], room[1024], keys[KEYS_BYTES];
 
-/* A text's embedding; returns how many values it has. */
-static int32_t embed(const char *text, size_t len, float *out) {
+/* Starts the pass that embeds a text; it goes on without its context's handle. */
+static int32_t start(const char *text, size_t len) {
     static int32_t tokens[TOKENS_MAX];
     int32_t n = realm_encode(text, len, REALM_TEXT_ADD_SPECIAL, tokens, TOKENS_MAX);
     if (n < 0 || n > TOKENS_MAX) return n < 0 ? n : REALM_E_RANGE;
     int32_t context = realm_context_new();
     if (context < 0) return context;
     int32_t pass = realm_forward(context, tokens, (size_t)n, 1, REALM_FORWARD_HIDDEN);
-    if (pass < 0) return pass;
+    realm_close(context);
+    return pass;
+}
+
+/* The embedding that a pass leaves behind; returns how many values it has. */
+static int32_t finish(int32_t pass, float *out) {
     realm_guest_event end;
     int32_t status = realm_wait(pass, &end, 1, NULL, 0, -1);
     if (status < 0 || end.status < 0) return status < 0 ? status : end.status;
-    n = realm_hidden_read(pass, 0, out, WIDTH_MAX);
+    int32_t n = realm_hidden_read(pass, 0, out, WIDTH_MAX);
     realm_close(pass);
-    realm_close(context);
     return n > WIDTH_MAX ? REALM_E_RANGE : n;
 }
 
@@ -62,7 +67,9 @@ static int32_t find(realm_text *best, int32_t width, int32_t *n_notes) {
 
 static int32_t keep(const char *note, size_t len) {
     realm_text key = REALM_TEXT_IN(room);
-    int32_t width = embed(note, len, asked);
+    int32_t pass = start(note, len);
+    if (pass < 0) return pass;
+    int32_t width = finish(pass, asked);
     if (width < 0) return width;
     realm_text_puts(&key, "note/");
     realm_text_add(&key, note, len);
@@ -73,10 +80,15 @@ REALM_EXPORT(realm_main) int32_t realm_main(void) {
     realm_text q = REALM_TEXT_IN(question), line = REALM_TEXT_IN(room);
     int32_t status = realm_text_input(&q, "prompt"), n_notes = 0;
     if (status < 0) return status;
-    size_t from = 0, to;
-    for (; (to = realm_text_find(&q, "\n", from)) != SIZE_MAX; from = to + 1)
+    size_t last = 0, to;
+    while ((to = realm_text_find(&q, "\n", last)) != SIZE_MAX) last = to + 1;
+    int32_t question_pass = start(q.at + last, q.len - last);
+    if (question_pass < 0) return question_pass;
+    for (size_t from = 0; from < last; from = to + 1) {
+        to = realm_text_find(&q, "\n", from);
         if ((status = keep(q.at + from, to - from)) < 0) return status;
-    int32_t width = embed(q.at + from, q.len - from, asked);
+    }
+    int32_t width = finish(question_pass, asked);
     if (width < 0) return width;
     if ((status = find(&line, width, &n_notes)) < 0) return status;
     realm_text_puts(&line, " (1 of ");

@@ -1,6 +1,6 @@
 // similar: notes that are found by what they mean. Each line of the prompt but the last is a note, kept in the tenant's
 // store with its embedding: the hidden state that a forward pass leaves behind its last token. The last line is compared
-// with all that there are, those of earlier requests too.
+// with all that there are, those of earlier requests too; its pass is under way while the notes are kept.
 package main
 
 import (
@@ -12,7 +12,8 @@ import (
 	"realm/abi"
 )
 
-func embed(text string) ([]float32, error) {
+// embed starts the pass that embeds a text; it goes on without its context.
+func embed(text string) (*realm.PendingPass, error) {
 	tokens, err := realm.Encode(text, abi.TextAddSpecial)
 	if err != nil {
 		return nil, err
@@ -22,7 +23,12 @@ func embed(text string) ([]float32, error) {
 		return nil, err
 	}
 	defer context.Close()
-	pass, err := context.Forward(tokens, 1, abi.ForwardHidden)
+	return context.StartForward(tokens, 1, abi.ForwardHidden)
+}
+
+// embedding is what the pass leaves behind.
+func embedding(pending *realm.PendingPass) ([]float32, error) {
+	pass, err := pending.Wait()
 	if err != nil {
 		return nil, err
 	}
@@ -67,11 +73,15 @@ func find(asked []float32) (best string, n int, err error) {
 }
 
 func keep(note string) error {
-	embedding, err := embed(note)
+	pending, err := embed(note)
 	if err != nil {
 		return err
 	}
-	value, err := binary.Append(nil, binary.LittleEndian, embedding)
+	kept, err := embedding(pending)
+	if err != nil {
+		return err
+	}
+	value, err := binary.Append(nil, binary.LittleEndian, kept)
 	if err != nil {
 		return err
 	}
@@ -85,12 +95,16 @@ func similar() error {
 	}
 	lines := strings.Split(prompt, "\n")
 	last := len(lines) - 1
+	question, err := embed(lines[last])
+	if err != nil {
+		return err
+	}
 	for _, note := range lines[:last] {
 		if err := keep(note); err != nil {
 			return err
 		}
 	}
-	asked, err := embed(lines[last])
+	asked, err := embedding(question)
 	if err != nil {
 		return err
 	}

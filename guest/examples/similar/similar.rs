@@ -1,11 +1,12 @@
 // similar: notes that are found by what they mean. Each line of the prompt but the last is a note, kept in the tenant's
 // store with its embedding: the hidden state that a forward pass leaves behind its last token. The last line is compared
-// with all that there are, those of earlier requests too.
+// with all that there are, those of earlier requests too; its pass is under way while the notes are kept.
 #![no_std]
 
 use core::fmt::Write;
 use realm_guest::{
-    abi, encode, input, store_get, store_list, store_put, Client, Context, Error, Result, Text,
+    abi, encode, input, store_get, store_list, store_put, Client, Context, Error, PendingPass,
+    Result, Text,
 };
 
 realm_guest::entry!(main);
@@ -13,10 +14,11 @@ realm_guest::no_std!();
 
 const WIDTH: usize = 4096;
 
-fn embed<'a>(text: &str, out: &'a mut [f32]) -> Result<&'a [f32]> {
+/// Starts the pass that embeds a text; it goes on without its context.
+fn embed(text: &str) -> Result<PendingPass> {
     let mut room = [0; 512];
     let tokens = encode(text, abi::TEXT_ADD_SPECIAL, &mut room)?;
-    Context::new()?.forward(tokens, 1, abi::FORWARD_HIDDEN)?.hidden(0, out)
+    Context::new()?.start_forward(tokens, 1, abi::FORWARD_HIDDEN)
 }
 
 /// How like a kept one is to what was asked: the cosine, squared with its sign.
@@ -62,7 +64,8 @@ fn find(asked: &[f32]) -> Result<(Text<256>, usize)> {
 
 fn keep(note: &str) -> Result<()> {
     let (mut key, mut hidden, mut value) = (Text::<256>::new(), [0.0; WIDTH], [0; 4 * WIDTH]);
-    let embedding = embed(note, &mut hidden)?;
+    let pass = embed(note)?.wait()?;
+    let embedding = pass.hidden(0, &mut hidden)?;
     key.push("note/")?;
     key.push(note)?;
     for (to, e) in value.chunks_exact_mut(4).zip(embedding) {
@@ -74,11 +77,11 @@ fn keep(note: &str) -> Result<()> {
 fn main() -> Result<()> {
     let (mut prompt, mut hidden) = ([0; 2048], [0.0; WIDTH]);
     let prompt = input("prompt", &mut prompt)?.ok_or(Error::new(abi::E_NOT_FOUND))?;
-    let mut asked = prompt;
-    while let Some((note, rest)) = asked.split_once('\n') {
+    let (notes, question) = prompt.split_at(prompt.rfind('\n').map_or(0, |at| at + 1));
+    let asked = embed(question)?;
+    for note in notes.split_terminator('\n') {
         keep(note)?;
-        asked = rest;
     }
-    let (best, n) = find(embed(asked, &mut hidden)?)?;
+    let (best, n) = find(asked.wait()?.hidden(0, &mut hidden)?)?;
     write!(Client, "{} (1 of {})", best.as_str(), n).map_err(|_| Error::new(abi::E_IO))
 }

@@ -1,12 +1,22 @@
 // similar: notes that are found by what they mean. Each line of the prompt but the last is a note, kept in the tenant's
 // store with its embedding: the hidden state that a forward pass leaves behind its last token. The last line is compared
-// with all that there are, those of earlier requests too.
-import { Context, abi, emit, encode, input, storeGet, storeList, storePut } from "realm-guest";
+// with all that there are, those of earlier requests too; its pass is under way while the notes are kept.
+import { Context, PendingPass, abi, emit, encode, input, storeGet, storeList, storePut } from "realm-guest";
 
-function embed(text: string): StaticArray<f32> {
+// Starts the pass that embeds a text; it goes on without its context.
+function embed(text: string): PendingPass {
   const context = Context.create();
-  const pass = context.forward(encode(text, abi.TEXT_ADD_SPECIAL), 1, abi.FORWARD_HIDDEN);
-  return pass.hidden();
+  const pass = context.startForward(encode(text, abi.TEXT_ADD_SPECIAL), 1, abi.FORWARD_HIDDEN);
+  context.close();
+  return pass;
+}
+
+// What the pass leaves behind.
+function embedding(pending: PendingPass): StaticArray<f32> {
+  const pass = pending.wait();
+  const hidden = pass.hidden();
+  pass.close();
+  return hidden;
 }
 
 // How like a kept one is to what was asked: the cosine, squared with its sign.
@@ -22,9 +32,9 @@ function likeness(asked: StaticArray<f32>, kept: usize): f32 {
 }
 
 function keep(note: string): void {
-  const embedding = embed(note);
-  const value = new ArrayBuffer(4 * embedding.length);
-  memory.copy(changetype<usize>(value), changetype<usize>(embedding), 4 * embedding.length);
+  const hidden = embedding(embed(note));
+  const value = new ArrayBuffer(4 * hidden.length);
+  memory.copy(changetype<usize>(value), changetype<usize>(hidden), 4 * hidden.length);
   storePut("note/" + note, value);
 }
 
@@ -32,8 +42,9 @@ export function realm_main(): i32 {
   const prompt = input("prompt");
   if (!prompt) throw new Error("this program is asked with a prompt");
   const lines = prompt.split("\n");
+  const question = embed(lines[lines.length - 1]);
   for (let i = 0; i < lines.length - 1; i++) keep(lines[i]);
-  const asked = embed(lines[lines.length - 1]);
+  const asked = embedding(question);
   let best = "";
   let most: f32 = 0;
   let n = 0;

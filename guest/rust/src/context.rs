@@ -59,12 +59,13 @@ impl Context {
 
     /// Adds tokens, computes what is not computed yet and waits for it: the logits of the last `rows` tokens.
     pub fn forward(&self, tokens: &[i32], rows: u32, flags: u32) -> Result<Pass> {
-        let pass =
-            Handle::new(unsafe { abi::forward(self.0 .0, tokens.as_ptr(), tokens.len(), rows, flags) }).map(Pass)?;
-        let mut end = abi::GuestEvent::default();
-        check(unsafe { abi::wait(pass.0 .0, &mut end, 1, core::ptr::null_mut(), 0, -1) })?;
-        check(end.status)?;
-        Ok(pass)
+        self.start_forward(tokens, rows, flags)?.wait()
+    }
+
+    /// Begins what [`Context::forward`] does: what the program does until it waits is done while the pass is computed,
+    /// and passes that are under way at the same time are one batch. The context is busy until then.
+    pub fn start_forward(&self, tokens: &[i32], rows: u32, flags: u32) -> Result<PendingPass> {
+        Handle::new(unsafe { abi::forward(self.0 .0, tokens.as_ptr(), tokens.len(), rows, flags) }).map(PendingPass)
     }
 
     /// Goes on from here; what is generated becomes part of the context.
@@ -73,6 +74,25 @@ impl Context {
         raw.context = self.0 .0;
         raw.set |= abi::SET_CONTEXT;
         Handle::new(unsafe { abi::generate(0, &raw, mode as u32) }).map(Generation)
+    }
+
+    /// For calls of [`abi`].
+    pub fn handle(&self) -> i32 {
+        self.0 .0
+    }
+}
+
+/// A forward pass that was begun; given up when it is dropped.
+#[derive(Debug)]
+pub struct PendingPass(Handle);
+
+impl PendingPass {
+    /// Waits until it is done.
+    pub fn wait(self) -> Result<Pass> {
+        let mut end = abi::GuestEvent::default();
+        check(unsafe { abi::wait(self.0 .0, &mut end, 1, core::ptr::null_mut(), 0, -1) })?;
+        check(end.status)?;
+        Ok(Pass(self.0))
     }
 
     /// For calls of [`abi`].

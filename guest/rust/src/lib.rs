@@ -12,7 +12,7 @@
 pub mod abi;
 mod context;
 
-pub use context::{Context, Grammar, Pass, Sampler};
+pub use context::{Context, Grammar, Pass, PendingPass, Sampler};
 use core::fmt::{self, Write};
 use core::marker::PhantomData;
 
