@@ -17,7 +17,9 @@
  *                end        the caller closes the gate; members leave; the last to leave tells the caller
  *
  * Three words are waited for: `job` counts runs and is what idle threads look at, `phase` is the gate's and what
- * members look at, `left` counts runs whose caller had to wait at the end. All in the same way: spin for some tens of
+ * members look at, `left` counts runs whose caller had to wait at the end. The gate is ahead of `phase` and `job` for a
+ * moment: who joins then may be at its next barrier before those who wait at this one know, so a member waits for the
+ * phase that it is to be, not for any change. All in the same way: spin for some tens of
  * microseconds (a barrier inside a step is usually a fraction of one), then sleep in the kernel on the word itself. A
  * thread that is about to sleep first adds itself to the word's count of sleepers; whoever changes the word reads that
  * count afterwards. Both sides use sequentially consistent operations, so either the sleeper sees the new word (the
@@ -82,7 +84,7 @@ struct realm_team {
     realm_slab *slab;
     void (*fn)(realm_worker *w, void *user); /* written before `job` changes, read after */
     void *user;
-    uint32_t first_phase; /* of this run; as fn */
+    uint32_t run, first_phase; /* of this run: what `job` becomes with it, where the gate was; as fn */
     atomic_bool stop;
     waited_word job, phase, left;
     _Alignas(CACHE_LINE) _Atomic uint32_t aside;
@@ -102,14 +104,16 @@ static inline void pause_cpu(void) {
 #endif
 }
 
-/* Returns when the word is no longer `old`; what was written before the change is visible then. */
-static void word_wait(waited_word *w, uint32_t old, uint64_t spin_ns) {
+/* Returns when the word is `target`, which comes after what it is now; what was written before that is visible then. It
+ * may be more than one behind: who joined a phase can be through with it before the one that began it has told those
+ * who wait for it. */
+static void word_wait(waited_word *w, uint32_t target, uint64_t spin_ns) {
     if (spin_ns > 0) {
         uint64_t deadline = 0;
         do {
             for (uint32_t i = 0; i < SPINS_PER_CLOCK; i++) {
                 /* acquire: pairs with word_change */
-                if (atomic_load_explicit(&w->value, memory_order_acquire) != old) return;
+                if (atomic_load_explicit(&w->value, memory_order_acquire) == target) return;
                 pause_cpu();
             }
             uint64_t now = realm_clock_ns();
@@ -118,9 +122,10 @@ static void word_wait(waited_word *w, uint32_t old, uint64_t spin_ns) {
         } while (true);
     }
     atomic_fetch_add_explicit(&w->sleepers, 1, memory_order_seq_cst);
-    while (atomic_load_explicit(&w->value, memory_order_seq_cst) == old)
+    uint32_t now;
+    while ((now = atomic_load_explicit(&w->value, memory_order_seq_cst)) != target)
         /* Returns at once when the word has changed; an interruption or a stray wake-up only loops. */
-        syscall(SYS_futex, (uint32_t *)&w->value, FUTEX_WAIT_PRIVATE, old, NULL, NULL, 0);
+        syscall(SYS_futex, (uint32_t *)&w->value, FUTEX_WAIT_PRIVATE, now, NULL, NULL, 0);
     atomic_fetch_sub_explicit(&w->sleepers, 1, memory_order_relaxed);
 }
 
@@ -144,7 +149,7 @@ void realm_worker_barrier(realm_worker *w) {
      * gate to those who join. */
     uint64_t g = atomic_fetch_add_explicit(&t->gate, 1, memory_order_acq_rel) + 1;
     if (gate_arrived(g) < gate_members(g)) {
-        word_wait(&t->phase, gate_phase(g), t->spin_ns);
+        word_wait(&t->phase, gate_phase(g) + 1, t->spin_ns);
         return;
     }
     /* Nobody else changes the gate now: all members are here, and nobody joins while all have arrived. */
@@ -170,7 +175,10 @@ static bool join(realm_team *t, realm_worker *w) {
     for (;;) {
         if (!(g & GATE_OPEN)) return false;
         if (gate_arrived(g) == gate_members(g)) {
-            pause_cpu();
+            if (t->spin_ns > 0)
+                pause_cpu();
+            else
+                sched_yield(); /* to who ends the phase */
             g = atomic_load_explicit(&t->gate, memory_order_relaxed);
         } else if (atomic_compare_exchange_weak_explicit(&t->gate, &g, g + GATE_MEMBER, memory_order_acquire,
                                                          memory_order_relaxed)) {
@@ -244,12 +252,15 @@ bool realm_team_aside(realm_team *t, void (*fn)(void *user), void *user) {
 static void *worker_main(void *arg) {
     seat *s = arg;
     realm_team *t = s->worker.team;
-    for (uint32_t job = 0;;) {
+    for (uint32_t job = 0, run = 0;;) {
         job = job_wait(t, job);
         (void)take_aside(t); /* what the caller of this run posted just before */
         if (atomic_load_explicit(&t->stop, memory_order_relaxed)) return NULL;
         if (!join(t, &s->worker)) continue;
-        t->fn(&s->worker, t->user);
+        if (t->run != run) { /* it joins the same one again where it saw its gate before its `job` */
+            run = t->run;
+            t->fn(&s->worker, t->user);
+        }
         leave(t);
     }
 }
@@ -263,13 +274,14 @@ void realm_team_run(realm_team *t, void (*fn)(realm_worker *w, void *user), void
     }
     t->fn = fn;
     t->user = user;
+    t->run = atomic_load_explicit(&t->job.value, memory_order_relaxed) + 1;
     t->first_phase = gate_phase(atomic_load_explicit(&t->gate, memory_order_relaxed));
     atomic_store_explicit(&t->gate, gate_of(t->first_phase, GATE_OPEN, 1), memory_order_release);
-    word_change(&t->job, atomic_load_explicit(&t->job.value, memory_order_relaxed) + 1);
+    word_change(&t->job, t->run);
     fn(w, user);
     uint32_t left = atomic_load_explicit(&t->left.value, memory_order_relaxed);
     uint64_t g = atomic_fetch_and_explicit(&t->gate, ~GATE_OPEN, memory_order_acq_rel);
-    if (gate_members(g) > 1) word_wait(&t->left, left, t->spin_ns);
+    if (gate_members(g) > 1) word_wait(&t->left, left + 1, t->spin_ns);
     atomic_store_explicit(&t->next_item, 0, memory_order_relaxed);
     atomic_store_explicit(&t->gate, gate_of(gate_phase(g), 0, 0), memory_order_relaxed);
 }

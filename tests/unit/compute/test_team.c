@@ -124,7 +124,7 @@ typedef struct chain {
     uint64_t cell[2][CELLS];
     _Atomic uint32_t came_late, came;
     atomic_bool hold; /* who is aside stays there */
-    uint64_t aside_ns;
+    _Atomic uint64_t aside_ns;
 } chain;
 
 static uint64_t next_cell(const uint64_t *from, uint32_t i, uint32_t phase) {
@@ -146,7 +146,7 @@ static void walk_chain(realm_worker *w, void *user) {
 
 static void be_busy(void *user) {
     chain *c = user;
-    const uint64_t until = realm_clock_ns() + c->aside_ns;
+    const uint64_t until = realm_clock_ns() + atomic_load(&c->aside_ns);
     while (atomic_load(&c->hold) || realm_clock_ns() < until) continue;
 }
 
@@ -167,7 +167,7 @@ static void the_late_join_where_the_others_are(void **state) {
     for (uint32_t n = 2; n <= THREADS_MOST; n++) {
         realm_team *t = open_team(n);
         for (uint32_t run = 0; run < 3000; run++) {
-            c.aside_ns = run % 61 * 500;
+            atomic_store(&c.aside_ns, run % 61 * 500); /* one that was posted before may still be at it */
             (void)realm_team_aside(t, be_busy, &c);
             realm_team_run(t, walk_chain, &c);
             chain_holds(&c);
@@ -176,6 +176,25 @@ static void the_late_join_where_the_others_are(void **state) {
     }
     assert_true(atomic_load(&c.came_late) > 0); /* of 12,000 runs */
     assert_true(atomic_load(&c.came) > atomic_load(&c.came_late));
+}
+
+/* Far more threads than cores, in runs so short that they come and go all the time: the system takes the processor from
+ * them wherever they are, also from the one that ends a phase, between what it tells to those who join and what it
+ * tells to those who wait. Nobody gets past a barrier before all have come: each cell of a phase is made once, from
+ * what the phase before has made. */
+enum { CROWD = 16, CROWD_MS = 1500 };
+static void a_crowd_comes_and_goes(void **state) {
+    (void)state;
+    static chain c;
+    realm_team *t = open_team(CROWD);
+    for (uint32_t i = 0; i < CELLS; i++) c.cell[0][i] = i;
+    const uint64_t until = realm_clock_ns() + CROWD_MS * REALM_NS_PER_MS;
+    while (realm_clock_ns() < until) {
+        realm_team_run(t, walk_chain, &c);
+        chain_holds(&c);
+    }
+    assert_true(atomic_load(&c.came_late) > 0);
+    realm_team_close(t);
 }
 
 /* And the run does not wait for it. */
@@ -365,6 +384,7 @@ int main(void) {
         cmocka_unit_test(sleepers_wake),
         cmocka_unit_test(barrier_waits_for_the_late),
         cmocka_unit_test(the_late_join_where_the_others_are),
+        cmocka_unit_test(a_crowd_comes_and_goes),
         cmocka_unit_test(nobody_waits_for_who_is_aside),
         cmocka_unit_test(idle_threads_sleep),
         cmocka_unit_test(tasks_aside),
