@@ -393,6 +393,7 @@ impl<'m> Rewriter<'m> {
             Add => Some("__add"),
             Mul => Some("__mul"),
             Rem => Some("__rem"),
+            FloorDiv => Some("__div"),
             Concat => Some("__cat"),
             _ => None,
         };

@@ -184,15 +184,34 @@ fn remainder(a: Value, b: Value) -> Result<Value, Error> {
         let values = if is_list(&b) { items_of(&b)? } else { vec![b.clone()] };
         return format_checked(FormatStyle::Printf, s, &values);
     }
-    if let (Some(x), Some(y)) = (as_int(&a), as_int(&b)) {
-        let r = x.checked_rem(y).ok_or_else(|| invalid("remainder of a division by zero"))?;
-        // Python's takes the sign of the divisor.
-        return Ok(int_value(if r != 0 && (r < 0) != (y < 0) { r + y } else { r }));
+    Ok(divide("%", &a, &b)?.1)
+}
+
+/// `//` and `%` of numbers, as Python's divmod: the quotient is rounded down, the remainder has the divisor's sign.
+fn divide(op: &str, a: &Value, b: &Value) -> Result<(Value, Value), Error> {
+    if let (Some(x), Some(y)) = (as_int(a), as_int(b)) {
+        if y == 0 {
+            return Err(invalid(format!("{op}: division by zero")));
+        }
+        let quotient = x.checked_div(y).ok_or_else(|| invalid("integer overflow"))?;
+        let rest = x % y;
+        let down = rest != 0 && (rest < 0) != (y < 0);
+        return Ok((int_value(quotient - down as i128), int_value(if down { rest + y } else { rest })));
     }
-    match (as_float(&a), as_float(&b)) {
-        (Some(x), Some(y)) if y != 0.0 => Ok(Value::from(x - y * (x / y).floor())),
-        _ => Err(wrong_types("%", &a, &b)),
+    let (Some(x), Some(y)) = (as_float(a), as_float(b)) else { return Err(wrong_types(op, a, b)) };
+    if y == 0.0 {
+        return Err(invalid(format!("{op}: division by zero")));
     }
+    let mut rest = x % y;
+    let mut quotient = (x - rest) / y; // whole, but for the error of the division
+    if rest == 0.0 {
+        rest = 0f64.copysign(y);
+    } else if (rest < 0.0) != (y < 0.0) {
+        rest += y;
+        quotient -= 1.0;
+    }
+    quotient = if quotient == 0.0 { 0f64.copysign(x / y) } else { quotient.round() };
+    Ok((Value::from(quotient), Value::from(rest)))
 }
 
 // --- numbers ------------------------------------------------------------------------------------------------------
@@ -215,6 +234,69 @@ fn parse_int(text: &str, base: u32) -> Option<i128> {
         return None;
     }
     i128::from_str_radix(digits, base).ok().map(|v| if negative { -v } else { v })
+}
+
+/// round(number, places): to the nearest, of two as near to the even one. Exact: of all digits that the number has (767 at
+/// most), not of its product with a power of ten.
+fn round_float(v: f64, places: i64) -> f64 {
+    if !v.is_finite() || v == 0.0 || places > 323 {
+        return v;
+    }
+    let text = format!("{:.766e}", v.abs());
+    let (mantissa, exponent) = text.split_once('e').unwrap_or((&text, "0"));
+    let exponent: i64 = exponent.parse().unwrap_or(0);
+    let mut digits = mantissa.replace('.', "").into_bytes();
+    let Ok(kept) = usize::try_from(exponent.saturating_add(places).saturating_add(1)) else {
+        return 0f64.copysign(v);
+    };
+    if kept >= digits.len() {
+        return v;
+    }
+    let rest = digits.split_off(kept);
+    let more = rest[1..].iter().any(|&d| d != b'0');
+    let odd = digits.last().is_some_and(|d| d % 2 == 1);
+    if rest[0] > b'5' || rest[0] == b'5' && (more || odd) {
+        let nines = digits.iter().rev().take_while(|&&d| d == b'9').count();
+        digits.truncate(kept - nines);
+        match digits.last_mut() {
+            Some(last) => *last += 1,
+            None => digits.push(b'1'),
+        }
+        digits.resize(digits.len() + nines, b'0');
+    }
+    let whole = String::from_utf8(digits).unwrap_or_default();
+    format!("0{whole}e{}", -places).parse::<f64>().unwrap_or(v).copysign(v)
+}
+
+fn round_int(v: i128, digits: i64) -> Option<i128> {
+    if digits >= 0 {
+        return Some(v);
+    }
+    let Some(unit) = u32::try_from(-digits.max(-99)).ok().and_then(|n| 10i128.checked_pow(n)) else { return Some(0) };
+    let (down, rest) = (v.div_euclid(unit), v.rem_euclid(unit));
+    let up = rest > unit - rest || (rest == unit - rest && down % 2 != 0);
+    (down + up as i128).checked_mul(unit)
+}
+
+fn round(v: &Value, digits: i64, method: &str) -> Result<Value, Error> {
+    let number = as_float(v).ok_or_else(|| invalid(format!("round: a value of type {} is no number", v.kind())))?;
+    let whole: fn(f64) -> f64 = match method {
+        "common" => {
+            return match as_int(v) {
+                Some(i) => round_int(i, digits).map(int_value).ok_or_else(|| invalid("integer overflow")),
+                None => Ok(Value::from(round_float(number, digits))),
+            }
+        }
+        "ceil" => f64::ceil,
+        "floor" => f64::floor,
+        _ => return Err(invalid("round: the method must be common, ceil or floor")),
+    };
+    let scale: f64 = format!("1e{}", digits.clamp(-999, 999)).parse().unwrap_or(f64::NAN);
+    let result = whole(number * scale) / scale;
+    if !result.is_finite() {
+        return Err(invalid("round: out of range"));
+    }
+    Ok(Value::from(result))
 }
 
 fn parse_float(v: &Value) -> Option<f64> {
@@ -447,6 +529,16 @@ fn string_method(state: &State, value: &Value, s: &str, method: &str, args: &[Va
                 None => Err(invalid("substring not found")),
             }
         }
+        // Of nothing Python says no, and of letters without case that they are neither.
+        "isalnum" | "isalpha" | "isdigit" | "isnumeric" | "isspace" if s.is_empty() => {
+            from_args::<()>(args).map(|()| Value::from(false))
+        }
+        "islower" | "isupper" => {
+            let () = from_args(args)?;
+            charge_len(s.len())?;
+            let (lower, upper) = (s.chars().any(char::is_lowercase), s.chars().any(char::is_uppercase));
+            Ok(Value::from(if method == "islower" { lower && !upper } else { upper && !lower }))
+        }
         "removeprefix" | "removesuffix" => {
             let (part,): (&str,) = from_args(args)?;
             let cut = if method == "removeprefix" { s.strip_prefix(part) } else { s.strip_suffix(part) };
@@ -563,6 +655,7 @@ pub fn environment() -> Environment<'static> {
     env.add_filter("__add", add);
     env.add_filter("__mul", multiply);
     env.add_filter("__rem", remainder);
+    env.add_filter("__div", |a: Value, b: Value| divide("//", &a, &b).map(|(quotient, _)| quotient));
     env.add_filter("__cat", concatenate);
     env.add_filter("__own", own);
     env.add_filter("__cost", |v: Value| charge_read(&v, 1, 0).map(|()| v));
@@ -631,6 +724,13 @@ pub fn environment() -> Environment<'static> {
         let default = kw.get::<Option<Value>>("default")?.or(default).unwrap_or_else(|| Value::from(0.0));
         kw.assert_all_used()?;
         Ok::<_, Error>(parse_float(&v).map_or(default, Value::from))
+    });
+    env.add_filter("round", |v: Value, precision: Option<i64>, method: Option<String>, kw: Kwargs| {
+        let precision = kw.get::<Option<i64>>("precision")?.or(precision).unwrap_or(0);
+        let method = kw.get::<Option<String>>("method")?.or(method);
+        kw.assert_all_used()?;
+        charge_len(1 << 10)?;
+        round(&v, precision, method.as_deref().unwrap_or("common"))
     });
     env.add_filter("format", |f: Value, args: Rest<Value>| format_checked(FormatStyle::Printf, &text_of(&f)?, &args));
     env.add_filter("replace", |v: Value, from: Value, to: Value, count: Option<i64>| {
