@@ -64,6 +64,13 @@ uint32_t realm_account_generations(const realm_account *a) {
     return n;
 }
 
+bool realm_account_is_busy(const realm_account *a) {
+    realm_mutex_lock(&a->e->mu);
+    bool busy = a->n_generations > 0;
+    realm_mutex_unlock(&a->e->mu);
+    return busy;
+}
+
 void realm_engine_counts(realm_engine *e, realm_token_counts *total, realm_account *const *accounts, size_t n,
                          realm_token_counts *each) {
     realm_mutex_lock(&e->mu);

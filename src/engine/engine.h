@@ -121,6 +121,9 @@ void realm_account_close(realm_account *a); /* after its generations and context
 /* Counts since opening, as of the last finished step. */
 void realm_account_counts(const realm_account *a, realm_token_counts *out);
 uint32_t realm_account_generations(const realm_account *a); /* running or queued, without those cancelled */
+/* Whether its counts may still grow by themselves: one that was cancelled and released is charged for the step that it
+ * is in, and counts until the engine has ended it. */
+bool realm_account_is_busy(const realm_account *a);
 
 /* The engine's own totals and those of the given accounts, all as of the same step boundary: summed over all accounts
  * they are equal (the ledger's check). */

@@ -136,6 +136,8 @@ bool ledger_has_all(realm_tenant *t) {
     bool all = memcmp(&t->carried, &none, sizeof none) == 0;
     for (size_t i = 0; i < REALM_MODELS_MAX && all; i++) {
         realm_token_counts c = {0};
+        /* Asked first: what is not busy is not charged any more. */
+        if (t->accounts[i] && realm_account_is_busy(t->accounts[i])) return false;
         if (t->accounts[i]) realm_account_counts(t->accounts[i], &c);
         all = memcmp(&c, &t->flushed[i], sizeof c) == 0;
     }

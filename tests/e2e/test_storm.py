@@ -154,8 +154,9 @@ class Storm:
             limit = r.choice(sorted(LIMITS))
             realm("tenant", "set", name, "--set", f"{limit}={r.choice(LIMITS[limit])}", state=state)
         elif what == "program":
-            realm("tenant", "set", name, *(["--program", str(r.choice(self.programs))] if r.random() < 0.9 else
-                                           ["--default-program"]), state=state)
+            words = ["--program", str(r.choice(self.programs))] if r.random() < 0.9 else ["--default-program"]
+            done = realm("tenant", "set", name, *words, state=state, check=False)
+            assert done.returncode == 0 or "memory_bytes" in done.stderr, done.stderr
         elif what == "key":
             self.add_key(name)
             key = next(k for k in self.keys[name] if not k.going)

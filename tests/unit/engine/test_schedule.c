@@ -107,6 +107,31 @@ static void cancel_in_prefill(void **state) {
     engine_run_close(&r);
 }
 
+/* Who leaves is still charged for the step that is under way: until the engine has ended it, its account is busy. */
+static void busy_until_ended(void **state) {
+    (void)state;
+    engine_run r;
+    realm_account *a;
+    realm_generation *g;
+    held stop;
+    realm_token prompt[20];
+    engine_run_open(&r, &tiny_llama, NULL);
+    assert_int_equal(realm_account_open(r.e, NULL, NULL, &a, NULL), REALM_OK);
+    assert_false(realm_account_is_busy(a));
+    fill_prompt(prompt, 20, 3);
+    realm_generation_params p = greedy(a, prompt, 20, 10);
+    engine_stop(&stop, &r);
+    assert_int_equal(realm_generation_submit(r.e, &p, &g, NULL), REALM_OK);
+    realm_generation_cancel(g);
+    realm_generation_release(g);
+    assert_int_equal(realm_account_generations(a), 0); /* its place is free */
+    assert_true(realm_account_is_busy(a));
+    held_go(&stop);
+    while (realm_account_is_busy(a)) usleep(1000);
+    realm_account_close(a);
+    engine_run_close(&r);
+}
+
 static void slow_reader(void **state) {
     (void)state;
     enum { N_NEW = 300 };
@@ -679,6 +704,7 @@ static void open_without_memory(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(alone_and_together),
                                        cmocka_unit_test(cancel_in_prefill),
+                                       cmocka_unit_test(busy_until_ended),
                                        cmocka_unit_test(slow_reader),
                                        cmocka_unit_test(deadlines),
                                        cmocka_unit_test(limits),
