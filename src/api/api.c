@@ -390,7 +390,9 @@ static bool admit(api_call *c) {
     return false;
 }
 
+/* NULL: of the whole listener, which `OPTIONS *` asks for (RFC 9110, 9.3.7). */
 static const char *methods_of(const struct route *r, int tag) {
+    if (!r) return tag == REALM_API_PUBLIC ? "GET, HEAD, POST, OPTIONS" : "GET, HEAD";
     if (tag == REALM_API_PUBLIC) return r->post ? "POST, OPTIONS" : "GET, HEAD, OPTIONS";
     return r->post ? "POST" : "GET, HEAD";
 }
@@ -427,20 +429,21 @@ static void on_head(void *user, realm_exchange *x) {
         refuse(c, 501, "unknown_method", "the method is not known");
         return;
     }
-    if (!r) {
+    const bool all = realm_http_str_is(h->path, "*"); /* of OPTIONS alone */
+    if (!r && !all) {
         refuse(c, 404, "unknown_url", "there is nothing at this path");
         return;
     }
-    c->route = r->route;
+    if (r) c->route = r->route;
     if (tag == REALM_API_PUBLIC && realm_http_str_is(h->method, "OPTIONS")) {
         answer_options(c, r, tag);
         return;
     }
-    bool ok = r->post ? realm_http_str_is(h->method, "POST")
-                      : realm_http_str_is(h->method, "GET") || realm_http_str_is(h->method, "HEAD");
+    bool ok = r && (r->post ? realm_http_str_is(h->method, "POST")
+                            : realm_http_str_is(h->method, "GET") || realm_http_str_is(h->method, "HEAD"));
     if (!ok) {
         realm_exchange_field(x, "Allow", methods_of(r, tag));
-        refuse(c, 405, "method_not_allowed", r->post ? "only POST is allowed here" : "only GET is allowed here");
+        refuse(c, 405, "method_not_allowed", r && r->post ? "only POST is allowed here" : "only GET is allowed here");
         return;
     }
     if (r->post && realm_exchange_is_late(x)) {

@@ -58,6 +58,9 @@ static realm_status start_choice(api_call *c, gen_choice *ch, realm_error *err) 
     realm_buf_release(&input);
     if (s != REALM_OK) return s;
     ch->state = CHOICE_RUNNING;
+    ch->beside = c->n_running > 0;
+    for (uint32_t i = 0; i < c->n_choices && c->n_running == 1; i++)
+        if (c->choices[i].state == CHOICE_RUNNING) c->choices[i].beside = true;
     c->n_running++;
     return REALM_OK;
 }
@@ -213,11 +216,11 @@ static bool choice_ended(api_call *c, gen_choice *ch, const realm_event *e) {
     c->n_running--;
     if (e->finish == REALM_FINISH_ERROR || e->finish == REALM_FINISH_CANCELLED) {
         realm_status s = e->finish == REALM_FINISH_CANCELLED ? REALM_E_CANCELLED : b->status;
-        if (s == REALM_E_CROWDED && !ch->any && c->n_running > 0 && b->prompt_tokens == 0) {
-            realm_run_release(ch->run); /* there will be room when a sibling has ended */
+        if (s == REALM_E_CROWDED && !ch->any && ch->beside && b->prompt_tokens == 0) {
+            realm_run_release(ch->run); /* there is room when a sibling has ended, which may be so already */
             ch->run = NULL;
             ch->state = CHOICE_PENDING;
-            c->parallel = c->n_running;
+            c->parallel = REALM_MAX(c->n_running, 1);
             return true;
         }
         ch->state = CHOICE_DONE;
@@ -227,6 +230,8 @@ static bool choice_ended(api_call *c, gen_choice *ch, const realm_event *e) {
     ch->state = CHOICE_DONE;
     ch->finish = e->finish;
     c->n_done++;
+    /* One more than before may run: what crowded them may be over. Where it is not, that one is refused and waits. */
+    c->parallel = REALM_MIN(c->parallel + 1, API_PARALLEL_MAX);
     choice_begin(c, ch);
     if (c->gen.chat)
         chat_end(c, ch);

@@ -188,6 +188,7 @@ typedef struct gen_choice {
     uint32_t index;
     bool opened; /* its first chunk was sent */
     bool any;    /* an event came */
+    bool beside; /* others were running beside it at some time */
     realm_finish finish;
     uint32_t prompt_tokens, cached_tokens, completion_tokens;
     double logprob_sum; /* of its tokens, with best_of */

@@ -317,6 +317,8 @@ static realm_status call_ended(pipe_run *r, pipe_call *c, realm_finish finish, r
     realm_buf text = c->text;
     c->text = (realm_buf){0};
     drop_call(r, c);
+    /* One more than before may run: what crowded them may be over. Where it is not, that one is put back. */
+    if (!put_back) r->parallel = REALM_MIN(r->parallel + 1, (uint32_t)r->p->limits.parallel);
     if (st == REALM_OK) {
         st = accept(r, step, branch, &text, err);
     } else if (put_back) {

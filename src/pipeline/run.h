@@ -42,12 +42,13 @@ typedef struct pipe_run {
     const realm_pipeline *p;
     realm_tenant *tenant;
     const realm_pipeline_watch *watch;
-    realm_buf inputs;             /* JSON object */
-    pipe_step_run *steps;         /* p->n_steps */
-    realm_program **programs;     /* p->n_steps; NULL: the tenant's */
-    pipe_call *calls;             /* limits.parallel slots */
-    uint32_t n_running, parallel; /* calls; how many may run, fewer than the limit once the tenant has said so */
-    uint32_t n_done;              /* steps */
+    realm_buf inputs;         /* JSON object */
+    pipe_step_run *steps;     /* p->n_steps */
+    realm_program **programs; /* p->n_steps; NULL: the tenant's */
+    pipe_call *calls;         /* limits.parallel slots */
+    uint32_t n_running,
+        parallel;    /* calls; how many may run, fewer than the limit for a while once the tenant has said so */
+    uint32_t n_done; /* steps */
     uint64_t n_calls, prompt_tokens, completion_tokens, reserved_tokens, bytes;
     uint64_t begin_ns, deadline_ns;
     realm_mutex mu;

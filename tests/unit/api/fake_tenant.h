@@ -25,9 +25,10 @@
 #define FAKE_VOCAB 257
 
 static struct {
-    _Atomic int running, most_running, cancelled, started, released, requests, tenants, admitted, compiled, counted,
-        held, hold;
+    _Atomic int running, most_running, cancelled, started, refused, released, requests, tenants, admitted, compiled,
+        counted, held, hold;
     _Atomic int max_running; /* 0: no limit */
+    _Atomic int lift_after;  /* > 0: so many are refused before one that is not goes on, without that limit then */
     _Atomic uint64_t produced;
     _Atomic uint64_t seeds[64];
     char input[8192], template_args[1024]; /* of the last run */
@@ -318,14 +319,22 @@ static void fake_wait(realm_run *r) {
     realm_mutex_unlock(&r->mu);
 }
 
+static void fake_lift(realm_run *r) {
+    while ((F.refused < F.lift_after || F.running > 1) && !r->cancelled)
+        nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
+    F.max_running = F.lift_after = F.most_running = 0;
+}
+
 static void *fake_run(void *arg) {
     realm_run *r = arg;
     bool fast = strstr(r->input, "@long") != NULL;
     r->finish = REALM_FINISH_STOP;
     r->prompt = 4;
+    if (!r->refused && F.lift_after) fake_lift(r);
     if (r->refused) {
         r->finish = REALM_FINISH_ERROR, r->status = REALM_E_CROWDED, r->why = "limit generations: too many";
         r->prompt = 0;
+        F.refused++;
     } else if (strstr(r->input, "@wait")) {
         fake_wait(r);
     } else if (strstr(r->input, "@program")) {

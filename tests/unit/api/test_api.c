@@ -249,6 +249,7 @@ static void routes_and_keys(void **state) {
         {"DELETE", "/v1/models", "tenant", NULL, 405, "Allow: GET, HEAD, OPTIONS\r\n"},
         {"OPTIONS", "/health", NULL, NULL, 200, "Allow: GET, HEAD, OPTIONS\r\n"},
         {"OPTIONS", "/nothing", NULL, NULL, 404, NULL},
+        {"OPTIONS", "*", NULL, NULL, 200, "Allow: GET, HEAD, POST, OPTIONS\r\n"},
         {"BREW", "/health", NULL, NULL, 501, NULL},
         {"GET", "/", NULL, NULL, 404, NULL},
         {"GET", "/v1/nothing", "tenant", NULL, 404, NULL},
@@ -333,6 +334,10 @@ static void pages_of_other_origins(void **state) {
     r = ask("OPTIONS", "/v1/models", NULL, NULL); /* no page */
     assert_int_equal(r.status, 200);
     assert_null(strstr(r.head, "Access-Control"));
+    done(&r);
+    r = from_page(REALM_API_ADMIN, "OPTIONS", "*", NULL);
+    assert_int_equal(r.status, 405);
+    assert_non_null(strstr(r.head, "Allow: GET, HEAD\r\n"));
     done(&r);
     r = from_page(REALM_API_ADMIN, "OPTIONS", "/metrics", NULL);
     assert_int_equal(r.status, 405);
@@ -817,6 +822,20 @@ static void more_choices_than_a_tenant_may_run_go_in_turns(void **state) {
     done(&r);
 }
 
+/* As many as before run at once when a limit that kept them from it is gone. */
+static void choices_that_were_crowded_spread_again(void **state) {
+    (void)state;
+    F.max_running = 1;
+    F.refused = 0;
+    F.lift_after = 31; /* all that are tried beside the first */
+    reply r = chat("\"n\":64");
+    if (r.status != 200) fail_msg("%s", r.body);
+    assert_int_equal(F.refused, 31);
+    assert_true(F.most_running > 4 && F.most_running <= 32);
+    assert_string_equal(at(&r, "usage.completion_tokens"), "448");
+    done(&r);
+}
+
 static void completions(void **state) {
     (void)state;
     reply r = complete("\"prompt\":\"ab\",\"logprobs\":2,\"max_tokens\":5");
@@ -1272,6 +1291,7 @@ int main(void) {
         TEST(chat_streams),
         TEST(choices_have_their_own_seeds),
         TEST(more_choices_than_a_tenant_may_run_go_in_turns),
+        TEST(choices_that_were_crowded_spread_again),
         TEST(completions),
         TEST(failures),
         TEST(clients_that_leave_cancel),
