@@ -138,6 +138,9 @@ static void run_ended(realm_run *run, realm_status status, int32_t value, const 
             realm_error_set(&run->error, REALM_E_PROGRAM, "the program returned %d (%s)", (int)value,
                             realm_status_text(run->status));
         run->status = run->error.code;
+        /* Of a handle that the program used too late or too early, not of the server: no client is to try again. */
+        if (value == REALM_E_CLOSED || value == REALM_E_AGAIN || value == REALM_E_CANCELLED)
+            run->status = run->error.code = REALM_E_PROGRAM;
     }
     if (run->status == REALM_OK && run->finish == REALM_FINISH_ERROR) run->status = run->error.code;
     if (run->cancelled)

@@ -196,6 +196,12 @@ static void a_trap_is_told(void **state) {
     ends_as("trap", REALM_E_PROGRAM, "unreachable executed");
 }
 
+/* What says of a handle that it is closed does not say so of the server, which clients would ask again. */
+static void a_closed_handle_is_the_programs_fault(void **state) {
+    (void)state;
+    ends_as("waits again", REALM_E_PROGRAM, "wait: the generation has ended");
+}
+
 static void a_million_log_lines(void **state) {
     (void)state;
     ends_as("logs", REALM_OK, NULL);
@@ -292,6 +298,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(spinning_is_ended),
         cmocka_unit_test(recursion_is_ended),
         cmocka_unit_test(a_trap_is_told),
+        cmocka_unit_test(a_closed_handle_is_the_programs_fault),
         cmocka_unit_test(a_million_log_lines),
         cmocka_unit_test(handles_have_a_limit),
         cmocka_unit_test(memory_has_a_limit),

@@ -88,6 +88,13 @@ static int32_t grow(void) {
     return 0;
 }
 
+/* Waits for more of a generation that has ended, and gives the refusal as its own. */
+static int32_t waits_again(void) {
+    int32_t n = start(2), g = n;
+    while (n >= 0) n = realm_wait(g, events, 4, text, sizeof text, -1);
+    return n;
+}
+
 static int32_t trap(void) { __builtin_trap(); }
 
 REALM_EXPORT(realm_main) int32_t realm_main(void) {
@@ -102,6 +109,7 @@ REALM_EXPORT(realm_main) int32_t realm_main(void) {
                 {"handles", flood_handles},
                 {"deaf", deaf},
                 {"grow", grow},
+                {"waits again", waits_again},
                 {"trap", trap}};
     int32_t n = realm_input(REALM_LITERAL("text"), name, sizeof name - 1);
     if (n < 0) return n;
