@@ -390,6 +390,31 @@ static void test_the_tenants_limits_hold(void **state) {
     set_limit("requests_per_minute", "1000000");
 }
 
+static bool lift(void *user, const realm_pipeline_progress *p) {
+    uint32_t *most = user;
+    if (p->event == REALM_PIPELINE_ENDED && strcmp(p->step, "a") == 0) set_limit("generations", "64");
+    if (p->event == REALM_PIPELINE_TICK && p->steps_ended > 0) *most = REALM_MAX(*most, p->calls_running);
+    return true;
+}
+
+/* Calls that the tenant's limit has kept from running beside each other do so again when it is gone. */
+static void test_crowded_calls_spread_again(void **state) {
+    (void)state;
+    uint32_t most = 0;
+    ran r;
+    realm_pipeline_watch watch = {lift, &most};
+    nothing_is_left();
+    set_limit("generations", "1");
+    run_with(&r,
+             "steps: [{id: a, " ONE ", n: 4, max_tokens: 6}, {id: b, after: [a], " ONE ", n: 16, max_tokens: 40}]\n"
+             "output: '{{ steps.b.texts | length }}'",
+             NULL, 0, &watch);
+    if (r.status != REALM_OK) fail_msg("%s", r.err.text);
+    assert_string_equal(r.output.data, "16");
+    assert_in_range(most, 4, 8);
+    drop(&r);
+}
+
 static int begin(void) {
     realm_error err = {0};
     realm_tenant_row row;
@@ -432,6 +457,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(test_limits),
         cmocka_unit_test(test_more_limits),
         cmocka_unit_test(test_the_tenants_limits_hold),
+        cmocka_unit_test(test_crowded_calls_spread_again),
     };
     if (begin()) return 1;
     int failed = cmocka_run_group_tests(tests, NULL, NULL);
