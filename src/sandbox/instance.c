@@ -16,7 +16,8 @@
  * CPU time. Most wake-ups last microseconds, so they are measured by the monotonic clock, which needs no system call;
  * only a slice that sees a tick, or comes to a host call that may take long (during which no tick is seen), goes on
  * with the thread's CPU clock, so that a worker which lost the processor to another thread does not charge that to the
- * program (at most two ticks of it).
+ * program (at most two ticks of it). One whose record is brief sees no tick for many milliseconds, so the thread's
+ * clock is read when it begins: if it turns out to have lasted longer than a tick, it pays for all that it used.
  */
 #include <stdio.h>
 #include <string.h>
@@ -97,12 +98,17 @@ static uint64_t cpu_limit_ns(const realm_instance *i) { return i->params.cpu_ms_
 
 /* Since the slice began; see the essay. */
 static uint64_t slice_cpu(const realm_instance *i) {
-    if (i->slice_cpu_ns) return i->slice_head_ns + realm_clock_thread_ns() - i->slice_cpu_ns;
-    return REALM_MIN(realm_clock_ns() - i->slice_start_ns, 2 * REALM_TICK_NS);
+    if (!i->by_thread) {
+        uint64_t age = realm_clock_ns() - i->slice_start_ns;
+        if (!i->slice_cpu_ns || age < REALM_TICK_NS) return REALM_MIN(age, 2 * REALM_TICK_NS);
+    }
+    return i->slice_head_ns + realm_clock_thread_ns() - i->slice_cpu_ns;
 }
 
 static void measure_by_thread(realm_instance *i, uint64_t age) {
-    if (i->slice_cpu_ns) return;
+    if (i->by_thread) return;
+    i->by_thread = true;
+    if (i->slice_cpu_ns) return; /* since it began */
     i->slice_head_ns = REALM_MIN(age, 2 * REALM_TICK_NS);
     i->slice_cpu_ns = realm_clock_thread_ns();
 }
@@ -118,10 +124,12 @@ static bool over_cpu_limit(realm_instance *i, uint64_t slice) {
 static bool has_brief_record(const realm_instance *i) { return i->brief_needed == 0; }
 
 static void note_slice(realm_instance *i, uint64_t t) {
-    if (t < REALM_BRIEF_NS)
-        i->brief_needed -= i->brief_needed > 0;
-    else
-        i->brief_needed = REALM_MAX(i->brief_needed, i->lender ? REALM_BRIEF_AFTER_HOLD : REALM_BRIEF_AFTER_LONG);
+    if (t < REALM_BRIEF_NS) {
+        i->brief_needed -= i->brief_needed > 0 && i->slice_start_ns >= i->barred_until_ns;
+        return;
+    }
+    i->brief_needed = REALM_MAX(i->brief_needed, i->lender ? REALM_BRIEF_AFTER_HOLD : REALM_BRIEF_AFTER_LONG);
+    if (i->lender) i->barred_until_ns = i->slice_start_ns + t * REALM_HOLD_DIV;
 }
 
 bool realm_instance_is_brief(const realm_instance *i) {
@@ -146,14 +154,17 @@ void realm_instance_earn(realm_instance *i) {
 
 /* Of what a slice used before its first tick, what does not count against its credit: a program cannot be put back in
  * the middle of a host call, and one that was served by a long one is not for that a program that spins. */
-static uint64_t spared(uint64_t used) { return used > 2 * REALM_TICK_NS ? used - 2 * REALM_TICK_NS : 0; }
+static uint64_t spared(const realm_instance *i, uint64_t used) {
+    return used > 2 * REALM_TICK_NS ? REALM_MIN(used - 2 * REALM_TICK_NS, i->host_ns) : 0;
+}
 
 static void slice_begin(realm_instance *i) {
     realm_instance_earn(i);
     i->slice_start_ns = i->credit_at_ns;
     i->slice_slow = i->background;
-    i->slice_cpu_ns = 0;
-    i->ticked = false;
+    i->slice_cpu_ns = has_brief_record(i) ? realm_clock_thread_ns() : 0;
+    i->slice_head_ns = i->host_ns = 0;
+    i->by_thread = i->ticked = false;
     realm_sched_slice_begin(i->sandbox, i, has_brief_record(i));
 }
 
@@ -178,7 +189,7 @@ static void charge(realm_instance *i, uint64_t t, uint64_t spared_ns, bool slow)
 
 static void slice_end(realm_instance *i) {
     uint64_t t = slice_cpu(i);
-    charge(i, t, i->ticked ? i->spared_ns : spared(t), i->slice_slow);
+    charge(i, t, i->ticked ? i->spared_ns : spared(i, t), i->slice_slow);
 }
 
 /* An idle worker had it, or would have. False: it has used what it may, and has not come to an end. */
@@ -215,7 +226,7 @@ static wasmtime_error_t *on_epoch(wasmtime_context_t *context, void *data, uint6
     measure_by_thread(i, age);
     realm_sched_slice_long(i->sandbox, i);
     uint64_t slice = slice_cpu(i);
-    if (!i->ticked) i->spared_ns = spared(slice);
+    if (!i->ticked) i->spared_ns = spared(i, slice);
     i->ticked = true;
     tell_cpu(i, i->cpu_ns + slice, REALM_TELL_NS);
     if (over_cpu_limit(i, slice)) return wasmtime_error_new(i->fail.text);
@@ -513,7 +524,7 @@ bool realm_instance_expects_long(realm_instance *i) {
 
 /* By its thread's time: one that merely lost the processor is not long. That of brief ones is not measured. */
 static bool took_long(const realm_instance *i, uint64_t from, uint64_t now) {
-    return now - from >= REALM_LONG_NS && i->slice_cpu_ns && realm_clock_thread_ns() - i->slice_cpu_ns >= REALM_LONG_NS;
+    return now - from >= REALM_LONG_NS && i->by_thread && realm_clock_thread_ns() - i->slice_cpu_ns >= REALM_LONG_NS;
 }
 
 /* The callback of the open call. One that took longer than the program may is the program's last. */
@@ -522,8 +533,9 @@ static void run_call(realm_instance *i) {
     if (!(i->call.import->flags & REALM_IMPORT_BRIEF) || !has_brief_record(i))
         measure_by_thread(i, from - i->slice_start_ns);
     realm_call_run(&i->call);
-    if (i->call.phase != REALM_CALL_FINISHED || i->call.outcome != REALM_CALL_DONE) return;
     const uint64_t now = realm_clock_ns();
+    i->host_ns += now - from;
+    if (i->call.phase != REALM_CALL_FINISHED || i->call.outcome != REALM_CALL_DONE) return;
     if (took_long(i, from, now)) {
         i->long_import = i->call.import;
         i->long_left = REALM_LONG_CALLS;

@@ -55,6 +55,10 @@
 #define REALM_BRIEF_AFTER_LONG 2u
 #define REALM_BRIEF_AFTER_MOVE 8u
 #define REALM_BRIEF_AFTER_HOLD 32u
+/* And these count only after so many times as long as the lender was held up: waits of no length cost a program
+ * nothing.
+ */
+#define REALM_HOLD_DIV 32u
 
 /* What must be the same where a module is compiled and where it runs. */
 typedef struct realm_tuning {
@@ -153,11 +157,12 @@ struct realm_instance {
 
     /* owned by the worker or lender that runs it */
     realm_inst_step step;
-    realm_lender *lender;  /* NULL: a worker */
-    bool put_down;         /* once already: it goes on to its next wait */
-    uint32_t brief_needed; /* brief slices until it counts as brief */
-    bool long_slice;       /* counted in n_long */
-    int32_t value;         /* of its entry point, at its end */
+    realm_lender *lender;     /* NULL: a worker */
+    bool put_down;            /* once already: it goes on to its next wait */
+    uint32_t brief_needed;    /* brief slices until it counts as brief */
+    uint64_t barred_until_ns; /* those that began before do not count */
+    bool long_slice;          /* counted in n_long */
+    int32_t value;            /* of its entry point, at its end */
     wasmtime_store_t *store;
     wasmtime_context_t *context;
     wasmtime_instance_t handle;
@@ -185,8 +190,10 @@ struct realm_instance {
     int64_t credit_ns;       /* see REALM_SOFT_NS */
     uint64_t credit_at_ns;   /* what was earned until then is in it */
     uint64_t slice_start_ns; /* since a worker took it */
-    uint64_t slice_cpu_ns;   /* thread time at the slice's first tick or long host call; 0 before */
+    bool by_thread;          /* the slice saw a tick, or a host call that may be long */
+    uint64_t slice_cpu_ns;   /* thread time then; of one that is to be brief, when it began; else 0 */
     uint64_t slice_head_ns;  /* what is charged for the time before that */
+    uint64_t host_ns;        /* of the slice, in host calls off the fiber */
     uint64_t wake_cpu_ns;    /* CPU time of earlier slices since the last wait */
     uint64_t cpu_ns;         /* all */
     uint64_t told_ns;        /* of that and the slice that runs, on_cpu was told */
