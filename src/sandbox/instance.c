@@ -13,11 +13,11 @@
  * A lender runs an instance in the same way, but leaves to the workers what is not brief: a call without the flag, a
  * slice that was put back, the end.
  *
- * CPU time. Most wake-ups last microseconds, so they are measured by the monotonic clock, which needs no system call;
- * only a slice that sees a tick, or comes to a host call that may take long (during which no tick is seen), goes on
- * with the thread's CPU clock, so that a worker which lost the processor to another thread does not charge that to the
- * program (at most two ticks of it). One whose record is brief sees no tick for many milliseconds, so the thread's
- * clock is read when it begins: if it turns out to have lasted longer than a tick, it pays for all that it used.
+ * CPU time. Most wake-ups last microseconds, so their end is measured by the monotonic clock, which needs no system
+ * call; only a slice that lasts for a tick, or comes to a host call that may take long, is measured by the thread's CPU
+ * clock, read when it began: a worker which lost the processor to another thread does not charge that to the program,
+ * and a program that spins where the tick comes late (while all are brief, or on a busy machine) pays for all that it
+ * used.
  */
 #include <stdio.h>
 #include <string.h>
@@ -100,17 +100,9 @@ static uint64_t cpu_limit_ns(const realm_instance *i) { return i->params.cpu_ms_
 static uint64_t slice_cpu(const realm_instance *i) {
     if (!i->by_thread) {
         uint64_t age = realm_clock_ns() - i->slice_start_ns;
-        if (!i->slice_cpu_ns || age < REALM_TICK_NS) return REALM_MIN(age, 2 * REALM_TICK_NS);
+        if (age < REALM_TICK_NS) return age;
     }
-    return i->slice_head_ns + realm_clock_thread_ns() - i->slice_cpu_ns;
-}
-
-static void measure_by_thread(realm_instance *i, uint64_t age) {
-    if (i->by_thread) return;
-    i->by_thread = true;
-    if (i->slice_cpu_ns) return; /* since it began */
-    i->slice_head_ns = REALM_MIN(age, 2 * REALM_TICK_NS);
-    i->slice_cpu_ns = realm_clock_thread_ns();
+    return realm_clock_thread_ns() - i->slice_cpu_ns;
 }
 
 static bool over_cpu_limit(realm_instance *i, uint64_t slice) {
@@ -162,8 +154,8 @@ static void slice_begin(realm_instance *i) {
     realm_instance_earn(i);
     i->slice_start_ns = i->credit_at_ns;
     i->slice_slow = i->background;
-    i->slice_cpu_ns = has_brief_record(i) ? realm_clock_thread_ns() : 0;
-    i->slice_head_ns = i->host_ns = 0;
+    i->slice_cpu_ns = realm_clock_thread_ns();
+    i->host_ns = 0;
     i->by_thread = i->ticked = false;
     realm_sched_slice_begin(i->sandbox, i, has_brief_record(i));
 }
@@ -223,7 +215,7 @@ static wasmtime_error_t *on_epoch(wasmtime_context_t *context, void *data, uint6
     }
     /* An instance that was parked for long sees the deadline of then at once: its slice is young. */
     if (age < REALM_TICK_NS / 2) return NULL;
-    measure_by_thread(i, age);
+    i->by_thread = true;
     realm_sched_slice_long(i->sandbox, i);
     uint64_t slice = slice_cpu(i);
     if (!i->ticked) i->spared_ns = spared(i, slice);
@@ -530,8 +522,7 @@ static bool took_long(const realm_instance *i, uint64_t from, uint64_t now) {
 /* The callback of the open call. One that took longer than the program may is the program's last. */
 static void run_call(realm_instance *i) {
     const uint64_t from = realm_clock_ns();
-    if (!(i->call.import->flags & REALM_IMPORT_BRIEF) || !has_brief_record(i))
-        measure_by_thread(i, from - i->slice_start_ns);
+    if (!(i->call.import->flags & REALM_IMPORT_BRIEF) || !has_brief_record(i)) i->by_thread = true;
     realm_call_run(&i->call);
     const uint64_t now = realm_clock_ns();
     i->host_ns += now - from;

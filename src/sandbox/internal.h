@@ -191,8 +191,7 @@ struct realm_instance {
     uint64_t credit_at_ns;   /* what was earned until then is in it */
     uint64_t slice_start_ns; /* since a worker took it */
     bool by_thread;          /* the slice saw a tick, or a host call that may be long */
-    uint64_t slice_cpu_ns;   /* thread time then; of one that is to be brief, when it began; else 0 */
-    uint64_t slice_head_ns;  /* what is charged for the time before that */
+    uint64_t slice_cpu_ns;   /* thread time when the slice began */
     uint64_t host_ns;        /* of the slice, in host calls off the fiber */
     uint64_t wake_cpu_ns;    /* CPU time of earlier slices since the last wait */
     uint64_t cpu_ns;         /* all */
