@@ -60,11 +60,16 @@ typedef struct run {
     atomic_int lent[5], not_lent[5];
     realm_lender *asked;          /* by asks(): its owner is called back */
     atomic_int deferred, flushed; /* by order 1 */
-    atomic_ullong told_ns;        /* what on_cpu was told, in all */
-    atomic_ullong burned_ns;      /* CPU time that burn() used */
-    atomic_int calls;             /* of where() and burn() */
-    atomic_int long_calls;        /* of burn(), where calls may be long */
-    atomic_int idle_calls;        /* of the host, by a thread that has idle time alone */
+    /* CPU time from the taking of an order until the program asks again, all orders; of those that it began and ended
+     * on the same thread. Its own thread's, until `carried_out` says how many orders there were. */
+    uint64_t order_cpu_ns, order_from_ns;
+    pthread_t order_thread;
+    atomic_uint carried_out;
+    atomic_ullong told_ns;   /* what on_cpu was told, in all */
+    atomic_ullong burned_ns; /* CPU time that burn() used */
+    atomic_int calls;        /* of where() and burn() */
+    atomic_int long_calls;   /* of burn(), where calls may be long */
+    atomic_int idle_calls;   /* of the host, by a thread that has idle time alone */
 } run;
 
 /* Whatever takes a lock must not be done there: the thread may lose its processor for seconds. */
@@ -263,7 +268,17 @@ static void flushed(void *user) { atomic_fetch_add(&((run *)user)->flushed, 1); 
 static realm_call_result t_order(realm_call *call, const uint64_t *args, int32_t *result) {
     run *r = realm_call_user(call);
     (void)args;
+    if (r->order_from_ns && !realm_call_resumed(call)) {
+        if (pthread_equal(r->order_thread, pthread_self()))
+            r->order_cpu_ns += realm_clock_thread_ns() - r->order_from_ns;
+        r->order_from_ns = 0;
+        atomic_fetch_add(&r->carried_out, 1);
+    }
     *result = atomic_exchange(&r->order, 0);
+    if (*result) {
+        r->order_thread = pthread_self();
+        r->order_from_ns = realm_clock_thread_ns();
+    }
     if (*result == 1 && realm_call_defer(call, flushed, r)) atomic_fetch_add(&r->deferred, 1);
     return *result ? note(call, 0) : REALM_CALL_SUSPEND;
 }
