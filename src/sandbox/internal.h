@@ -55,10 +55,8 @@
 #define REALM_BRIEF_AFTER_LONG 2u
 #define REALM_BRIEF_AFTER_MOVE 8u
 #define REALM_BRIEF_AFTER_HOLD 32u
-/* And these count only after so many times as long as the lender was held up: waits of no length cost a program
- * nothing.
- */
-#define REALM_HOLD_DIV 32u
+/* And these count only after so many times as long as the lender was held up: waits of no length cost nothing. */
+#define REALM_BARRED_TIMES 32u
 
 /* What must be the same where a module is compiled and where it runs. */
 typedef struct realm_tuning {
@@ -191,7 +189,7 @@ struct realm_instance {
     uint64_t credit_at_ns;   /* what was earned until then is in it */
     uint64_t slice_start_ns; /* since a worker took it */
     bool by_thread;          /* the slice saw a tick, or a host call that may be long */
-    uint64_t slice_cpu_ns;   /* thread time when the slice began */
+    uint64_t slice_cpu_ns;   /* thread time when the slice began; 0: on a lender's thread */
     uint64_t host_ns;        /* of the slice, in host calls off the fiber */
     uint64_t wake_cpu_ns;    /* CPU time of earlier slices since the last wait */
     uint64_t cpu_ns;         /* all */
