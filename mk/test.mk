@@ -46,7 +46,7 @@ tsan: setup-test
 	@$(MAKE) $(JOBS) --no-print-directory unit BUILD=$(BUILD)/tsan UNIT_OPTIONS="--hangs 3600" TSAN_OPTIONS="suppressions=$(CURDIR)/tests/tsan.supp" CFLAGS="$(TSAN_FLAGS)" LDFLAGS="-fsanitize=thread"
 
 # A real server process and the official clients.
-e2e: all setup-test
+e2e: all guests setup-test
 	@tools/run-e2e $(BUILD)
 
 # The C examples, as a stranger would run them.

@@ -15,7 +15,7 @@ import urllib.request
 
 import openai
 
-BUILD = pathlib.Path(os.environ["REALM_BUILD"])
+BUILD = pathlib.Path(os.environ["REALM_BUILD"]).resolve()
 REALM = str(BUILD / "realm")
 GUEST = BUILD / "guest"
 MODEL = os.environ["REALM_TEST_MODEL"]  # SmolLM2-135M-Instruct
