@@ -46,9 +46,9 @@ typedef struct pipe_run {
     pipe_step_run *steps;     /* p->n_steps */
     realm_program **programs; /* p->n_steps; NULL: the tenant's */
     pipe_call *calls;         /* limits.parallel slots */
-    uint32_t n_running,
-        parallel;    /* calls; how many may run, fewer than the limit for a while once the tenant has said so */
-    uint32_t n_done; /* steps */
+    uint32_t n_running;       /* calls */
+    uint32_t parallel;        /* how many may run: fewer than the limit for a while once the tenant has said so */
+    uint32_t n_done;          /* steps */
     uint64_t n_calls, prompt_tokens, completion_tokens, reserved_tokens, bytes;
     uint64_t begin_ns, deadline_ns;
     realm_mutex mu;

@@ -19,11 +19,11 @@
  * Three words are waited for: `job` counts runs and is what idle threads look at, `phase` is the gate's and what
  * members look at, `left` counts runs whose caller had to wait at the end. The gate is ahead of `phase` and `job` for a
  * moment: who joins then may be at its next barrier before those who wait at this one know, so a member waits for the
- * phase that it is to be, not for any change. All in the same way: spin for some tens of
- * microseconds (a barrier inside a step is usually a fraction of one), then sleep in the kernel on the word itself. A
- * thread that is about to sleep first adds itself to the word's count of sleepers; whoever changes the word reads that
- * count afterwards. Both sides use sequentially consistent operations, so either the sleeper sees the new word (the
- * futex compares it again) or the changer sees the sleeper: no wake-up is lost, and no system call is made while nobody
+ * phase that it is to be, not for any change. All are waited for in the same way: spin for some tens of microseconds (a
+ * barrier inside a step is usually a fraction of one), then sleep in the kernel on the word itself. A thread that is
+ * about to sleep first adds itself to the word's count of sleepers; whoever changes the word reads that count
+ * afterwards. Both sides use sequentially consistent operations, so either the sleeper sees the new word (the futex
+ * compares it again) or the changer sees the sleeper: no wake-up is lost, and no system call is made while nobody
  * sleeps.
  *
  * Where there are fewer cores than threads, spinning would only keep the others from running: it is off then.
