@@ -41,7 +41,7 @@ typedef struct realm_job realm_job;
  */
 
 /* Zero-initialise; set `size` to sizeof: without it the structure is refused with REALM_E_INVALID, here and below.
- * Later versions append fields. */
+ * Later versions append fields, and take structures of earlier ones with the new fields unset. */
 typedef struct realm_config {
     size_t size;
     const char *state_dir;     /* tenants, ledger, compiled programs; NULL: nothing outlives the process */
@@ -122,6 +122,9 @@ typedef struct realm_job_params { /* initialise with REALM_JOB_PARAMS_INIT */
     uint64_t seed;
     const char *const *stop; /* n_stop strings that end the answer; not part of it */
     size_t n_stop;
+    /* Variables for the model's chat template: {"enable_thinking":false}, at most 32, none that the conversation or the
+     * model gives (messages, bos_token ...). NULL: none. Not with raw. */
+    const char *template_args_json;
 } realm_job_params;
 #define REALM_JOB_PARAMS_INIT {.size = sizeof(realm_job_params), .top_p = 1, .repeat_penalty = 1}
 

@@ -38,7 +38,6 @@
 
 #define API_REPLY_MAX ((size_t)256 << 20)
 #define API_CHOICES_MAX 128u /* runs of one request */
-#define API_TEMPLATE_ARGS_MAX 32u
 #define API_PARALLEL_MAX 32u /* of them at a time */
 #define API_TOKENS_MAX ((size_t)16 << 20)
 #define API_WORKERS_MAX REALM_ROTA_PLACES_MAX

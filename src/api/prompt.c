@@ -109,8 +109,8 @@ bool api_write_template_args(const realm_json *root, realm_buf *out, api_error *
     realm_json v, arg;
     if (!realm_json_get_set(root, "chat_template_kwargs", &v)) return true;
     API_CHECK(realm_json_expect(&v, REALM_JSON_OBJECT, &err_), &v);
-    if (realm_json_len(&v) > API_TEMPLATE_ARGS_MAX)
-        return api_error_field(e, &v, "invalid_value", "at most %u arguments are accepted", API_TEMPLATE_ARGS_MAX);
+    if (realm_json_len(&v) > REALM_TEMPLATE_ARGS_MAX)
+        return api_error_field(e, &v, "invalid_value", "at most %u arguments are accepted", REALM_TEMPLATE_ARGS_MAX);
     realm_json_iter it = {0};
     while (realm_json_next(&v, &it, &arg))
         if (realm_template_arg_reserved(arg.key, strlen(arg.key)))

@@ -1,7 +1,8 @@
 /* cli/cmd_run.c - `realm run` and `realm chat`: one request, or a conversation, in this process.
  *
  * Both use the embedding API (realm/realm.h) and nothing below it, so they take the path of a served request: tenant
- * "local", its program in its sandbox, the engine, the ledger (in memory).
+ * "local", its program in its sandbox, the engine, the ledger (in memory). What is wrong with an argument for the chat
+ * template is said here too, before a model is loaded for it.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -18,6 +19,7 @@
 #include "cli/cli.h"
 #include "data/data.h"
 #include "realm/realm.h"
+#include "template/template.h"
 
 #define PROMPT_MAX ((size_t)16 << 20)
 #define PROGRAM_MAX ((size_t)32 << 20)
@@ -31,6 +33,7 @@ enum {
     OPT_SEED,
     OPT_RAW,
     OPT_PROGRAM,
+    OPT_TEMPLATE_ARG,
     OPT_THREADS,
     OPT_WEIGHT_BUDGET,
     OPT_LOG
@@ -42,6 +45,7 @@ static const realm_option options[] = {{"--raw", OPT_RAW, false}, /* first, so t
                                        {"--temperature", OPT_TEMPERATURE, true},
                                        {"--seed", OPT_SEED, true},
                                        {"--program", OPT_PROGRAM, true},
+                                       {"--template-arg", OPT_TEMPLATE_ARG, true},
                                        {"--threads", OPT_THREADS, true},
                                        {"--weight-budget", OPT_WEIGHT_BUDGET, true},
                                        {"--log", OPT_LOG, false},
@@ -53,6 +57,8 @@ typedef struct run_args {
     double temperature;
     bool raw, log;
     const char *prompt;
+    const char *template_args[REALM_TEMPLATE_ARGS_MAX]; /* NAME=JSON */
+    size_t n_template_args;
 } run_args;
 
 static void progress(void *user, uint64_t done, uint64_t total) {
@@ -106,18 +112,36 @@ static bool on_text(void *user, const char *text, size_t len) {
     return !to->broken && !interrupted;
 }
 
+/* As one JSON object; nothing where there are none. */
+static void write_template_args(const run_args *a, realm_buf *out) {
+    for (size_t i = 0; i < a->n_template_args; i++) {
+        const char *name = a->template_args[i], *equals = strchr(name, '=');
+        (void)realm_buf_puts(out, i ? ",\"" : "{\"");
+        realm_json_escape(out, name, (size_t)(equals - name));
+        (void)realm_buf_printf(out, "\":%s", equals + 1);
+    }
+    if (a->n_template_args > 0) (void)realm_buf_putc(out, '}');
+}
+
 static int run_one(realm *r, const run_args *a, const char *messages, realm_buf *answer, realm_error *err) {
     realm_job_params p = REALM_JOB_PARAMS_INIT;
+    realm_buf template_args;
+    realm_buf_init(&template_args, PROMPT_MAX);
+    write_template_args(a, &template_args);
     p.tenant = "local";
     p.prompt = messages ? NULL : a->prompt;
     p.messages_json = messages;
+    p.template_args_json = template_args.data;
     p.raw = a->raw;
     p.max_tokens = (uint32_t)a->max_tokens;
     p.temperature = (float)a->temperature;
     p.seed = a->seed;
     realm_job *job;
     sink to = {.keep = answer};
-    realm_status s = realm_job_start(r, &p, &job, err);
+    realm_status s = realm_buf_status(&template_args);
+    s = s == REALM_OK ? realm_job_start(r, &p, &job, err)
+                      : realm_error_set(err, s, "the template's arguments are too long");
+    realm_buf_release(&template_args);
     if (s == REALM_OK) {
         s = realm_job_wait(job, on_text, &to, NULL, err);
         realm_job_close(job);
@@ -142,6 +166,24 @@ static realm_status read_stdin(realm_buf *out, realm_error *err) {
     return REALM_OK;
 }
 
+/* NAME=JSON, each name once. */
+static bool take_template_arg(realm_args *args, const char *text, run_args *a) {
+    const size_t len = strcspn(text, "=");
+    const char *wrong = NULL;
+    realm_json_doc *doc = NULL;
+    if (len == 0 || text[len] == '\0' || realm_json_parse(&doc, text + len + 1, strlen(text + len + 1), NULL, NULL))
+        wrong = "--template-arg takes NAME=JSON, not ";
+    else if (realm_template_arg_reserved(text, len))
+        wrong = "--template-arg: is not for an argument to set: ";
+    for (size_t i = 0; i < a->n_template_args && !wrong; i++)
+        if (strncmp(a->template_args[i], text, len + 1) == 0) wrong = "--template-arg: given before: ";
+    if (!wrong && a->n_template_args == REALM_ARRAY_LEN(a->template_args)) wrong = "too many arguments of a template: ";
+    realm_json_doc_close(doc);
+    if (wrong) return (void)realm_args_usage(args, wrong, text), false;
+    a->template_args[a->n_template_args++] = text;
+    return true;
+}
+
 /* Reads the arguments into `a`; false when the command ends now with args->status. */
 static bool read_args(realm_args *args, run_args *a) {
     const char *value;
@@ -152,6 +194,7 @@ static bool read_args(realm_args *args, run_args *a) {
         case OPT_MODEL: a->model = value; break;
         case OPT_MODELS_DIR: a->models_dir = value; break;
         case OPT_PROGRAM: a->program = value; break;
+        case OPT_TEMPLATE_ARG: ok = take_template_arg(args, value, a); break;
         case OPT_RAW: a->raw = true; break;
         case OPT_LOG: a->log = true; break;
         case OPT_MAX_TOKENS: ok = realm_args_u64(args, "--max-tokens", value, 1, 1u << 24, &a->max_tokens); break;
@@ -163,6 +206,8 @@ static bool read_args(realm_args *args, run_args *a) {
         }
         if (!ok) return false;
     }
+    if (a->raw && a->n_template_args > 0)
+        return (void)realm_args_usage(args, "--raw has no template for ", a->template_args[0]), false;
     a->prompt = args->words[0];
     return true;
 }
@@ -174,6 +219,7 @@ static bool read_args(realm_args *args, run_args *a) {
     "  --temperature T    0 takes the most probable token each time (default)\n"                    \
     "  --seed N           the same seed gives the same text\n"                                      \
     "  --program FILE     a tenant's WebAssembly program instead of the default one\n"              \
+    "  --template-arg A   a variable for the model's chat template, NAME=JSON, once for each\n"     \
     "  --threads N        for matrix products (default: one per core)\n"                            \
     "  --weight-budget S  memory for weights, like 200M or 6G: the rest streams from the file\n"    \
     "  --log              what the program logs, to standard error\n"
@@ -181,7 +227,7 @@ static bool read_args(realm_args *args, run_args *a) {
 int realm_cmd_run(int argc, char **argv) {
     realm_args args = {.command = "run",
                        .usage = "usage: realm run [--model M] [--max-tokens N] [--temperature T] [--seed N] [--raw]\n"
-                                "                 [--program FILE.wasm] [PROMPT]\n",
+                                "                 [--program FILE.wasm] [--template-arg NAME=JSON]... [PROMPT]\n",
                        .help =
                            "\nOne request, by the path of a served one. No PROMPT reads standard input.\n\n" COMMON_HELP
                            "  --raw              continue the text: no chat template\n",
@@ -238,7 +284,8 @@ static int turn(realm *r, const run_args *a, realm_buf *turns, const char *line,
 
 int realm_cmd_chat(int argc, char **argv) {
     realm_args args = {.command = "chat",
-                       .usage = "usage: realm chat [--model M] [--max-tokens N] [--temperature T] [--seed N]\n",
+                       .usage = "usage: realm chat [--model M] [--max-tokens N] [--temperature T] [--seed N]\n"
+                                "                  [--program FILE.wasm] [--template-arg NAME=JSON]...\n",
                        .help =
                            "\nA conversation: one line is one message; an empty line or Ctrl-D ends it, Ctrl-C ends\n"
                            "an answer.\n\n" COMMON_HELP,

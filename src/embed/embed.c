@@ -1,4 +1,5 @@
 /* embed/embed.c - include/realm/realm.h over the runtime: the same path as a served request, without sockets. */
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -11,6 +12,7 @@
 #include "base/utf8.h"
 #include "data/data.h"
 #include "realm/realm.h"
+#include "template/template.h"
 #include "tenant/tenant.h"
 
 #define INPUT_MAX ((size_t)32 << 20)
@@ -63,15 +65,17 @@ static char *find_compiler(void) {
     return NULL;
 }
 
-/* Copies what a caller's structure has of the fields known here. One without its size would be read as empty, and what
- * was set in it silently forgotten. */
-static realm_status take_struct(void *to, size_t to_size, const void *from, size_t size, const char *name,
+/* Copies what a caller's structure has of the fields known here; those that came after its version are zero. One
+ * without its size would be read as empty, and what was set in it silently forgotten. `first` is the size of the first
+ * version, of which there are two at most as yet. */
+static realm_status take_struct(void *to, size_t to_size, size_t first, const void *from, size_t size, const char *name,
                                 realm_error *err) {
-    if (size < to_size) return realm_error_set(err, REALM_E_INVALID, "%s: size is not set", name);
-    memcpy(to, from, to_size); /* a later version's fields lie behind */
+    if (size < to_size && size != first) return realm_error_set(err, REALM_E_INVALID, "%s: size is not set", name);
+    memset(to, 0, to_size);
+    memcpy(to, from, REALM_MIN(size, to_size)); /* a later version's fields lie behind */
     return REALM_OK;
 }
-#define TAKE(to, from, name, err) take_struct(&(to), sizeof(to), from, (from)->size, name, err)
+#define TAKE(to, first, from, name, err) take_struct(&(to), sizeof(to), first, from, (from)->size, name, err)
 
 static realm_status missing(const char *what, realm_error *err) {
     return realm_error_set(err, REALM_E_INVALID, "%s: is required", what);
@@ -80,7 +84,7 @@ static realm_status missing(const char *what, realm_error *err) {
 REALM_API realm_status realm_open(realm **out, const realm_config *config, realm_error *err) {
     realm_config c = {0};
     *out = NULL;
-    if (config && TAKE(c, config, "realm_config", err) != REALM_OK) return REALM_E_INVALID;
+    if (config && TAKE(c, sizeof c, config, "realm_config", err) != REALM_OK) return REALM_E_INVALID;
     realm *r = realm_calloc(1, sizeof *r);
     if (!r) return realm_error_set(err, REALM_E_NOMEM, "out of memory");
     char *found = c.compiler_path ? NULL : find_compiler();
@@ -113,7 +117,7 @@ static bool on_progress(void *user, uint64_t done, uint64_t total) {
 REALM_API realm_status realm_model_load(realm *r, const char *id, const char *path, const realm_load_config *config,
                                         realm_error *err) {
     realm_load_config c = {0};
-    if (config && TAKE(c, config, "realm_load_config", err) != REALM_OK) return REALM_E_INVALID;
+    if (config && TAKE(c, sizeof c, config, "realm_load_config", err) != REALM_OK) return REALM_E_INVALID;
     if (!id || !path) return missing(id ? "path" : "id", err);
     realm_model_config mc = {.engine = {.kv_bytes = c.kv_bytes, .n_ctx = c.n_ctx, .max_generations = c.max_generations},
                              .chat_template = c.chat_template,
@@ -242,8 +246,46 @@ static realm_status write_input(const realm_job_params *p, const char *model, re
     }
     realm_json_key(&w, "temperature");
     realm_json_write_float(&w, p->temperature);
+    if (p->template_args_json) {
+        realm_json_key(&w, "chat_template_kwargs");
+        realm_json_write_raw(&w, p->template_args_json, strlen(p->template_args_json));
+    }
     realm_json_end_object(&w);
     return realm_buf_status(out);
+}
+
+/* A caller's text as JSON of this kind; *doc is the caller's on success. */
+static realm_status read_json(const char *text, realm_json_kind kind, realm_json_doc **doc, realm_error *err) {
+    realm_status s = realm_json_parse(doc, text, strlen(text), NULL, err);
+    if (s != REALM_OK) return s;
+    const realm_json root = realm_json_root(*doc);
+    if ((s = realm_json_expect(&root, kind, err)) != REALM_OK) realm_json_doc_close(*doc);
+    return s;
+}
+
+static realm_status check_messages(const char *text, realm_error *err) {
+    realm_json_doc *doc;
+    realm_status s = read_json(text, REALM_JSON_ARRAY, &doc, err);
+    if (s != REALM_OK) return realm_error_prefix(err, "messages_json"), s;
+    realm_json_doc_close(doc);
+    return REALM_OK;
+}
+
+static realm_status check_template_args(const char *text, realm_error *err) {
+    realm_json_doc *doc;
+    realm_json arg;
+    realm_json_iter it = {0};
+    realm_status s = read_json(text, REALM_JSON_OBJECT, &doc, err);
+    if (s != REALM_OK) return realm_error_prefix(err, "template_args_json"), s;
+    const realm_json root = realm_json_root(doc);
+    if (realm_json_len(&root) > REALM_TEMPLATE_ARGS_MAX)
+        s = realm_error_set(err, REALM_E_RANGE, "at most %u are taken", REALM_TEMPLATE_ARGS_MAX);
+    while (s == REALM_OK && realm_json_next(&root, &it, &arg))
+        if (realm_template_arg_reserved(arg.key, strlen(arg.key)))
+            s = realm_json_error(&arg, REALM_E_INVALID, err, "is not for an argument to set");
+    realm_json_doc_close(doc);
+    if (s != REALM_OK) realm_error_prefix(err, "template_args_json");
+    return s;
 }
 
 static realm_status check_params(const realm_job_params *p, realm_error *err) {
@@ -251,23 +293,17 @@ static realm_status check_params(const realm_job_params *p, realm_error *err) {
     if (!p->prompt == !p->messages_json)
         return realm_error_set(err, REALM_E_INVALID, "one of prompt and messages_json is required");
     if (p->raw && !p->prompt) return realm_error_set(err, REALM_E_INVALID, "raw needs prompt");
+    if (p->raw && p->template_args_json)
+        return realm_error_set(err, REALM_E_INVALID, "template_args_json: with raw there is no template");
     if (p->prompt && !realm_utf8_valid(p->prompt, strlen(p->prompt)))
         return realm_error_set(err, REALM_E_INVALID, "prompt: is not valid UTF-8");
     if (p->n_stop > REALM_STOP_MAX)
         return realm_error_set(err, REALM_E_RANGE, "%zu stop strings, at most %u are taken", p->n_stop, REALM_STOP_MAX);
     for (size_t i = 0; i < p->n_stop; i++)
         if (!p->stop || !p->stop[i]) return realm_error_set(err, REALM_E_INVALID, "stop string %zu is NULL", i);
-    if (p->messages_json) {
-        realm_json_doc *doc;
-        realm_status s = realm_json_parse(&doc, p->messages_json, strlen(p->messages_json), NULL, err);
-        if (s == REALM_OK) {
-            realm_json root = realm_json_root(doc);
-            s = realm_json_expect(&root, REALM_JSON_ARRAY, err);
-            realm_json_doc_close(doc);
-        }
-        if (s != REALM_OK) return realm_error_prefix(err, "messages_json"), s;
-    }
-    return REALM_OK;
+    realm_status s = p->messages_json ? check_messages(p->messages_json, err) : REALM_OK;
+    if (s == REALM_OK && p->template_args_json) s = check_template_args(p->template_args_json, err);
+    return s;
 }
 
 /* The model of this id, or the first; held. */
@@ -307,6 +343,8 @@ static realm_status start_on(realm *r, realm_job *job, const realm_job_params *p
                            .kind = p->raw ? REALM_PROMPT_TEXT : REALM_PROMPT_MESSAGES,
                            .prompt = p->raw ? p->prompt : messages.data,
                            .prompt_len = p->raw ? strlen(p->prompt) : messages.len,
+                           .template_args = p->template_args_json,
+                           .template_args_len = p->template_args_json ? strlen(p->template_args_json) : 0,
                            .on_ready = on_ready,
                            .user = job};
     realm_sampling_init(&rp.generation.sampling);
@@ -341,7 +379,8 @@ static realm_status start(realm *r, realm_job *job, const realm_job_params *p, r
 REALM_API realm_status realm_job_start(realm *r, const realm_job_params *params, realm_job **out, realm_error *err) {
     realm_job_params p;
     *out = NULL;
-    if (TAKE(p, params, "realm_job_params", err) != REALM_OK) return REALM_E_INVALID;
+    const size_t first = offsetof(realm_job_params, template_args_json);
+    if (TAKE(p, first, params, "realm_job_params", err) != REALM_OK) return REALM_E_INVALID;
     realm_job *job = realm_calloc(1, sizeof *job);
     if (!job) return realm_error_set(err, REALM_E_NOMEM, "job: out of memory");
     realm_mutex_init(&job->mu, REALM_RANK_LEAF);

@@ -30,6 +30,7 @@
 #define REALM_TEMPLATE_SOURCE_MAX (256u << 10) /* bytes of a template */
 #define REALM_TEMPLATE_INPUT_MAX (16u << 20)   /* bytes of messages, tools and arguments together */
 #define REALM_TEMPLATE_OUTPUT_MAX (64u << 20)  /* bytes of result, should the caller's buffer allow more */
+#define REALM_TEMPLATE_ARGS_MAX 32u            /* arguments that a request may bring */
 
 typedef struct realm_template realm_template;
 

@@ -6,7 +6,7 @@ import resource
 import subprocess
 import tempfile
 
-from harness import GUEST, MODEL, REALM
+from harness import GUEST, MODEL, REALM, guest
 
 COMMANDS = ("serve", "run", "chat", "info", "models", "pipeline", "tenant", "key", "usage", "program", "bench")
 NO_FILE = "/nonexistent/a\nb"  # an error is one line whatever a name is
@@ -167,7 +167,12 @@ def test_running():
         fails(command, "--model", NO_FILE)
         fails(command, "--model", "nosuch", "--models-dir", "/nonexistent")
         fails(command, "--model", MODEL, "--program", NO_FILE)
+        for arg in ("a", "a=", "=1", "a=x", "a=1 2", "a=1,\"b\":2", "bos_token=1", "messages=[]"):
+            assert arg in is_wrong_usage(command, "--template-arg", arg, "Hi")
+        is_wrong_usage(command, "--template-arg", "a=1", "--template-arg", "b=1", "--template-arg", "a=2", "Hi")
+        is_wrong_usage(command, *(word for i in range(33) for word in ("--template-arg", f"a{i}=0")))
     is_wrong_usage("chat", "--raw")
+    is_wrong_usage("run", "--raw", "--template-arg", "a=1", "Hi")
     fails("run", "--model", MODEL, "")
     for args in ([], ["--model", MODEL, "--batch", "2"], ["--model", MODEL, "--depth", "2"], ["--model", MODEL, "--gen", "0"]):
         is_wrong_usage("bench", *args)
@@ -180,6 +185,24 @@ def test_running():
     fails("pipeline", "check", NO_FILE)
     fails("pipeline", "run", NO_FILE)
     fails("pipeline", "run", __file__)
+
+
+def test_template_arguments():
+    """A model whose template has two variables, and a program that answers with the prompt that was made of it."""
+    was = b"named SmolLM, trained by Hugging Face"
+    now = b"' ~ (who or 1) ~ (kind or {}).a".ljust(len(was) - 4) + b" ~ '"
+    with tempfile.TemporaryDirectory() as folder:
+        model = pathlib.Path(folder) / "asks.gguf"
+        data = pathlib.Path(MODEL).read_bytes()
+        assert data.count(was) == 1
+        model.write_bytes(data.replace(was, now))
+        ask = ["--model", str(model), "--program", str(guest("given_prompt"))]
+        shown = lambda *args: does("run", *ask, *args, "Hi").split("<|im_end|>")[0].split("assistant ")[1]  # noqa: E731
+        assert shown() == "1"
+        assert shown("--template-arg", "who=0") == "1"
+        assert shown("--template-arg", 'who="a=\\u00e9"', "--template-arg=kind={\"a\": [true]}") == "a=\u00e9[True]"
+        done = call("chat", *ask, "--template-arg", "who=7", stdin="Hi\nHi\n")
+        assert done.returncode == 0 and done.stdout.count("assistant 7<|im_end|>") >= 2, done
 
 
 def test_serving():

@@ -109,7 +109,50 @@ static void wrong_jobs(void **state) {
     WRONG(p.n_stop = 1, REALM_E_INVALID, "stop string 0");
     WRONG((p.stop = stops, p.n_stop = SIZE_MAX), REALM_E_RANGE, "stop strings");
     WRONG(p.temperature = -1, REALM_E_RANGE, "temperature");
+    WRONG(p.template_args_json = "{}", REALM_E_INVALID, "template_args_json");
+#define WRONG_ARGS(json, code, says) WRONG((p.raw = false, p.template_args_json = json), code, says)
+    WRONG_ARGS("", REALM_E_FORMAT, "template_args_json");
+    WRONG_ARGS("null", REALM_E_INVALID, "template_args_json");
+    WRONG_ARGS("[1]", REALM_E_INVALID, "template_args_json");
+    WRONG_ARGS("{\"a\":1,\"a\":2}", REALM_E_FORMAT, "template_args_json");
+    WRONG_ARGS("{\"a\":1,\"bos_token\":\"\"}", REALM_E_INVALID, "template_args_json: bos_token");
+    char many[1024] = "{";
+    for (int i = 0; i <= 32; i++) sprintf(many + strlen(many), "%s\"a%d\":0", i ? "," : "", i);
+    WRONG_ARGS(strcat(many, "}"), REALM_E_RANGE, "at most 32");
     WRONG(p.top_p = 0, REALM_E_RANGE, "top_p");
+}
+
+static uint32_t prompt_tokens(const realm_job_params *p) {
+    realm_error err = {0};
+    realm_job *job;
+    realm_job_result result = {0};
+    if (realm_job_start(r, p, &job, &err) || realm_job_wait(job, NULL, NULL, &result, &err)) fail_msg("%s", err.text);
+    realm_job_close(job);
+    return result.prompt_tokens;
+}
+
+/* The template shows as many letters as its argument says, of which the tiny vocabulary makes a token each. */
+static void template_arguments(void **state) {
+    (void)state;
+    static const char TEMPLATE[] = "{{ messages[0].content }}{% for x in more or [] %} {{ x.letter }}{% endfor %}";
+    realm_load_config load = {.size = sizeof load, .chat_template = TEMPLATE};
+    realm_error err = {0};
+    realm_job_params p = plain();
+    p.raw = false;
+    p.model = "chatty";
+    p.max_tokens = 1;
+    if (realm_model_load(r, "chatty", tiny_path, &load, &err)) fail_msg("%s", err.text);
+    const uint32_t none = prompt_tokens(&p);
+    p.template_args_json = "{}";
+    assert_int_equal(prompt_tokens(&p), none);
+    p.template_args_json = "{\"not_read\":true, \"more\":[{\"letter\":\"a\"},{\"letter\":\"a\"}]}";
+    assert_int_equal(prompt_tokens(&p), none + 4);
+    /* One of the version before the field, which is not looked at. */
+    p.size = offsetof(realm_job_params, template_args_json);
+    assert_int_equal(prompt_tokens(&p), none);
+    p.size--;
+    realm_job *job;
+    REFUSED(realm_job_start(r, &p, &job, &why), REALM_E_INVALID, "realm_job_params");
 }
 
 static void a_refused_module_makes_no_tenant(void **state) {
@@ -212,6 +255,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(structures_without_their_size),
         cmocka_unit_test(what_is_missing_is_named),
         cmocka_unit_test(wrong_jobs),
+        cmocka_unit_test(template_arguments),
         cmocka_unit_test(a_refused_module_makes_no_tenant),
         cmocka_unit_test(a_job_ends_once),
         cmocka_unit_test(opened_and_closed_beside_each_other),
