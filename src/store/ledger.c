@@ -104,34 +104,33 @@ bool realm_store_usage_waits(realm_store *store) {
 realm_status realm_store_usage_each(realm_store *store, const char *tenant, int64_t since_s,
                                     bool (*fn)(void *user, const char *name, const realm_usage *u), void *user,
                                     realm_error *err) {
-    /* Tenants that share a name over time (one deleted, one new) are one line. */
+    /* One statement, so all rows are of one moment. Summed by tenant in the order in which the ledger lies, then by
+     * name: tenants that share one over time (one deleted, one new) are one line. */
     db *d = store->reader;
-    char after[REALM_TENANT_NAME_MAX + 1] = "";
-    for (;;) {
-        sqlite3_stmt *st;
-        bool row;
-        realm_usage u = {0};
-        realm_status s = db_begin(d,
-                                  "SELECT t.name, sum(l.requests), sum(l.prompt), sum(l.cached), sum(l.completion),"
-                                  " sum(l.aborted), sum(l.program_cpu_ns), sum(l.tensor_ns)"
-                                  " FROM tenant t LEFT JOIN ledger l ON l.tenant_id = t.id AND l.minute_s >= ?2"
-                                  " WHERE t.name > ?1 AND (?3 IS NULL OR t.name = ?3)"
-                                  " AND (t.deleted_s = 0 OR l.tenant_id IS NOT NULL)"
-                                  " GROUP BY t.name ORDER BY t.name LIMIT 1",
-                                  &st, err);
-        if (s != REALM_OK) return s;
-        db_bind_text(st, 1, after);
-        sqlite3_bind_int64(st, 2, since_s / 60 * 60);
-        if (tenant) db_bind_text(st, 3, tenant);
-        s = db_step(d, st, &row, err);
-        if (s == REALM_OK && row) {
-            db_copy_text(st, 0, after, sizeof after);
-            u = take_columns(st, 1); /* the sum of no rows is NULL, which reads as 0 */
-        }
-        db_end(d, st);
-        if (s != REALM_OK || !row) return s;
-        if (!fn(user, after, &u)) return REALM_OK;
+    sqlite3_stmt *st;
+    bool row, more = true;
+    realm_status s = db_begin(d,
+                              "SELECT name, sum(requests), sum(prompt), sum(cached), sum(completion), sum(aborted),"
+                              " sum(program_cpu_ns), sum(tensor_ns) FROM"
+                              " (SELECT t.name, t.deleted_s, l.tenant_id, sum(l.requests) requests,"
+                              "   sum(l.prompt) prompt, sum(l.cached) cached, sum(l.completion) completion,"
+                              "   sum(l.aborted) aborted, sum(l.program_cpu_ns) program_cpu_ns,"
+                              "   sum(l.tensor_ns) tensor_ns"
+                              "  FROM tenant t LEFT JOIN ledger l ON l.tenant_id = t.id AND l.minute_s >= ?1"
+                              "  WHERE ?2 IS NULL OR t.name = ?2 GROUP BY t.id)"
+                              " WHERE deleted_s = 0 OR tenant_id IS NOT NULL GROUP BY name ORDER BY name",
+                              &st, err);
+    if (s != REALM_OK) return s;
+    sqlite3_bind_int64(st, 1, since_s / 60 * 60);
+    if (tenant) db_bind_text(st, 2, tenant);
+    while (more && (s = db_step(d, st, &row, err)) == REALM_OK && row) {
+        char name[REALM_TENANT_NAME_MAX + 1];
+        db_copy_text(st, 0, name, sizeof name);
+        const realm_usage u = take_columns(st, 1); /* the sum of no rows is NULL, which reads as 0 */
+        more = fn(user, name, &u);
     }
+    db_end(d, st);
+    return s;
 }
 
 realm_status realm_store_usage_engine(realm_store *store, realm_usage *out, realm_error *err) {

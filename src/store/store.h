@@ -214,7 +214,8 @@ REALM_WARN_UNUSED realm_status realm_store_usage_add(realm_store *s, const realm
                                                      const realm_usage *engine, realm_error *err);
 /* Whether some are in that file: with no entries the call above tries to take them in. */
 bool realm_store_usage_waits(realm_store *s);
-/* Sums per tenant since `since_s` (0: all), of one tenant or all (NULL), in order of name. */
+/* Sums per tenant since `since_s` (0: all), of one tenant or all (NULL), in order of name, all as they were at one
+ * moment; until fn says false. It is called while the store is being read and may not use it. */
 REALM_WARN_UNUSED realm_status realm_store_usage_each(realm_store *s, const char *tenant, int64_t since_s,
                                                       bool (*fn)(void *user, const char *name, const realm_usage *u),
                                                       void *user, realm_error *err);

@@ -439,6 +439,74 @@ static void ledger_agrees_after_kill(void **state) {
     }
 }
 
+typedef struct report {
+    realm_store *other;
+    int64_t ids[4];
+    size_t n_rows;
+    struct {
+        char name[REALM_TENANT_NAME_MAX + 1];
+        uint64_t requests;
+    } rows[8];
+} report;
+
+/* Notes the row; meanwhile another process counts a request of each tenant. */
+static bool note_and_count(void *user, const char *name, const realm_usage *u) {
+    report *r = user;
+    realm_error err = {0};
+    assert_true(r->n_rows < REALM_ARRAY_LEN(r->rows));
+    snprintf(r->rows[r->n_rows].name, sizeof r->rows[r->n_rows].name, "%s", name);
+    r->rows[r->n_rows++].requests = u->requests;
+    realm_usage_entry e[REALM_ARRAY_LEN(r->ids)];
+    for (size_t i = 0; i < REALM_ARRAY_LEN(e); i++) e[i] = (realm_usage_entry){r->ids[i], {.requests = 1}};
+    if (realm_store_usage_add(r->other, e, REALM_ARRAY_LEN(e), NULL, &err)) fail_msg("%s", err.text);
+    assert_false(realm_store_usage_waits(r->other));
+    return r->n_rows < REALM_ARRAY_LEN(r->rows);
+}
+
+/* A report over tenants is of one moment, whatever is counted while it is read; tenants that have shared a name are one
+ * row, and one that was deleted without having used anything is none. */
+static void a_report_is_of_one_moment(void **state) {
+    (void)state;
+    static const char *const names[] = {"c", "a", "b", "a"};
+    report r = {.other = open_store()};
+    realm_store *a = open_store();
+    realm_tenant_row t;
+    realm_error err = {0};
+    for (size_t i = 0; i < REALM_ARRAY_LEN(names); i++) {
+        assert_int_equal(realm_store_tenant_create(a, names[i], NULL, NULL, 0, &t, &err), REALM_OK);
+        r.ids[i] = t.id;
+        if (i == 1) assert_int_equal(realm_store_tenant_delete(a, names[i], &err), REALM_OK);
+    }
+    assert_int_equal(realm_store_tenant_create(a, "idle", NULL, NULL, 0, &t, &err), REALM_OK);
+    assert_int_equal(realm_store_tenant_create(a, "gone", NULL, NULL, 0, &t, &err), REALM_OK);
+    assert_int_equal(realm_store_tenant_delete(a, "gone", &err), REALM_OK);
+    uint64_t counted = 0;
+    for (int round = 0; round < 3; round++) {
+        r.n_rows = 0;
+        assert_int_equal(realm_store_usage_each(a, NULL, 0, note_and_count, &r, &err), REALM_OK);
+        assert_int_equal(r.n_rows, 4);
+        static const char *const order[] = {"a", "b", "c", "idle"};
+        const uint64_t requests[] = {2 * counted, counted, counted, 0};
+        for (size_t i = 0; i < r.n_rows; i++) {
+            assert_string_equal(r.rows[i].name, order[i]);
+            assert_int_equal(r.rows[i].requests, requests[i]);
+        }
+        counted += r.n_rows;
+    }
+    r.n_rows = 0;
+    assert_int_equal(realm_store_usage_each(a, "a", 0, note_and_count, &r, &err), REALM_OK);
+    assert_int_equal(r.n_rows, 1);
+    assert_int_equal(r.rows[0].requests, 2 * counted);
+    r.n_rows = 0;
+    assert_int_equal(realm_store_usage_each(a, NULL, INT64_C(1) << 40, note_and_count, &r, &err), REALM_OK);
+    assert_int_equal(r.n_rows, 4);
+    assert_int_equal(r.rows[0].requests, 0);
+    r.n_rows = REALM_ARRAY_LEN(r.rows) - 1; /* it is full with the first */
+    assert_int_equal(realm_store_usage_each(a, NULL, 0, note_and_count, &r, &err), REALM_OK);
+    realm_store_close(a);
+    realm_store_close(r.other);
+}
+
 static void damaged_files_are_refused(void **state) {
     (void)state;
     realm_error err = {0};
@@ -703,6 +771,7 @@ int main(void) {
         cmocka_unit_test_setup_teardown(older_store, make_dir, remove_dir),
         cmocka_unit_test_setup_teardown(newer_store, make_dir, remove_dir),
         cmocka_unit_test_setup_teardown(ledger_agrees_after_kill, make_dir, remove_dir),
+        cmocka_unit_test_setup_teardown(a_report_is_of_one_moment, make_dir, remove_dir),
         cmocka_unit_test_setup_teardown(damaged_files_are_refused, make_dir, remove_dir),
         cmocka_unit_test_setup_teardown(files_are_written_in_place, make_dir, remove_dir),
         cmocka_unit_test_setup_teardown(memory_may_run_out, make_dir, remove_dir),
