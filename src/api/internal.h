@@ -166,6 +166,8 @@ bool gen_read_sampling(gen_request *q, api_error *e);
 bool gen_read_format(gen_request *q, api_error *e);
 bool gen_read_messages(gen_request *q, api_error *e);
 bool gen_read_prompts(gen_request *q, api_error *e);
+/* A string, or parts of type text, as one JSON string into `w`; NULL: checked alone. */
+bool api_write_content(const realm_json *content, realm_json_writer *w, api_error *e);
 /* Any "messages" array as its normalised JSON, appended to `out`. */
 bool api_write_messages(const realm_json *messages, realm_buf *out, api_error *e);
 /* Member "chat_template_kwargs" of a request, checked, as JSON appended to `out`; nothing where it is absent or null.

@@ -21,6 +21,7 @@ typedef enum how {
     HINT_EFFORT, /* reasoning_effort */
     HINT_VERBOSITY,
     HINT_RETENTION,
+    HINT_CACHE, /* prompt_cache_options */
     HINT_PREDICTION,
     GRAMMAR, /* a language that is not read here: refused, saying what to send instead */
     REFUSED  /* not there: anything but null is refused by name */
@@ -66,6 +67,7 @@ static const struct field {
     {"safety_identifier", CHAT, HINT_STR},
     {"prompt_cache_key", CHAT, HINT_STR},
     {"prompt_cache_retention", CHAT, HINT_RETENTION},
+    {"prompt_cache_options", CHAT, HINT_CACHE},
     {"metadata", CHAT, HINT_META},
     {"store", CHAT, HINT_BOOL},
     {"service_tier", CHAT, HINT_TIER},
@@ -90,6 +92,7 @@ static const struct field {
     {"functions", CHAT, REFUSED},
     {"function_call", CHAT, REFUSED},
     {"audio", CHAT, REFUSED},
+    {"moderation", CHAT, REFUSED},
     {"web_search_options", CHAT, REFUSED},
 };
 
@@ -148,6 +151,24 @@ static bool check_metadata(const realm_json *v, api_error *e) {
     return true;
 }
 
+static bool check_cache_options(const realm_json *v, api_error *e) {
+    static const char *const known[] = {"mode", "ttl"};
+    realm_json at = *v, item;
+    API_CHECK(realm_json_only(v, known, 2, &at, &err_), &at);
+    if (realm_json_get_set(v, "mode", &item) && !API_ONE_OF(&item, "implicit", "explicit")) return false;
+    return !realm_json_get_set(v, "ttl", &item) || API_ONE_OF(&item, "30m");
+}
+
+static bool check_prediction(const realm_json *v, api_error *e) {
+    static const char *const known[] = {"type", "content"};
+    realm_json at = *v, item;
+    API_CHECK(realm_json_only(v, known, 2, &at, &err_), &at);
+    (void)realm_json_get(v, "type", &item);
+    if (!API_ONE_OF(&item, "content")) return false;
+    (void)realm_json_get(v, "content", &item);
+    return api_write_content(&item, NULL, e);
+}
+
 /* What is said about a field that is not read by a function of its own. */
 static bool check_other(const struct field *f, const realm_json *v, api_error *e) {
     bool b;
@@ -157,11 +178,12 @@ static bool check_other(const struct field *f, const realm_json *v, api_error *e
     case HINT_BOOL: API_CHECK(realm_json_bool(v, &b, &err_), v); return true;
     case HINT_STR: API_CHECK(realm_json_str(v, &s, NULL, &err_), v); return true;
     case HINT_META: return check_metadata(v, e);
-    case HINT_TIER: return API_ONE_OF(v, "auto", "default", "flex", "scale", "priority");
-    case HINT_EFFORT: return API_ONE_OF(v, "none", "minimal", "low", "medium", "high", "xhigh");
+    case HINT_TIER: return API_ONE_OF(v, "auto", "default", "flex", "scale", "priority", "fast");
+    case HINT_EFFORT: return API_ONE_OF(v, "none", "minimal", "low", "medium", "high", "xhigh", "max");
     case HINT_VERBOSITY: return API_ONE_OF(v, "low", "medium", "high");
     case HINT_RETENTION: return API_ONE_OF(v, "in-memory", "in_memory", "24h");
-    case HINT_PREDICTION: API_CHECK(realm_json_expect(v, REALM_JSON_OBJECT, &err_), v); return true;
+    case HINT_CACHE: return check_cache_options(v, e);
+    case HINT_PREDICTION: return check_prediction(v, e);
     case GRAMMAR:
         return api_error_field(e, v, "unsupported_parameter",
                                "grammars in GBNF are not supported; send a JSON Schema as json_schema");

@@ -15,12 +15,24 @@ bool api_read_token(const realm_json *v, size_t n_vocab, realm_token *out, api_e
     return true;
 }
 
-/* A string, or text parts, as one JSON string. */
-static bool write_content(const realm_json *content, realm_json_writer *w, api_error *e) {
+/* What a part of type text may hold: its text, and where a prefix worth keeping ends, which is a hint. */
+static bool check_text_part(const realm_json *part, api_error *e) {
+    static const char *const known[] = {"type", "text", "prompt_cache_breakpoint"}, *const marks[] = {"mode", "ttl"};
+    realm_json at = *part, mark, v;
+    API_CHECK(realm_json_only(part, known, 3, &at, &err_), &at);
+    if (!realm_json_get_set(part, "prompt_cache_breakpoint", &mark)) return true;
+    at = mark;
+    API_CHECK(realm_json_only(&mark, marks, 2, &at, &err_), &at);
+    (void)realm_json_get(&mark, "mode", &v);
+    if (!API_ONE_OF(&v, "explicit")) return false;
+    return !realm_json_get_set(&mark, "ttl", &v) || API_ONE_OF(&v, "30m", "12h");
+}
+
+bool api_write_content(const realm_json *content, realm_json_writer *w, api_error *e) {
     const char *s = "";
     size_t len = 0;
     if (realm_json_kind_of(content) == REALM_JSON_STRING) {
-        realm_json_write_value(w, content);
+        if (w) realm_json_write_value(w, content);
         return true;
     }
     if (realm_json_kind_of(content) != REALM_JSON_ARRAY)
@@ -39,6 +51,8 @@ static bool write_content(const realm_json *content, realm_json_writer *w, api_e
             ok = api_error_value(e, &type, &err);
         else if (!realm_json_is(&type, "text"))
             ok = api_error_field(e, &type, "unsupported_content", "only parts of type \"text\" are supported");
+        else if (!check_text_part(&part, e))
+            ok = false;
         else if (realm_json_get(&part, "text", &text), realm_json_str(&text, &s, &len, &err) != REALM_OK)
             ok = api_error_value(e, &text, &err);
         if (!ok) break;
@@ -48,7 +62,7 @@ static bool write_content(const realm_json *content, realm_json_writer *w, api_e
     if (ok && realm_json_len(content) == 0)
         ok = api_error_field(e, content, "invalid_value", "must have at least one part");
     if (ok && realm_buf_status(&joined) != REALM_OK) ok = api_error_buf(e, realm_buf_status(&joined));
-    if (ok) realm_json_write_str(w, joined.data ? joined.data : "", joined.len);
+    if (ok && w) realm_json_write_str(w, joined.data ? joined.data : "", joined.len);
     realm_buf_release(&joined);
     return ok;
 }
@@ -86,7 +100,7 @@ static bool write_message(const realm_json *m, realm_json_writer *w, api_error *
     if (!realm_json_get_set(m, "content", &content)) {
         return api_error_field(e, &content, "missing_required_parameter", "is required");
     }
-    if (!write_content(&content, w, e)) return false;
+    if (!api_write_content(&content, w, e)) return false;
     realm_json_end_object(w);
     return true;
 }

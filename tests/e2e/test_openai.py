@@ -1,6 +1,7 @@
 """The official Python client as a black box, against one server with three tenants."""
 import asyncio
 import concurrent.futures
+import inspect
 import json
 import math
 import pathlib
@@ -357,6 +358,30 @@ def test_errors_are_the_clients_exceptions(server):
     raises(openai.BadRequestError, lambda: c.completions.create(model="smollm2", prompt=""))
     raises(openai.BadRequestError, lambda: c.completions.create(model="smollm2", prompt=[10**6]))
     raises(openai.BadRequestError, lambda: c.completions.create(model="smollm2", prompt="x", suffix="y"))
+
+
+def test_every_field_of_the_client_is_known(server):
+    """What the official client has an argument for is honoured, a hint, or refused as what it is: never unknown."""
+    c = server.client()
+    own = {"self", "extra_headers", "extra_query", "extra_body", "timeout"}
+    for create, base in ((c.chat.completions.create, CHAT), (c.completions.create, dict(model="smollm2", prompt="One", max_tokens=1))):
+        for field in set(inspect.signature(create).parameters) - own - set(base):
+            assert create(**base, extra_body={field: None}), field
+            e = raises(openai.BadRequestError, lambda: create(**base, extra_body={field: {"what_is_this": {}}}))
+            assert e.param.startswith(field) and (e.code != "unknown_parameter" or "." in e.param), (field, e)
+    hints = dict(service_tier="fast", reasoning_effort="max", verbosity="low", prompt_cache_options={"mode": "explicit", "ttl": "30m"},
+                 prompt_cache_key="k", prompt_cache_retention="24h", safety_identifier="s", store=True, user="u",
+                 metadata={"a": "b"}, prediction={"type": "content", "content": "x"}, parallel_tool_calls=True)
+    marked = [{"role": "user", "content": [{"type": "text", "text": CAPITAL[0]["content"],
+                                            "prompt_cache_breakpoint": {"mode": "explicit", "ttl": "12h"}}]}]
+    plain = c.chat.completions.create(**CHAT).choices[0].message.content
+    assert c.chat.completions.create(**{**CHAT, "messages": marked}, extra_body=hints).choices[0].message.content == plain
+    for part, param in (({"what": 1}, ".what"), ({"prompt_cache_breakpoint": {}}, ".prompt_cache_breakpoint.mode"),
+                        ({"prompt_cache_breakpoint": {"mode": "implicit"}}, ".prompt_cache_breakpoint.mode"),
+                        ({"prompt_cache_breakpoint": {"mode": "explicit", "at": 1}}, ".prompt_cache_breakpoint.at")):
+        bad = [{"role": "user", "content": [{"type": "text", "text": "x", **part}]}]
+        e = raises(openai.BadRequestError, lambda: c.chat.completions.create(**{**CHAT, "messages": bad}))
+        assert e.param == "messages[0].content[0]" + param, e
 
 
 def test_a_tenants_usage_adds_up(server):
