@@ -7,6 +7,7 @@ extern crate llguidance;
 extern crate wasmtime_c_api;
 
 mod bounds;
+mod digits;
 mod marks;
 mod python;
 mod rewrite;

@@ -2,6 +2,7 @@
 //! Python's jinja2, each charged for its work (bounds.rs), and nothing that reaches outside.
 
 use crate::bounds::{self, charge, charge_len, charge_read, check_storable, fail, now_unix, own, Failure, VALUE_COST};
+use crate::digits;
 use crate::python::{show, Json};
 use minijinja::value::{from_args, Kwargs, Rest, Value, ValueKind};
 use minijinja::{format_filter, Environment, Error, ErrorKind, FormatStyle, State};
@@ -530,8 +531,11 @@ fn string_method(state: &State, value: &Value, s: &str, method: &str, args: &[Va
             }
         }
         // Of nothing Python says no, and of letters without case that they are neither.
-        "isalnum" | "isalpha" | "isdigit" | "isnumeric" | "isspace" if s.is_empty() => {
-            from_args::<()>(args).map(|()| Value::from(false))
+        "isalnum" | "isalpha" | "isspace" if s.is_empty() => from_args::<()>(args).map(|()| Value::from(false)),
+        "isdecimal" | "isdigit" | "isnumeric" => {
+            let () = from_args(args)?;
+            charge_len(s.len())?;
+            Ok(Value::from(digits::is(method, s)))
         }
         "islower" | "isupper" => {
             let () = from_args(args)?;

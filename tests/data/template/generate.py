@@ -1,11 +1,13 @@
 #!/usr/bin/env python3
-"""Writes golden.json: what Python's jinja2, set up as transformers sets it up, makes of the templates beside it.
+"""Writes golden.json: what Python's jinja2, set up as transformers sets it up, makes of the templates beside it; and
+digits.json: the characters that its str takes for digits.
 
     python3 -m venv /tmp/v && /tmp/v/bin/pip install jinja2==3.1.6 && /tmp/v/bin/python tests/data/template/generate.py
 """
 import datetime
 import json
 import pathlib
+import unicodedata
 
 from jinja2.exceptions import TemplateError
 from jinja2.ext import Extension, loopcontrols
@@ -122,5 +124,19 @@ for name, (bos, eos, control, conversations) in SETS.items():
                     case["fails"] = True
                 cases.append(case)
 
+
+
+def ranges(method):
+    found = []
+    for c in range(0x110000):
+        if method(chr(c)) and found and found[-1][1] == c - 1:
+            found[-1][1] = c
+        elif method(chr(c)):
+            found.append([c, c])
+    return found
+
+
+digits = {method: ranges(getattr(str, method)) for method in ("isdecimal", "isdigit", "isnumeric")}
+(HERE / "digits.json").write_text(json.dumps({"unicode": unicodedata.unidata_version, **digits}) + "\n")
 (HERE / "golden.json").write_text(json.dumps(cases, ensure_ascii=False, indent=1) + "\n")
 print(len(cases), "cases")

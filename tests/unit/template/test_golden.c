@@ -1,6 +1,6 @@
 /* Every template of tests/data/template against what Python's jinja2 makes of it (generate.py there), and the pieces
  * of each result: they cover it, each special one is a control token, and no control token that came in with a message
- * is special. */
+ * is special. And of every character, whether it is a digit. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -121,7 +121,82 @@ static void golden(void **state) {
     json_decref(cases);
 }
 
+static bool in_ranges(const json_t *ranges, uint32_t c) {
+    size_t i;
+    json_t *r;
+    json_array_foreach(ranges, i, r) {
+        if (c < json_integer_value(json_array_get(r, 0))) return false;
+        if (c <= json_integer_value(json_array_get(r, 1))) return true;
+    }
+    return false;
+}
+
+static size_t put_utf8(char *out, uint32_t c) {
+    if (c < 0x80) return (size_t)sprintf(out, "%c", (int)c);
+    if (c < 0x800) return (size_t)sprintf(out, "%c%c", (int)(0xc0 | c >> 6), (int)(0x80 | (c & 63)));
+    if (c < 0x10000)
+        return (size_t)sprintf(out, "%c%c%c", (int)(0xe0 | c >> 12), (int)(0x80 | (c >> 6 & 63)),
+                               (int)(0x80 | (c & 63)));
+    return (size_t)sprintf(out, "%c%c%c%c", (int)(0xf0 | c >> 18), (int)(0x80 | (c >> 12 & 63)),
+                           (int)(0x80 | (c >> 6 & 63)), (int)(0x80 | (c & 63)));
+}
+
+/* Whether each character from `from` on is decimal, a digit, numeric, against Python's methods. */
+static void check_digits(const realm_template *t, const json_t *golden_ranges, uint32_t from, uint32_t n) {
+    static const char *const methods[] = {"isdecimal", "isdigit", "isnumeric"};
+    realm_error err = {0};
+    realm_buf values, out;
+    realm_buf_init(&values, 1 << 20);
+    realm_buf_init(&out, 1 << 20);
+    (void)realm_buf_puts(&values, "{\"text\":\"");
+    for (uint32_t c = from; c < from + n; c++) {
+        char utf8[5];
+        size_t len = put_utf8(utf8, c);
+        if (c < ' ' || c == '"' || c == '\\') len = 0, (void)realm_buf_printf(&values, "\\u%04x", c);
+        (void)realm_buf_append(&values, utf8, len);
+    }
+    (void)realm_buf_puts(&values, "\"}");
+    realm_template_input in = {.values = {values.data, values.len}};
+    if (realm_template_render(t, &in, &out, NULL, &err) != REALM_OK) fail_msg("from U+%04X: %s", from, err.text);
+    assert_int_equal(out.len, 3 * n);
+    for (uint32_t i = 0; i < 3 * n; i++) {
+        const uint32_t c = from + i / 3;
+        const bool is = in_ranges(json_object_get(golden_ranges, methods[i % 3]), c);
+        if ((out.data[i] == '1') != is) fail_msg("U+%04X %s %s", c, is ? "" : "not", methods[i % 3]);
+    }
+    realm_buf_release(&values);
+    realm_buf_release(&out);
+}
+
+/* In the planes of most scripts and of ideographs. Of the others what Python knew then: later versions of Unicode have
+ * more digits there. */
+static void digits(void **state) {
+    (void)state;
+    static const char SOURCE[] =
+        "{% for c in text %}{{ '1' if c.isdecimal() else '0' }}{{ '1' if c.isdigit() else '0' }}"
+        "{{ '1' if c.isnumeric() else '0' }}{% endfor %}";
+    enum { BLOCK = 0x800 };
+    realm_error err = {0};
+    realm_template *t;
+    json_error_t why;
+    json_t *ranges = json_load_file(DATA "digits.json", 0, &why), *r;
+    assert_non_null(ranges);
+    if (realm_template_open(&t, SOURCE, sizeof SOURCE - 1, NULL, &err) != REALM_OK) fail_msg("%s", err.text);
+    for (uint32_t c = 0; c < 0x30000; c += BLOCK)
+        if (c >> 16 != 1 && c != 0xd800) check_digits(t, ranges, c, BLOCK);
+    size_t i, n = 0;
+    json_array_foreach(json_object_get(ranges, "isnumeric"), i, r) {
+        const json_int_t from = json_integer_value(json_array_get(r, 0)), to = json_integer_value(json_array_get(r, 1));
+        if (from >> 16 != 1) continue;
+        check_digits(t, ranges, (uint32_t)from, (uint32_t)(to - from + 1));
+        n++;
+    }
+    assert_true(n > 40);
+    realm_template_close(t);
+    json_decref(ranges);
+}
+
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(golden)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(golden), cmocka_unit_test(digits)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
