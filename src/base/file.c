@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -111,16 +112,41 @@ done:
     return s;
 }
 
+realm_status realm_file_make(char *path, int *fd, realm_error *err) {
+    char *end = path + strlen(path) - 6;
+    for (;;) {
+        struct stat st;
+        *fd = mkostemp(path, O_CLOEXEC);
+        if (*fd < 0) return from_errno(err, path, errno);
+        /* Waits for none but one who has just claimed it, and will have removed it. Where files have no locks it is not
+         * held, and none is ever claimed. */
+        while (flock(*fd, LOCK_EX) != 0 && errno == EINTR) continue;
+        if (fstat(*fd, &st) == 0 && st.st_nlink > 0) return REALM_OK;
+        close(*fd);
+        memcpy(end, "XXXXXX", 6);
+    }
+}
+
+int realm_file_claim(const char *path) {
+    struct stat held, named;
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY);
+    /* Another file may have come under this name meanwhile. */
+    if (fd >= 0 && fstat(fd, &held) == 0 && S_ISREG(held.st_mode) && flock(fd, LOCK_EX | LOCK_NB) == 0 &&
+        lstat(path, &named) == 0 && named.st_dev == held.st_dev && named.st_ino == held.st_ino)
+        return fd;
+    if (fd >= 0) close(fd);
+    return -1;
+}
+
 realm_status realm_file_replace(const char *path, const void *data, size_t len, unsigned mode, realm_error *err) {
     size_t path_len = strlen(path);
     char *tmp = realm_malloc(path_len + 8);
     if (!tmp) return realm_error_set(err, REALM_E_NOMEM, "%s: out of memory", path);
     memcpy(tmp, path, path_len);
     memcpy(tmp + path_len, ".XXXXXX", 8);
-    realm_status s = REALM_OK;
-    int fd = mkostemp(tmp, O_CLOEXEC);
-    if (fd < 0) {
-        s = from_errno(err, path, errno);
+    int fd;
+    realm_status s = realm_file_make(tmp, &fd, err);
+    if (s != REALM_OK) {
         realm_free(tmp);
         return s;
     }
@@ -133,12 +159,12 @@ realm_status realm_file_replace(const char *path, const void *data, size_t len, 
     }
     int e = 0;
     if (done < len || fchmod(fd, (mode_t)mode) != 0 || fsync(fd) != 0) e = errno ? errno : EIO;
-    if (close(fd) != 0 && !e) e = errno;
     if (!e && rename(tmp, path) != 0) e = errno;
     if (e) {
         (void)unlink(tmp);
         s = from_errno(err, path, e);
     }
+    close(fd); /* it was synced: there is nothing left to fail */
     realm_free(tmp);
     return s;
 }

@@ -1,4 +1,12 @@
-/* base/file.h - files as Realm needs them: mapped, read whole, replaced atomically. Any thread. */
+/* base/file.h - files as Realm needs them: mapped, read whole, replaced atomically. Any thread.
+ *
+ * What is being written has a name of its own until it is whole, and is held (flock) by who writes it: that ends with
+ * the process however it ends, so that what one that was killed has left can be told from what one is at.
+ *
+ *      realm_file_make --> held --rename--> whole, held --close--> whole
+ *                           |
+ *                           +-- killed --> nobody's --realm_file_claim, unlink--> gone
+ */
 #ifndef REALM_BASE_FILE_H
 #define REALM_BASE_FILE_H
 
@@ -26,6 +34,12 @@ REALM_WARN_UNUSED realm_status realm_file_read(const char *path, size_t max_byte
  * never a part. `mode` are the permission bits. */
 REALM_WARN_UNUSED realm_status realm_file_replace(const char *path, const void *data, size_t len, unsigned mode,
                                                   realm_error *err);
+/* Makes a file with mode 0600, `path` ending in XXXXXX, which becomes what no file there was called; it is held while
+ * *fd is open. On failure there is none. */
+REALM_WARN_UNUSED realm_status realm_file_make(char *path, int *fd, realm_error *err);
+/* Takes hold of a regular file that nobody holds, to remove it before closing the descriptor; -1: it is held, or is not
+ * there any more, or cannot be. Does not wait. */
+int realm_file_claim(const char *path);
 /* mkdir -p with mode 0700 for folders that it makes. */
 REALM_WARN_UNUSED realm_status realm_dir_make(const char *path, realm_error *err);
 

@@ -7,7 +7,8 @@
  *
  *     file:  "realmcw1" | HMAC (32 bytes) | name (64 hex digits) | artifact
  *
- * The folder is bounded: past a number of files or bytes the oldest go.
+ * The folder is bounded: past a number of files or bytes the oldest go. What a process that was killed had not written
+ * to the end goes when the next begins.
  */
 #include <dirent.h>
 #include <errno.h>
@@ -50,6 +51,21 @@ static realm_status secret_open(realm_sandbox *s, const char *path, realm_error 
     return realm_file_replace(path, s->cache_secret, sizeof s->cache_secret, 0600, err);
 }
 
+/* Removes what realm_file_replace had begun, and nobody is at any more. */
+static void sweep(const char *dir) {
+    DIR *d = opendir(dir);
+    if (!d) return;
+    for (struct dirent *e; (e = readdir(d));) {
+        const char *end = strrchr(e->d_name, '.');
+        char *path = end && strlen(end) == 7 ? realm_path_join(dir, e->d_name) : NULL; /* .XXXXXX */
+        int held = path ? realm_file_claim(path) : -1;
+        if (held >= 0) (void)unlink(path);
+        if (held >= 0) close(held);
+        realm_free(path);
+    }
+    closedir(d);
+}
+
 realm_status realm_cache_open(realm_sandbox *s, realm_error *err) {
     if (!s->cache_dir) return REALM_OK;
     realm_status st = realm_dir_make(s->cache_dir, err);
@@ -58,6 +74,7 @@ realm_status realm_cache_open(realm_sandbox *s, realm_error *err) {
     if (!path) return realm_error_set(err, REALM_E_NOMEM, "no memory for a path");
     st = secret_open(s, path, err);
     realm_free(path);
+    if (!st) sweep(s->cache_dir);
     return st ? realm_error_prefix(err, "program cache") : REALM_OK;
 }
 

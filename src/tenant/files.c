@@ -4,8 +4,9 @@
  *      rows --model_remove--> gone, and the file with the last of them
  *
  * A row always has its file: the file is moved into place before the row is written, and deleted after the last row is.
- * What a process that ended between the two left behind is swept up by the next one, and the folder of a tenant that
- * was deleted goes once nobody uses it.
+ * What a process that ended between the two, or in the middle of writing, left behind is swept up by the next one: all
+ * that nobody holds (base/file.h), as whoever stores a model holds its file until the row is there. The folder of a
+ * tenant that was deleted goes once nobody uses it.
  */
 #include <dirent.h>
 #include <errno.h>
@@ -17,12 +18,9 @@
 #include <unistd.h>
 
 #include "base/alloc.h"
-#include "base/clock.h"
 #include "base/file.h"
 #include "crypto/crypto.h"
 #include "tenant/internal.h"
-
-#define SWEEP_AGE_S 3600 /* younger files may be another process's that is about to list them */
 
 static char *tenant_dir(const realm_tenant *t) {
     char name[24];
@@ -150,19 +148,18 @@ static void sweep_tenant(realm_runtime *rt, const char *dir, int64_t tenant_id) 
     DIR *d = opendir(dir);
     if (!d) return;
     for (struct dirent *e; (e = readdir(d));) {
-        struct stat st;
         char sha[65];
         bool used = false;
+        realm_status s = REALM_OK;
         char *path = e->d_name[0] == '.' ? NULL : realm_path_join(dir, e->d_name);
-        if (path && lstat(path, &st) == 0 && st.st_mtime + SWEEP_AGE_S < realm_clock_wall_s()) {
-            realm_status s = REALM_OK;
-            if (strlen(e->d_name) == 64 + 5) { /* a finished file: its name is its hash */
-                memcpy(sha, e->d_name, 64);
-                sha[64] = '\0';
-                s = realm_store_model_used(rt->store, tenant_id, sha, &used, NULL);
-            }
-            if (s == REALM_OK && !used) (void)unlink(path);
+        const int held = path ? realm_file_claim(path) : -1;
+        if (held >= 0 && strlen(e->d_name) == 64 + 5) { /* a finished file: its name is its hash */
+            memcpy(sha, e->d_name, 64);
+            sha[64] = '\0';
+            s = realm_store_model_used(rt->store, tenant_id, sha, &used, NULL);
         }
+        if (held >= 0 && s == REALM_OK && !used) (void)unlink(path);
+        if (held >= 0) close(held);
         realm_free(path);
     }
     closedir(d);

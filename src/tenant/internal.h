@@ -275,8 +275,9 @@ void models_unload_idle(realm_tenant *t, bool removed_only);
 char *model_path(const realm_tenant *t, const char *sha256);
 /* Takes the path off the front of a text: where a file lies is not for its tenant to know. */
 void without_path(realm_error *err, const char *path);
-/* Moves a written and synced file into place and lists it under `id`, or under one derived from its hash when that is
- * 0. The file at `path` is gone afterwards, also on failure. */
+/* Moves a written and synced file, which the caller holds (base/file.h) until this returns, into place and lists it
+ * under `id`, or under one derived from its hash when that is 0. The file at `path` is gone afterwards, also on
+ * failure. */
 REALM_WARN_UNUSED realm_status model_store(realm_tenant *t, const char *path, uint32_t id, uint64_t quota_bytes,
                                            uint32_t *made, realm_error *err);
 REALM_WARN_UNUSED realm_status model_remove(realm_tenant *t, uint32_t id, realm_error *err);

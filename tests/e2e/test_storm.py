@@ -380,13 +380,11 @@ class Storm:
         assert time.monotonic() - begin < DRAIN_S + 4, (self.seed, time.monotonic() - begin)
         assert not children, children
 
-    def leaves_nothing(self, killed=False):
-        """But what a model that was being stored had come to when the server was killed: that is swept up an hour later."""
+    def leaves_nothing(self):
         left = sorted(str(p.relative_to(self.server.state)) for p in self.server.state.rglob("*") if p.is_file())
         if os.environ.get("REALM_TEST_VERBOSE"):
             print(f"     {len(left)} files are left")
         known = r"(realm|data)\.db|(programs/)?secret|programs/\w{64}\.cwasm|tenants/\d+/\w{64}\.gguf"
-        known += r"|tenants/\d+/upload-\w{6}" if killed else ""
         left = [p for p in left if not re.fullmatch(known, p)]
         assert not left, (self.seed, left)
 
@@ -422,4 +420,4 @@ def test_a_storm_that_ends_with_sigkill():
             with storm.blows():
                 storm.ends()
             storm.ledger_has_it()
-            storm.leaves_nothing(killed=True)
+            storm.leaves_nothing()

@@ -152,8 +152,8 @@ static void unreserve(file_job *j) {
 
 static void file_free(tenant_job *job) {
     file_job *j = (file_job *)job;
-    if (j->fd >= 0) close(j->fd);
     if (j->path) (void)unlink(j->path);
+    if (j->fd >= 0) close(j->fd);
     unreserve(j);
     realm_free(j->path);
     realm_free(j->piece);
@@ -292,7 +292,7 @@ static realm_status create_file(file_job *j) {
     realm_status s = REALM_OK;
     if (!dir || !(j->path = realm_path_join(dir, "upload-XXXXXX")))
         s = realm_error_set(err, REALM_E_NOMEM, "out of memory");
-    else if (realm_dir_make(dir, NULL) != REALM_OK || (j->fd = mkostemp(j->path, O_CLOEXEC)) < 0)
+    else if (realm_dir_make(dir, NULL) != REALM_OK || realm_file_make(j->path, &j->fd, NULL) != REALM_OK)
         s = realm_error_set(err, REALM_E_IO, "the model cannot be stored: %s", strerror(errno));
     realm_free(dir);
     if (s != REALM_OK) {

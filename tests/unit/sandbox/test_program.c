@@ -264,7 +264,17 @@ static void test_cache(void **state) {
     assert_true(open_info(s, "answer").from_cache);
     assert_int_equal(compile_cpu_ns, 0);
     run_and_close(s, "answer");
+    /* what was not written to the end goes, but what another process is writing */
+    char *killed = realm_path_join(cache, "0.cwasm.abcdef"), *writing = realm_path_join(cache, "0.cwasm.XXXXXX");
+    int fd;
+    assert_int_equal(realm_file_replace(killed, "x", 1, 0600, NULL), REALM_OK);
+    assert_int_equal(realm_file_make(writing, &fd, NULL), REALM_OK);
     s = open_sandbox(1, 4, cache); /* another process of this server would do the same */
+    assert_int_not_equal(access(killed, F_OK), 0);
+    assert_int_equal(unlink(writing), 0);
+    close(fd);
+    realm_free(killed);
+    realm_free(writing);
     assert_true(open_info(s, "answer").from_cache);
     char *path = artifact(cache), *secret = realm_path_join(cache, "secret");
     struct stat sb;

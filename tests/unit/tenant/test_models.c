@@ -375,10 +375,12 @@ static void removing_holds_up_nobody(void **state) {
     tiny_free(m);
 }
 
-/* The runtime ends and begins anew: ids and files are there; what no row names is swept up. */
+/* The runtime ends and begins anew: ids and files are there; what no row names is swept up, but what another process is
+ * writing. */
 static void kept_and_swept(void **state) {
     (void)state;
-    char path[256], stray[300];
+    char path[256], stray[300], unlisted[400], writing[300];
+    int fd;
     tiny_model *m = image_of(51);
     realm_tenant *t = limited("keeper", NULL, NULL);
     realm_tenant_row row;
@@ -388,12 +390,20 @@ static void kept_and_swept(void **state) {
     snprintf(path, sizeof path, "%s/tenants/%lld", dir, (long long)row.id);
     snprintf(stray, sizeof stray, "%s/upload-abcdef", path);
     assert_int_equal(realm_file_replace(stray, "x", 1, 0600, NULL), REALM_OK);
-    struct timespec old[2] = {{.tv_sec = 1000}, {.tv_sec = 1000}};
-    assert_int_equal(utimensat(AT_FDCWD, stray, old, 0), 0);
-    realm_runtime_close(rt);
-    rt = NULL;
-    assert_int_equal(open_runtime(), 0);
-    assert_int_not_equal(access(stray, F_OK), 0);
+    snprintf(unlisted, sizeof unlisted, "%s/%064d.gguf", path, 7); /* moved into place, and killed */
+    assert_int_equal(realm_file_replace(unlisted, "x", 1, 0600, NULL), REALM_OK);
+    snprintf(writing, sizeof writing, "%s/upload-XXXXXX", path); /* another process stores a model */
+    assert_int_equal(realm_file_make(writing, &fd, NULL), REALM_OK);
+    for (int written = 0; written <= 1; written++) {
+        realm_runtime_close(rt);
+        rt = NULL;
+        assert_int_equal(open_runtime(), 0);
+        assert_int_not_equal(access(stray, F_OK), 0);
+        assert_int_not_equal(access(unlisted, F_OK), 0);
+        assert_int_equal(access(writing, F_OK), written ? -1 : 0);
+        if (!written) close(fd); /* it is killed */
+    }
+    assert_int_equal(files_of("keeper"), 1);
     t = limited("keeper", NULL, NULL);
     expect(t, "run", 77, REALM_OK);
     realm_tenant_release(t);
