@@ -1,6 +1,7 @@
 # Running, installing, cleaning.
-DEMO_STATE ?= $(BUILD)/state
-LISTEN     ?= 127.0.0.1:8080
+DEMO_STATE   ?= $(BUILD)/state
+LISTEN       ?= 127.0.0.1:8080
+ADMIN_LISTEN ?= 127.0.0.1:8081
 
 .PHONY: setup serve demo examples install format clean
 
@@ -11,7 +12,7 @@ setup:
 # Rust parts are only known after setup.
 serve: setup
 	@$(MAKE) $(JOBS) --no-print-directory $(BUILD)/realm guests
-	@tools/serve $(BUILD) $(DEMO_STATE) $(LISTEN)
+	@tools/serve $(BUILD) $(DEMO_STATE) $(LISTEN) $(ADMIN_LISTEN)
 
 demo: setup
 	@tools/setup --test
