@@ -42,6 +42,9 @@
 #define FN_TQ1_0 NULL, NULL
 #define FN_TQ2_0 NULL, NULL
 #define FN_MXFP4 NULL, NULL
+#define FN_NVFP4 NULL, NULL
+#define FN_Q1_0 NULL, NULL
+#define FN_Q2_0 NULL, NULL
 
 static const realm_type_info table[] = {
 #define TYPE_ROW(type, number, len, bytes) [number] = {REALM_TYPE_##type, #type, len, bytes, FN_##type},

@@ -7,6 +7,8 @@ One file per type. Lines, in hexadecimal, floats as their 32 bits:
 
     dequantize <bytes of a row> <values>      what the reference makes of random block bytes
     quantize <values> <bytes of a row>        what its quantiser makes of random values (types where it has one)
+
+And types.txt, a line for each type that files may hold: its number, its name, values and bytes of a block.
 """
 import pathlib
 
@@ -55,6 +57,10 @@ def main():
                 row = quants.quantize(values, kind)
                 lines.append("quantize %s %s" % (hex_floats(values), row.tobytes().hex()))
         (HERE / (name.lower() + ".txt")).write_text("\n".join(lines) + "\n")
+    # The package has an older Q8_1 (its sums were floats; ggml-common.h has halves), and lacks what came after it.
+    types = {kind.value: (kind.name, *GGML_QUANT_SIZES[kind]) for kind in GGML_QUANT_SIZES}
+    types |= {9: ("Q8_1", 32, 36), 42: ("Q2_0", 64, 18)}
+    (HERE / "types.txt").write_text("".join("%d %s %d %d\n" % (n, *types[n]) for n in sorted(types)))
 
 
 if __name__ == "__main__":
