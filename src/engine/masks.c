@@ -50,12 +50,10 @@ static void *masks_main(void *arg) {
     realm_thread_be_modest();
     realm_mutex_lock(&e->masks_mu);
     for (;;) {
-        realm_mask *m = (realm_mask *)realm_rota_take(&e->mask_turns);
-        if (!m && e->masks_stop) break;
-        if (!m) {
+        realm_mask *m;
+        while (!(m = (realm_mask *)realm_rota_take(&e->mask_turns)) && !e->masks_stop)
             realm_cond_wait(&e->masks_cond, &e->masks_mu);
-            continue;
-        }
+        if (!m) break;
         m->waits = false;
         realm_mutex_unlock(&e->masks_mu);
         const uint64_t before = realm_clock_thread_ns(), owner = m->owner;

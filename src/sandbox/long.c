@@ -19,12 +19,10 @@ static void *long_main(void *arg) {
     realm_thread_be_modest();
     realm_mutex_lock(&s->long_mu);
     for (;;) {
-        realm_instance *i = (realm_instance *)realm_rota_take(&s->long_turns);
-        if (!i && s->long_stop) break;
-        if (!i) {
+        realm_instance *i;
+        while (!(i = (realm_instance *)realm_rota_take(&s->long_turns)) && !s->long_stop)
             realm_cond_wait(&s->long_cond, &s->long_mu);
-            continue;
-        }
+        if (!i) break;
         const uint64_t owner = i->params.owner;
         i->waits_turn = false;
         realm_mutex_unlock(&s->long_mu);
