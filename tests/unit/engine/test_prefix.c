@@ -147,15 +147,15 @@ static void published_whole_or_not(void **state) {
     realm_error err;
     realm_token want[150];
     engine_run_open(&r, &tiny_llama, &(realm_engine_config){.kv_bytes = 24 * page_bytes(), .chunk_tokens = 32});
+    original = r.b->v;
+    patched = *original;
+    patched.run = failing_run;
+    r.b->v = &patched; /* before the first step: from then on the engine looks at the table until it sleeps */
     oracle_open_tiny(&truth, r.file);
     fill_prompt(want, 128, 1);
     oracle_continue(&truth, want, 128, 20);
     assert_int_equal(realm_engine_publish_prefix(r.e, want, 32, &err), REALM_OK);
-    original = r.b->v;
-    patched = *original;
-    patched.run = failing_run;
     fail_in = 2;
-    r.b->v = &patched; /* the engine sleeps */
     assert_int_equal(realm_engine_publish_prefix(r.e, want, 128, &err), REALM_E_DEVICE);
     assert_int_equal(run(&r, r.a, NULL, want, 148, NULL, 2), 32);
     realm_engine_stats st;
@@ -448,6 +448,11 @@ static void others_go_on_meanwhile(void **state) {
     realm_engine_stats st;
     realm_engine_config config = {.kv_bytes = 20 * page_bytes(), .spill_bytes = 100 * page_bytes()};
     engine_run_open(&r, &tiny_llama, &config);
+    original = r.b->v;
+    patched = *original;
+    patched.run = counting_run;
+    patched.kv_write_page = slow_write;
+    r.b->v = &patched; /* before the first step, as above */
     fill_prompt(long_one, LEN, 1);
     fill_prompt(filler, LEN, 2);
     fill_prompt(prompt, 20, 3);
@@ -466,11 +471,6 @@ static void others_go_on_meanwhile(void **state) {
     realm_context_release(d);
     realm_engine_get_stats(r.e, &st);
     assert_int_equal(st.suspended_pages, 2 * PAGES - 20);
-    original = r.b->v;
-    patched = *original;
-    patched.run = counting_run;
-    patched.kv_write_page = slow_write;
-    r.b->v = &patched; /* the engine sleeps and reads the table when it is woken: submit orders the two */
     engine_stop(&stop, &r);
     p = greedy(r.a, prompt, 20, 60);
     assert_int_equal(consumer_submit(&other, r.e, &p, NULL), REALM_OK);

@@ -474,7 +474,7 @@ static void a_step_fails(void **state) {
     engine_run_open(&r, &tiny_llama, NULL);
     realm_generation_params p = greedy(r.a, prompt, 40, 20);
     fail_in = 10;
-    patch(&r); /* the engine sleeps and reads the table when it is woken: submit orders the two */
+    patch(&r); /* before the first step: from then on the engine looks at the table until it sleeps */
     assert_int_equal(consumer_submit(&c[0], r.e, &p, NULL), REALM_OK);
     consumer_wait(&c[0]);
     assert_int_equal(c[0].finish, REALM_FINISH_ERROR);
