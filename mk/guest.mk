@@ -138,7 +138,7 @@ $(BUILD)/wasm/guest/%.wasm: tests/unit/tenant/guest/%.c $(GUEST_HEADERS) mk/gues
 	$(call build_guest)
 
 $(TEST_GUESTS): tests/unit/tenant/guest/probe.h
-PROGRAM_TESTS := $(addprefix $(BUILD)/unit/tenant/test_,host sequences wasi nn models served modules programs limits hostile tensors late walls usage)
+PROGRAM_TESTS := $(addprefix $(BUILD)/unit/tenant/test_,host sequences wasi nn models served modules programs limits hostile tensors late walls usage deleted)
 $(BUILD)/unit/tenant/test_hostile: | $(WAT_WASM)
 $(PROGRAM_TESTS): | $(TEST_GUESTS) $(GUEST_EXAMPLES)
 $(PROGRAM_TESTS): private TEST_CFLAGS += -DTEST_WASM='"$(BUILD)/wasm"' -DTEST_GUESTS='"$(BUILD)/guest"'

@@ -68,6 +68,15 @@ fail:
     return s;
 }
 
+/* A step, or a slice of a list, may be under way for a program that has ended: it is counted when it is over. */
+static void stop_computing(realm_runtime *rt) {
+    for (size_t i = 0; i < REALM_MODELS_MAX; i++)
+        if (rt->models[i]) realm_engine_stop(rt->models[i]->engine);
+    for (realm_tenant *t = rt->tenants; t; t = t->next)
+        for (tenant_model *m = t->stored; m; m = m->next) realm_engine_stop(m->engine);
+    if (rt->tensors) realm_tensor_service_stop(rt->tensors); /* what it still computed held models and tenants */
+}
+
 void realm_runtime_close(realm_runtime *rt) {
     if (!rt) return;
     /* Instances that nobody waits for any more still hold runs, accounts and generations: they end first. */
@@ -94,8 +103,9 @@ void realm_runtime_close(realm_runtime *rt) {
     realm_program_release(rt->default_program);
     realm_sandbox_close(sandbox);
     jobs_close(rt->jobs);
-    if (rt->tensors) ledger_flush(rt);       /* everything is there */
-    realm_tensor_service_close(rt->tensors); /* what it still computed held models and tenants */
+    stop_computing(rt);
+    if (rt->tensors) ledger_flush(rt); /* everything is there */
+    realm_tensor_service_close(rt->tensors);
     tenants_close(rt);
     for (size_t i = 0; i < REALM_MODELS_MAX; i++) model_free(rt->models[i]);
     realm_backend_close(rt->backend);

@@ -56,6 +56,7 @@ struct realm_tensor_service {
     realm_tensor_budget *first, *last; /* lanes with something to do, in rotation */
     void *spare;                       /* SPARE_BYTES; the thread's own, NULL: none, or a list has it */
     pthread_t thread;
+    bool joined; /* of whoever closes it */
 };
 
 /* ---- jobs -------------------------------------------------------------------------------------------------------- */
@@ -280,13 +281,19 @@ realm_status realm_tensor_service_open(realm_backend *b, realm_tensor_service **
     return REALM_OK;
 }
 
-void realm_tensor_service_close(realm_tensor_service *s) {
-    if (!s) return;
+void realm_tensor_service_stop(realm_tensor_service *s) {
+    if (s->joined) return;
     realm_mutex_lock(&s->mu);
     s->stop = true;
     realm_cond_signal(&s->work);
     realm_mutex_unlock(&s->mu);
     pthread_join(s->thread, NULL);
+    s->joined = true;
+}
+
+void realm_tensor_service_close(realm_tensor_service *s) {
+    if (!s) return;
+    realm_tensor_service_stop(s);
     if (s->spare) realm_pages_unmap(s->spare, SPARE_BYTES);
     realm_cond_destroy(&s->work);
     realm_mutex_destroy(&s->mu);

@@ -189,7 +189,10 @@ typedef struct realm_tensor_job realm_tensor_job;
 /* One thread beside the backend's. The backend outlives the service. */
 REALM_WARN_UNUSED realm_status realm_tensor_service_open(realm_backend *b, realm_tensor_service **out,
                                                          realm_error *err);
-/* Cancels what is pending (on_done is called) and joins the thread. Jobs must have been released before. */
+/* Cancels what is pending (on_done is called) and joins the thread: slices that are under way are finished and counted,
+ * and none comes after them. Its usage can still be asked. From the thread that closes the service. */
+void realm_tensor_service_stop(realm_tensor_service *s);
+/* Stops and frees it. Jobs must have been released before. */
 void realm_tensor_service_close(realm_tensor_service *s); /* NULL-safe */
 /* What the service did since it was opened (bytes are 0), and each of the given budgets, as of one moment: summed over
  * all budgets that were used with it they are equal (the ledger's check). */

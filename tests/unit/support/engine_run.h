@@ -163,7 +163,8 @@ __attribute__((unused)) static void fill_prompt(realm_token *ids, size_t n, unsi
 }
 
 /* The engine's thread stopped inside the callback of a generation's first event, so that a test can submit several, or
- * look at counts, with nothing moving. */
+ * look at counts, with nothing moving. Where it is lent to programs, it may be promised to one when it stops: no worker
+ * runs that one meanwhile, so who waits for the program before held_go waits for ever. */
 typedef struct held {
     realm_generation *g;
     sem_t entered, go;

@@ -3,6 +3,7 @@
  * to stay pending. */
 #include <math.h>
 
+#include "base/clock.h"
 #include "fixture.h"
 #include "support/random.h"
 
@@ -354,6 +355,45 @@ static void cancelled(void **state) {
     assert_false(w[2].done);
 }
 
+static void *stop_service(void *user) {
+    realm_tensor_service_stop(user);
+    return NULL;
+}
+
+/* It is stopped while a list has the next turn: that is computed and counted. */
+static void stopped(void **state) {
+    (void)state;
+    two x;
+    realm_error err = {0};
+    waiter w;
+    realm_tensor_job *j;
+    realm_turn_stats device;
+    realm_tensor_usage total, own;
+    pthread_t stopper;
+    const uint64_t until = realm_clock_ns() + 60 * REALM_NS_PER_S;
+    open_two(&x);
+    realm_tensor_op op = {.kind = REALM_TENSOR_SCALE, .out = x.b, .a = x.a, .u.scale = 2};
+    waiter_init(&w);
+    realm_backend_turn_begin(x.r.b);
+    assert_int_equal(realm_tensor_submit(x.r.s, x.r.budget, &op, 1, waiter_done, &w, &j, &err), REALM_OK);
+    do {
+        realm_backend_turn_get_stats(x.r.b, &device);
+        assert_true(realm_clock_ns() < until);
+    } while (device.waiting == 0);
+    assert_int_equal(pthread_create(&stopper, NULL, stop_service, x.r.s), 0);
+    realm_backend_turn_end(x.r.b);
+    assert_int_equal(pthread_join(stopper, NULL), 0);
+    assert_true(w.done);
+    assert_int_equal(waiter_wait(&w, &err), REALM_OK);
+    realm_tensor_service_usage(x.r.s, &total, &x.r.budget, 1, &own);
+    assert_int_equal(total.ops, 1);
+    assert_int_equal(own.ops, 1);
+    assert_int_equal(total.lists, 0);
+    assert_true(total.device_ns > 0 && own.device_ns == total.device_ns);
+    realm_tensor_job_release(j);
+    close_two(&x);
+}
+
 typedef struct order {
     realm_mutex mu;
     char text[64];
@@ -702,9 +742,9 @@ static void random_lists(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(handles),        cmocka_unit_test(weights),     cmocka_unit_test(refused),
-        cmocka_unit_test(busy),           cmocka_unit_test(cancelled),   cmocka_unit_test(rotation),
-        cmocka_unit_test(given_up),       cmocka_unit_test(kept_apart),  cmocka_unit_test(pins),
-        cmocka_unit_test(lack_of_memory), cmocka_unit_test(random_lists)};
+        cmocka_unit_test(handles),  cmocka_unit_test(weights),        cmocka_unit_test(refused),
+        cmocka_unit_test(busy),     cmocka_unit_test(cancelled),      cmocka_unit_test(stopped),
+        cmocka_unit_test(rotation), cmocka_unit_test(given_up),       cmocka_unit_test(kept_apart),
+        cmocka_unit_test(pins),     cmocka_unit_test(lack_of_memory), cmocka_unit_test(random_lists)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
