@@ -252,6 +252,7 @@ static void instance_end(realm_instance *i) {
     i->trap = NULL;
     i->error = NULL;
     if (i->store && i->has_memory) result.memory_bytes = wasmtime_memory_data_size(i->context, &i->memory);
+    REALM_POOL_TAKES(s);
     if (i->store) wasmtime_store_delete(i->store);
     i->store = NULL;
     i->context = NULL;
@@ -479,6 +480,7 @@ static progress next_step(realm_instance *i) {
     }
     switch (i->step) {
     case REALM_STEP_START:
+        REALM_POOL_GAVE(i->sandbox);
         take_memory(i);
         if (i->program->m.has_init) return call_export(i, REALM_STEP_INIT, "_initialize", 0, 0) ? END : GO_ON;
         return step_entry(i) ? END : GO_ON;

@@ -58,6 +58,18 @@
 /* And these count only after so many times as long as the lender was held up: waits of no length cost nothing. */
 #define REALM_BARRED_TIMES 32u
 
+/* Wasmtime's pool gives an instance the memory that another one had. The thread sanitizer does not see the locks by
+ * which it does that, as it is not built with it, so it is told. */
+#ifdef __SANITIZE_THREAD__
+void __tsan_acquire(void *address);
+void __tsan_release(void *address);
+#define REALM_POOL_GAVE(sandbox) __tsan_acquire(sandbox)
+#define REALM_POOL_TAKES(sandbox) __tsan_release(sandbox)
+#else
+#define REALM_POOL_GAVE(sandbox) ((void)(sandbox))
+#define REALM_POOL_TAKES(sandbox) ((void)(sandbox))
+#endif
+
 /* What must be the same where a module is compiled and where it runs. */
 typedef struct realm_tuning {
     uint64_t reservation_bytes; /* address space of a memory slot */
