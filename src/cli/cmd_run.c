@@ -81,7 +81,8 @@ static realm_status open_local(const run_args *a, realm **out, realm_error *err)
     if (s == REALM_OK && a->program) s = realm_file_read(a->program, PROGRAM_MAX, &wasm, &len, err);
     if (s == REALM_OK) s = realm_open(&r, &config, err);
     if (s == REALM_OK) s = realm_model_load(r, "local", path, &load, err);
-    if (s == REALM_OK) s = realm_tenant_add(r, "local", wasm, len, err);
+    if (s == REALM_OK && (s = realm_tenant_add(r, "local", wasm, len, err)) != REALM_OK && a->program)
+        realm_error_prefix(err, "%s", a->program);
     realm_free(wasm);
     realm_free(self);
     realm_free(path);

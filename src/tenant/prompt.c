@@ -39,7 +39,9 @@ realm_status realm_served_apply_template(const realm_served *m, const realm_conv
                                m->template_error);
     if (!m->template)
         return realm_error_set(err, REALM_E_UNSUPPORTED,
-                               "model \"%s\" has no chat template; only its completions endpoint can be used", m->id);
+                               "model \"%s\" has no chat template; it can only continue a text (/v1/completions, "
+                               "realm run --raw)",
+                               m->id);
     realm_template_input in = {.messages = {c->messages, c->messages_len},
                                .tools = {c->tools, c->tools ? c->tools_len : 0},
                                .args = {c->args, c->args ? c->args_len : 0},

@@ -164,9 +164,11 @@ def test_running():
         for args in (["--temperature", "x"], ["--temperature", "-1"], ["--temperature", "nan"], ["--max-tokens", "0"],
                      ["--seed", "-1"], ["--threads", "0"], ["--weight-budget", "lots"], ["--model"], ["one", "two"]):
             is_wrong_usage(command, *args)
-        fails(command, "--model", NO_FILE)
-        fails(command, "--model", "nosuch", "--models-dir", "/nonexistent")
-        fails(command, "--model", MODEL, "--program", NO_FILE)
+        prompt = ["Hi"] if command == "run" else []  # a conversation reads what is said from its input
+        assert "/nonexistent/" in fails(command, "--model", NO_FILE, *prompt)
+        assert '"nosuch"' in fails(command, "--model", "nosuch", "--models-dir", "/nonexistent", *prompt)
+        for program in (NO_FILE, __file__):
+            assert program.splitlines()[0] in fails(command, "--model", MODEL, "--program", program, *prompt)
         for arg in ("a", "a=", "=1", "a=x", "a=1 2", "a=1,\"b\":2", "bos_token=1", "messages=[]"):
             assert arg in is_wrong_usage(command, "--template-arg", arg, "Hi")
         is_wrong_usage(command, "--template-arg", "a=1", "--template-arg", "b=1", "--template-arg", "a=2", "Hi")
