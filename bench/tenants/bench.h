@@ -93,6 +93,7 @@ realm_engine *native_engine(native *n);
 /* One request at a time; the reader is told whenever there are more tokens, the last time when there are n_tokens. */
 void native_begin(native *n, client *reader, uint32_t n_tokens);
 uint32_t native_tokens(native *n);
+void native_turn(native *n); /* after the reader has been told: what no thread was lent for */
 void native_end(native *n);
 void native_close(native *n);
 

@@ -1,9 +1,10 @@
 /* bench/tenants/native.c - lockstep without a sandbox: what a program of lockstep.wasm's kind does, as part of the
  * host.
  *
- * An engine of its own on a backend of its own. Its thread, while there is nothing to compute, draws the next token
- * from the row of the forward pass that has just ended and submits the pass after it; a compute thread then tells the
- * reader. That is how programs are served (src/tenant/idle.c), less the program.
+ * An engine of its own on a backend of its own. Its thread while there is nothing to compute, or a compute thread while
+ * the pass that was guessed is computed, draws the next token from the row of the forward pass that has just ended and
+ * submits the pass after it, and tells the reader. That is how programs are served (src/tenant/idle.c), less the
+ * program.
  */
 #include <sched.h>
 
@@ -20,11 +21,16 @@ struct native {
     _Atomic(realm_generation *) pass; /* NULL: none, or its submit has not returned yet */
     realm_event_batch batch;
     atomic_bool ended; /* the pass */
+    atomic_uint lent;  /* threads that will look at it */
     atomic_uint n_tokens;
     uint32_t left;
 };
 
-static void pass_ready(void *user) { atomic_store(&((native *)user)->ended, true); }
+static void pass_ready(void *user) {
+    native *n = user;
+    atomic_store(&n->ended, true);
+    if (atomic_load(&n->lent) == 0) client_on_ready(n->reader); /* the reader's thread has to: native_turn */
+}
 static void tell_reader(void *user) { client_on_ready(((native *)user)->reader); }
 
 static void submit(native *n, const realm_token *tokens, size_t n_tokens) {
@@ -43,14 +49,14 @@ static void submit(native *n, const realm_token *tokens, size_t n_tokens) {
     atomic_store(&n->pass, pass);
 }
 
-static void expect(void *user) { (void)user; }
+static void expect(void *user) { atomic_fetch_add(&((native *)user)->lent, 1); }
 static void recall(void *user) { (void)user; }
 
-static void answer(void *user) {
-    native *n = user;
+/* True: there was something to answer. */
+static bool answer(native *n) {
     realm_error err = {0};
     realm_token id;
-    if (!atomic_exchange(&n->ended, false)) return;
+    if (!atomic_exchange(&n->ended, false)) return false;
     realm_generation *pass;
     while (!(pass = atomic_exchange(&n->pass, NULL))) sched_yield(); /* the first one's client has lost its processor */
     (void)realm_generation_poll(pass, &n->batch);
@@ -60,15 +66,30 @@ static void answer(void *user) {
     realm_generation_release(pass);
     atomic_fetch_add(&n->n_tokens, 1);
     if (--n->left > 0) submit(n, &id, 1);
-    const struct realm_backend_vtable *v = n->backend->v;
-    if (!v->aside || !v->aside(n->backend, tell_reader, n)) tell_reader(n);
+    return true;
 }
+
+static void answer_idle(void *user) {
+    native *n = user;
+    const struct realm_backend_vtable *v = n->backend->v;
+    atomic_fetch_sub(&n->lent, 1);
+    if (answer(n) && (!v->aside || !v->aside(n->backend, tell_reader, n))) tell_reader(n);
+}
+
+static void answer_aside(void *user) {
+    native *n = user;
+    atomic_fetch_sub(&n->lent, 1);
+    if (answer(n)) tell_reader(n);
+}
+
+void native_turn(native *n) { (void)answer(n); }
 
 native *native_open(const char *path) {
     realm_error err = {0};
     native *n = realm_calloc(1, sizeof *n);
     if (!n) die("native", &err);
-    const realm_engine_config config = {.idle = {n, expect, answer, recall}};
+    const realm_engine_config config = {.idle = {n, expect, answer_idle, recall},
+                                        .aside = {n, expect, answer_aside, recall}};
     if (realm_backend_open_cpu(&n->backend, &(realm_backend_config){0}, &err)) die("backend", &err);
     bench_serve(&n->served, n->backend, path, &config);
     if (realm_account_open(n->served.e, NULL, NULL, &n->account, &err)) die("account", &err);

@@ -95,6 +95,7 @@ static turn by_host(native *host, client *c) {
     native_begin(host, c, TOKENS);
     for (uint32_t n = 0, now; n < TOKENS; n = now) {
         client_wait(c);
+        native_turn(host);
         if ((now = native_tokens(host)) > n) arrived(&seen, now);
     }
     native_end(host);

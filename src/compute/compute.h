@@ -339,8 +339,8 @@ struct realm_backend_vtable {
     /* One step. Turn. A batch that does not fit the plan (rows, tokens, page ids, order) is REALM_E_INVALID before
      * anything is written. On failure no page that the batch does not own has changed. */
     realm_status (*run)(realm_backend *b, realm_plan *p, const realm_batch *batch, realm_error *err);
-    /* Row i (< n_out of the last run) of the logits value in host memory, valid until the next run; the caller may
-     * change it. */
+    /* Row i (< n_out of the last run) of the logits value in host memory, valid until the run after the next begins,
+     * so that it can be read while the next one goes on; the caller may change it. */
     float *(*logits)(realm_plan *p, uint32_t i);
     /* Any value of the last run in host memory (row-major), for tests and hidden states; NULL where there is none such.
      */

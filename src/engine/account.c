@@ -18,6 +18,7 @@ realm_status realm_account_open(realm_engine *e, const realm_account_limits *lim
     a->e = e;
     a->refs = 1;
     if (limits) a->limits = *limits;
+    realm_foresight_init(&a->foresight);
     a->owner.max = UINT32_MAX;
     a->owner.weight = realm_account_weight(&a->limits);
     a->owner.has_secret = cache_secret != NULL;

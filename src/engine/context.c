@@ -21,6 +21,7 @@ static realm_context *context_new(realm_account *a) {
     c->e = a->e;
     c->account = a;
     atomic_init(&c->refs, 1);
+    realm_foresight_init(&c->foresight);
     realm_mutex_init(&c->mu, REALM_RANK_CONTEXT);
     return c;
 }
@@ -55,6 +56,7 @@ void realm_context_release(realm_context *c) {
     bool had_pages = c->seq.n_pages > 0;
     realm_seq_release(&e->pool, &c->seq);
     realm_mutex_lock(&e->mu);
+    if (c->guess) c->guess->foresees = NULL; /* the engine drops it */
     realm_account_unref_locked(c->account);
     e->n_contexts--;
     realm_mutex_unlock(&e->mu);
@@ -158,7 +160,7 @@ static void look(realm_context *c, realm_context_info *out) {
         .n_tokens = c->seq.n_tokens, .n_computed = c->seq.n_past, .pages = c->seq.n_pages, .busy = c->busy};
     realm_mutex_lock(&c->e->pool.mu);
     for (uint32_t i = 0; i < c->seq.n_pages; i++) {
-        out->shared_pages += c->seq.pages[i]->refs > 1;
+        out->shared_pages += c->seq.pages[i]->refs - c->seq.pages[i]->guesses > 1;
         out->suspended |= c->seq.pages[i]->place != REALM_PAGE_IN_POOL;
     }
     realm_mutex_unlock(&c->e->pool.mu);

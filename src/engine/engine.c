@@ -68,6 +68,10 @@ void realm_engine_retire(realm_engine *e, realm_generation *g) {
 
 void realm_engine_end(realm_engine *e, realm_generation *g, realm_finish finish, realm_status status,
                       const char *text) {
+    if (g->guess) {
+        realm_guess_drop(e, g);
+        return;
+    }
     if (g->state == REALM_GEN_ENDED) return;
     realm_generation_finish(g, finish, status, text);
     realm_engine_finished(e, g);
@@ -105,6 +109,9 @@ static bool intake(realm_engine *e) {
     for (realm_generation *next; g; g = next) {
         next = g->next;
         realm_schedule_enqueue(e, g, false);
+        if (!g->context) continue;
+        g->next_parked = e->asked;
+        e->asked = g;
     }
     for (uint32_t i = 0; i < e->n_ring; i++) {
         uint64_t limit = e->ring[i]->limits.kv_tokens;
@@ -124,8 +131,11 @@ typedef struct sample_work {
     uint32_t n_workers;
 } sample_work;
 
-static void copy_row(realm_sample_job *job, size_t n_vocab) {
-    memcpy(job->copy_to, job->logits, n_vocab * sizeof *job->copy_to);
+/* A forward pass's: nothing is drawn. */
+static void give_row(realm_sampler *s, realm_sample_job *job) {
+    if (!job->lent) memcpy(job->copy_to, job->logits, s->n_vocab * sizeof *job->copy_to);
+    if (job->look) realm_sampler_run(s, job); /* without a chain: the most likely */
+    if (!job->look || job->status != REALM_OK) job->id = -1;
     job->status = REALM_OK;
 }
 
@@ -134,10 +144,8 @@ static void sample_part(void *user, uint32_t worker) {
     uint64_t before = realm_clock_ns();
     for (uint32_t i = worker; i < w->e->n_jobs; i += w->n_workers) {
         realm_sample_job *job = &w->e->jobs[i];
-        if (job->lent)
-            job->status = REALM_OK;
-        else if (job->copy_to)
-            copy_row(job, w->e->n_vocab);
+        if (job->copy_to)
+            give_row(&w->e->samplers[worker], job);
         else
             realm_sampler_run(&w->e->samplers[worker], job);
         const uint64_t now = realm_clock_ns();
@@ -146,21 +154,8 @@ static void sample_part(void *user, uint32_t worker) {
     }
 }
 
-/* Whether nothing will be left to compute after this step: all that runs are forward passes, which it ends. */
-static bool ends_all(const realm_engine *e) {
-    if (e->n_running != e->batch.n_seqs) return false;
-    for (uint32_t i = 0; i < e->batch.n_seqs; i++) {
-        const realm_generation *g = e->batch_gens[i];
-        if (g->n_rows == 0 || g->s->n_past + g->step_rows < g->s->n_tokens) return false;
-    }
-    for (uint32_t i = 0; i < e->n_ring; i++)
-        if (e->ring[i]->n_queued > 0) return false;
-    return true;
-}
-
-/* The thread will be lent to programs: those that wanted one row look at it where it is. */
+/* Those that wanted one row find it where it is. */
 static void lend_rows(realm_engine *e) {
-    if (!e->config.idle.run || !ends_all(e)) return;
     for (uint32_t i = 0; i < e->batch.n_seqs; i++) {
         const realm_generation *g = e->batch_gens[i];
         if (g->n_rows != 1 || g->n_jobs != 1) continue;
@@ -200,6 +195,10 @@ static void commit(realm_engine *e, realm_generation *g) {
     realm_seq *s = g->s;
     const uint32_t full = s->n_past / REALM_KV_PAGE_TOKENS;
     s->n_past += g->step_rows;
+    if (g->guess) {
+        realm_guess_commit(e, g);
+        return;
+    }
     if (g->share && g->share->leader == g && s->n_past >= g->n_prompt) realm_share_fill(g->share, g);
     if (s->n_past / REALM_KV_PAGE_TOKENS > full) realm_prefix_note(&e->pool, &g->account->owner, s);
     for (uint32_t i = 0; g->n_rows > 0 && i < g->n_jobs; i++) {
@@ -207,7 +206,10 @@ static void commit(realm_engine *e, realm_generation *g) {
         if (job->status != REALM_OK) realm_engine_end(e, g, REALM_FINISH_ERROR, job->status, job->error.text);
     }
     if (g->n_rows > 0) {
-        if (s->n_past == s->n_tokens) realm_engine_end(e, g, REALM_FINISH_STOP, REALM_OK, NULL);
+        if (s->n_past < s->n_tokens || g->state == REALM_GEN_ENDED) return;
+        if (g->n_rows == 1) g->logits->best = e->jobs[g->first_job].id;
+        realm_engine_end(e, g, REALM_FINISH_STOP, REALM_OK, NULL);
+        if (g->context) realm_guess_next(e, g->context, g->logits->best);
         return;
     }
     if (s->n_past < s->n_tokens) return;
@@ -241,7 +243,7 @@ static void charge_time(realm_engine *e, uint64_t began, uint64_t computed) {
 static void run_step(realm_engine *e) {
     realm_error err = {0};
     uint64_t start = realm_clock_ns();
-    realm_logits_keep(e);
+    realm_logits_keep(e, ++e->n_runs - 2);
     realm_backend_turn_begin(e->backend);
     const uint64_t own = realm_clock_ns();
     realm_status s = e->backend->v->run(e->backend, e->plan, &e->batch, &err);
@@ -399,7 +401,7 @@ static void publish(realm_engine *e) {
     st->ended += e->n_ended;
     st->cancelled += e->n_cancelled;
     st->failed += e->n_failed;
-    st->running = e->n_running;
+    st->running = e->n_running - realm_guess_running(e);
     e->n_parked_seen = e->n_parked;
     begin_lending(e);
     const bool lending = e->lending;
@@ -425,6 +427,10 @@ static void publish(realm_engine *e) {
 static void *engine_main(void *arg) {
     realm_engine *e = arg;
     while (intake(e)) {
+        if (realm_guess_settle(e)) { /* what comes next is computed while its consumers are told */
+            e->batch.n_rows = 0;
+            publish(e);
+        }
         uint64_t now = realm_clock_ns();
         realm_schedule_sweep(e, now);
         realm_schedule_admit(e, now);
@@ -432,7 +438,7 @@ static void *engine_main(void *arg) {
         if (e->batch.n_rows > 0) run_step(e);
         publish(e);
     }
-    realm_logits_keep(e);
+    realm_logits_keep(e, e->n_runs);
     realm_mutex_lock(&e->mu);
     await_calls(e);
     while (e->lending_aside) realm_cond_wait(&e->unlent, &e->mu);
@@ -607,6 +613,7 @@ realm_status realm_engine_open(realm_engine **out, realm_backend *b, const realm
     e->backend = b;
     e->model = m;
     e->tokenizer = t;
+    e->n_runs = 1; /* n_runs - 2 is a number */
     e->n_vocab = realm_model_hparams(m)->n_vocab;
     e->weight_bytes = realm_model_weight_bytes(m);
     uint32_t n_pages = 0;

@@ -355,8 +355,8 @@ REALM_WARN_UNUSED realm_status realm_logits_open(realm_engine *e, const float *r
                                                  realm_error *err);
 void realm_logits_release(realm_logits *l); /* NULL-safe */
 size_t realm_logits_rows(const realm_logits *l);
-float *realm_logits_row(realm_logits *l,
-                        size_t row); /* (n_vocab), may be changed; valid as long as l; NULL past the end */
+const float *realm_logits_look(realm_logits *l, size_t row); /* (n_vocab), valid as long as l; NULL past the end */
+float *realm_logits_row(realm_logits *l, size_t row);        /* the same, to be changed */
 const float *realm_logits_hidden(const realm_logits *l, size_t row, size_t *d_model); /* NULL without `hidden` */
 /* Draws from a row; workspace comes from the engine. *logprob (may be NULL) is of the row as it is now.
  * REALM_E_RANGE: no such row; REALM_E_FORMAT: no finite logit; REALM_E_NOMEM. */

@@ -39,6 +39,14 @@
 #define REALM_MASK_THREADS_MAX 4u
 #define REALM_FEW_ROWS 64u /* a forward pass of so many tokens at most is served like decoding */
 
+typedef struct realm_foresight { /* guess.c: how well passes can be told beforehand */
+    uint32_t at;                 /* tokens before the one that `best` is a guess for; 0: there is no guess */
+    realm_token best;
+    uint32_t streak, need; /* passes in a row that it was right for; how many there have to be */
+    float rate;            /* of the last eight or so */
+    uint32_t n_passes;     /* whose most likely token might have been looked for */
+} realm_foresight;
+
 /* ---- accounts, account.c ---------------------------------------------------------------------------------------- */
 
 struct realm_account {
@@ -56,7 +64,8 @@ struct realm_account {
     uint32_t step_rows;
     realm_token_counts delta;
     bool in_ring, skip;
-    uint32_t slow_masks; /* so many tokens' masks are computed beside the steps: one took long lately */
+    uint32_t slow_masks;       /* so many tokens' masks are computed beside the steps: one took long lately */
+    realm_foresight foresight; /* of its contexts: what the next one begins with */
 };
 
 /* Under engine->mu. The last reference frees. */
@@ -98,6 +107,9 @@ struct realm_context {
     bool busy;      /* `seq` is the generation's; `shown` says what was there before */
     realm_seq seq;  /* idle: nothing is pinned */
     realm_context_info shown;
+    /* whoever makes it busy hands them to the engine's thread; `guess` is cleared under engine->mu */
+    realm_foresight foresight;
+    realm_generation *guess;
 };
 
 /* Makes the context busy and appends the prompt, with room for what is to be generated; REALM_E_BUSY, REALM_E_RANGE
@@ -122,21 +134,29 @@ struct realm_logits {
     realm_engine *e;
     realm_logits *next;                  /* engine->spare_mu: spare ones, or those with a lent row */
     _Atomic(float *) lent;               /* the plan's row in place of `rows`; cleared under spare_mu */
+    uint64_t lent_run;                   /* spare_mu: of the run that made it */
+    realm_token best;                    /* the most likely of the first row as it was computed; -1: not looked for */
     uint32_t cap_rows, n_rows, n_hidden; /* n_hidden: rows of hidden states, 0 or n_rows */
     float *rows;                         /* (cap_rows, n_vocab) */
     float *hidden;                       /* (n_hidden, d_model) or NULL */
 };
 /* Rows to be filled in. */
 REALM_WARN_UNUSED realm_logits *realm_logits_new(realm_engine *e, uint32_t n_rows, bool hidden);
-/* Engine's thread. One row, as it is in the plan, instead of a copy; realm_logits_keep makes the copies of those that
- * are still there, before the plan runs again. */
+/* Engine's thread. One row, as it is in the plan after run n_runs, instead of a copy; realm_logits_keep makes the
+ * copies of those that are still there of run `until` and before, which the plan is about to write over. */
 void realm_logits_lend(realm_logits *l, float *row);
-void realm_logits_keep(realm_engine *e);
+void realm_logits_keep(realm_engine *e, uint64_t until);
 void realm_logits_free_spare(realm_engine *e);
 
 /* ---- generations: generation.c, events.c, text.c, rewind.c ------------------------------------------------------ */
 
-typedef enum realm_gen_state { REALM_GEN_QUEUED, REALM_GEN_RUNNING, REALM_GEN_PARKED, REALM_GEN_ENDED } realm_gen_state;
+typedef enum realm_gen_state {
+    REALM_GEN_QUEUED,
+    REALM_GEN_RUNNING,
+    REALM_GEN_PARKED,
+    REALM_GEN_GUESSED, /* a guess that is computed */
+    REALM_GEN_ENDED
+} realm_gen_state;
 
 typedef struct realm_text_mark { /* the text's state after n generated tokens */
     uint32_t n;
@@ -159,7 +179,8 @@ struct realm_generation {
     uint32_t n_rows; /* forward: rows of logits wanted; 0: a generation */
     uint32_t run_ahead;
     bool logprobs, prompt_logprobs, ignore_end;
-    uint64_t deadline_ns;
+    bool guess;           /* the engine's own, guess.c: without a consumer */
+    uint64_t deadline_ns; /* of a guess: when it is dropped */
     void (*on_ready)(void *user);
     void *user;
     uint32_t cap_events;
@@ -202,8 +223,9 @@ struct realm_generation {
     realm_token end_id;
     realm_status status;
     char status_text[160];
-    realm_text_mark *base; /* run ahead: the text's state at the last rewind, or at the start */
-    realm_generation *next_parked;
+    realm_text_mark *base;         /* run ahead: the text's state at the last rewind, or at the start */
+    realm_generation *next_parked; /* or the next guess; or while it is taken in, the next on a context */
+    realm_context *foresees;       /* engine->mu: a guess's context; NULL: that is gone */
 
     /* g->mu */
     realm_mutex mu;
@@ -275,6 +297,22 @@ void realm_mask_note(realm_generation *g);
 void realm_mask_drop(realm_generation *g);
 void realm_masks_stop(realm_engine *e);
 
+/* ---- guess.c, engine's thread ------------------------------------------------------------------------------------ */
+
+void realm_foresight_init(realm_foresight *f);
+/* Whether the most likely token of the row that it wants is to be looked for. */
+bool realm_guess_looks(realm_generation *g);
+/* After a forward pass on a context has ended: what is likely to come next goes into the next step. `best`: the most
+ * likely token, -1 if not known. */
+void realm_guess_next(realm_engine *e, realm_context *c, realm_token best);
+void realm_guess_commit(realm_engine *e, realm_generation *guess); /* after its step */
+/* Those in e->asked: passes that were guessed end, other guesses of their contexts are dropped. True: some ended. */
+bool realm_guess_settle(realm_engine *e);
+void realm_guess_drop(realm_engine *e, realm_generation *guess);
+bool realm_guess_drop_all(realm_engine *e, const realm_account *a /* NULL: everybody's */); /* true: there were some */
+void realm_guess_sweep(realm_engine *e, uint64_t now_ns);
+uint32_t realm_guess_running(const realm_engine *e);
+
 /* ---- the engine, engine.c and schedule.c ------------------------------------------------------------------------ */
 
 typedef struct realm_consumer_call {
@@ -331,11 +369,14 @@ struct realm_engine {
     bool calls_lent;          /* as calls: who makes them lends itself */
     realm_generation *parked; /* ended, but the end can be taken back */
     uint32_t n_parked;
+    realm_generation *guesses; /* running or computed */
+    realm_generation *asked;   /* just taken in, those on contexts */
     uint64_t next_seq;
     bool progress;                           /* this iteration changed something */
     uint64_t next_wake_ns;                   /* earliest time that needs a look; 0: none */
     uint64_t n_ended, n_cancelled, n_failed; /* in this iteration */
     uint64_t step_ns, notify_ns, lent_ns;    /* of this step; since start, both */
+    uint64_t n_runs;                         /* of the plan */
 
     /* the step */
     realm_batch batch;
@@ -378,6 +419,7 @@ void realm_schedule_enqueue(realm_engine *e, realm_generation *g, bool front);
 void realm_schedule_unlink(realm_engine *e, realm_generation *g); /* from queue or running */
 void realm_schedule_sweep(realm_engine *e, uint64_t now_ns);
 void realm_schedule_admit(realm_engine *e, uint64_t now_ns);
+void realm_schedule_start_guess(realm_engine *e, realm_generation *guess);
 /* Fills e->batch and e->jobs; no rows when nothing can run now. */
 void realm_schedule_build(realm_engine *e, uint64_t now_ns);
 

@@ -35,6 +35,7 @@ realm_logits *realm_logits_new(realm_engine *e, uint32_t n_rows, bool hidden) {
     }
     l->next = NULL;
     atomic_init(&l->lent, NULL);
+    l->best = -1;
     l->n_rows = n_rows;
     l->n_hidden = hidden ? n_rows : 0;
     if (hidden) l->hidden = realm_malloc(n_rows * d * sizeof *l->hidden);
@@ -52,6 +53,7 @@ void realm_logits_lend(realm_logits *l, float *row) {
     realm_engine *e = l->e;
     realm_mutex_lock(&e->spare_mu);
     atomic_store_explicit(&l->lent, row, memory_order_release);
+    l->lent_run = e->n_runs;
     l->next = e->lent_logits;
     e->lent_logits = l;
     realm_mutex_unlock(&e->spare_mu);
@@ -71,9 +73,12 @@ static void keep(realm_logits *l) {
     unlend(l);
 }
 
-void realm_logits_keep(realm_engine *e) {
+void realm_logits_keep(realm_engine *e, uint64_t until) {
     realm_mutex_lock(&e->spare_mu);
-    while (e->lent_logits) keep(e->lent_logits);
+    for (realm_logits *l = e->lent_logits, *next; l; l = next) {
+        next = l->next;
+        if (l->lent_run <= until) keep(l);
+    }
     realm_mutex_unlock(&e->spare_mu);
 }
 
@@ -143,10 +148,17 @@ realm_status realm_logits_open(realm_engine *e, const float *rows, size_t n_rows
 
 size_t realm_logits_rows(const realm_logits *l) { return l->n_rows; }
 
-float *realm_logits_row(realm_logits *l, size_t row) {
+static float *row_of(realm_logits *l, size_t row) {
     if (row >= l->n_rows) return NULL;
     float *lent = atomic_load_explicit(&l->lent, memory_order_acquire);
     return lent ? lent_row(l, lent) : l->rows + row * l->e->n_vocab;
+}
+
+const float *realm_logits_look(realm_logits *l, size_t row) { return row_of(l, row); }
+
+float *realm_logits_row(realm_logits *l, size_t row) {
+    if (row == 0) l->best = -1;
+    return row_of(l, row);
 }
 
 const float *realm_logits_hidden(const realm_logits *l, size_t row, size_t *d_model) {
@@ -181,7 +193,11 @@ static void give_back(realm_engine *e, realm_spare_sampler *w) {
 
 realm_status realm_logits_sample(realm_logits *l, size_t row, realm_chain *chain, realm_token *id, float *logprob,
                                  realm_error *err) {
-    const float *x = realm_logits_row(l, row);
+    if (row == 0 && !chain && !logprob && l->best >= 0) {
+        *id = l->best;
+        return REALM_OK;
+    }
+    const float *x = row_of(l, row);
     if (!x) return realm_error_set(err, REALM_E_RANGE, "row %zu of %u", row, l->n_rows);
     realm_spare_sampler *w = borrow(l->e);
     if (!w) return realm_error_set(err, REALM_E_NOMEM, "no memory to draw from %u logits", l->e->n_vocab);
@@ -200,13 +216,13 @@ static float log_sum_exp(const float *x, size_t n) {
 }
 
 float realm_logits_log_sum_exp(realm_logits *l, size_t row) {
-    const float *x = realm_logits_row(l, row);
+    const float *x = row_of(l, row);
     return x ? log_sum_exp(x, l->e->n_vocab) : NAN;
 }
 
 /* H = log Z - sum p x, with p = exp(x) / Z. */
 float realm_logits_entropy(realm_logits *l, size_t row) {
-    const float *x = realm_logits_row(l, row);
+    const float *x = row_of(l, row);
     const float lse = x ? log_sum_exp(x, l->e->n_vocab) : NAN;
     if (isnan(lse)) return NAN;
     double sum = 0;
@@ -222,7 +238,7 @@ static int compare(const void *a, const void *b) {
 
 size_t realm_logits_top(realm_logits *l, size_t row, size_t k, realm_top_logprob *out) {
     const size_t n = l->e->n_vocab;
-    const float *x = realm_logits_row(l, row);
+    const float *x = row_of(l, row);
     const float lse = x ? log_sum_exp(x, n) : NAN;
     if (isnan(lse) || k == 0) return 0;
     if (k > n) k = n;

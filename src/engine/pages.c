@@ -366,10 +366,16 @@ void realm_page_fetch(realm_page_pool *p, realm_page *g) {
     (void)r; /* pin will say */
 }
 
-realm_page_result realm_page_own(realm_page_pool *p, realm_page_owner *o, realm_page **page) {
-    realm_page *g = *page, *copy;
+/* Under the lock: whether others hold it whom a write by this sequence would concern. */
+static bool held_by_others(const realm_seq *s, const realm_page *g) {
+    if (!s->guess) return g->refs > 1;
+    return g->guesses > 1 || g->refs - g->guesses > 1;
+}
+
+realm_page_result realm_seq_own(realm_page_pool *p, realm_page_owner *o, realm_seq *s, uint32_t at) {
+    realm_page *g = s->pages[at], *copy;
     realm_mutex_lock(&p->mu);
-    bool alone = g->refs == 1;
+    bool alone = g->has_key ? g->refs == 1 : !held_by_others(s, g);
     if (alone) {
         if (g->findable) realm_page_hide(p, g);
         g->has_key = false;
@@ -382,16 +388,19 @@ realm_page_result realm_page_own(realm_page_pool *p, realm_page_owner *o, realm_
     void *garbage = NULL;
     realm_mutex_lock(&p->mu);
     unpin(p, g);
+    g->guesses -= s->guess;
     unref(p, g, &garbage);
+    copy->guesses = s->guess;
     realm_mutex_unlock(&p->mu);
     realm_spill_collect(garbage);
-    *page = copy;
+    s->pages[at] = copy;
+    s->slots[at] = copy->slot;
     return REALM_PAGE_OK;
 }
 
-bool realm_page_is_shared(realm_page_pool *p, const realm_page *g) {
+bool realm_seq_shares(realm_page_pool *p, const realm_seq *s, uint32_t at) {
     realm_mutex_lock(&p->mu);
-    bool shared = g->refs > 1 || g->has_key;
+    bool shared = held_by_others(s, s->pages[at]) || s->pages[at]->has_key;
     realm_mutex_unlock(&p->mu);
     return shared;
 }
@@ -432,6 +441,7 @@ void realm_seq_keep_pages(realm_page_pool *p, realm_seq *s, uint32_t n) {
                 unpin(p, s->pages[i]);
             else
                 s->n_unpinned--;
+            s->pages[i]->guesses -= s->guess;
             unref(p, s->pages[i], &garbage);
         }
         realm_mutex_unlock(&p->mu);
@@ -439,6 +449,30 @@ void realm_seq_keep_pages(realm_page_pool *p, realm_seq *s, uint32_t n) {
         realm_spill_collect(garbage);
     }
     if (s->n_past > (uint64_t)s->n_pages * REALM_KV_PAGE_TOKENS) s->n_past = s->n_pages * REALM_KV_PAGE_TOKENS;
+}
+
+realm_page_result realm_seq_take_page(realm_page_pool *p, realm_page_owner *o, realm_seq *s) {
+    realm_page *page;
+    realm_page_result r = realm_page_take(p, o, &page);
+    if (r != REALM_PAGE_OK) return r;
+    realm_mutex_lock(&p->mu);
+    page->guesses = s->guess;
+    realm_mutex_unlock(&p->mu);
+    realm_seq_add_page(s, page, true);
+    return r;
+}
+
+void realm_seq_share_pages(realm_page_pool *p, realm_seq *s, const realm_seq *from) {
+    uint32_t same = REALM_MIN(s->n_pages, from->n_pages);
+    while (same > 0 && s->pages[same - 1] != from->pages[same - 1]) same--;
+    realm_seq_keep_pages(p, s, same);
+    realm_mutex_lock(&p->mu);
+    for (uint32_t i = same; i < from->n_pages; i++) {
+        realm_page_ref_locked(p, from->pages[i]);
+        from->pages[i]->guesses += s->guess;
+        realm_seq_add_page(s, from->pages[i], false);
+    }
+    realm_mutex_unlock(&p->mu);
 }
 
 void realm_seq_pin_present(realm_page_pool *p, realm_seq *s) {

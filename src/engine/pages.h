@@ -131,10 +131,11 @@ typedef enum realm_page_state {
     REALM_PAGE_AWAY
 } realm_page_state;
 
-struct realm_page { /* the pool's lock */
-    uint32_t refs;  /* sequences and shares that hold it */
-    uint32_t pins;  /* of running generations */
-    uint32_t slot;  /* IN_POOL */
+struct realm_page {   /* the pool's lock */
+    uint32_t refs;    /* sequences and shares that hold it */
+    uint32_t pins;    /* of running generations */
+    uint32_t guesses; /* of refs: of sequences that are only guessed, which share nothing as far as others can see */
+    uint32_t slot;    /* IN_POOL */
     realm_page_place place;
     realm_page_state state;
     bool moving;  /* the engine's thread is moving its content */
@@ -221,10 +222,6 @@ realm_page_result realm_page_take(realm_page_pool *p, realm_page_owner *o, realm
 realm_page_result realm_page_pin(realm_page_pool *p, realm_page *page);
 /* Engine's thread: one that will be pinned soon is read from the file meanwhile, where nobody else reads. */
 void realm_page_fetch(realm_page_pool *p, realm_page *page);
-/* Engine's thread: makes a pinned page writable by one holder: a shared one is copied (copy on write), a findable one
- * is forgotten. */
-realm_page_result realm_page_own(realm_page_pool *p, realm_page_owner *o, realm_page **page);
-bool realm_page_is_shared(realm_page_pool *p, const realm_page *page); /* engine's thread, a page it holds */
 /* Any thread. */
 void realm_page_ref_locked(realm_page_pool *p, realm_page *page); /* under the pool's lock */
 void realm_pages_ref(realm_page_pool *p, realm_page *const *pages, uint32_t n);
@@ -240,6 +237,7 @@ typedef struct realm_seq {
     uint32_t n_pages, cap_pages;
     uint32_t n_unpinned;
     uint32_t n_past; /* leading tokens that are computed; their pages are there */
+    bool guess;      /* guess.c: its holds do not count as sharing */
 } realm_seq;
 
 /* Room for n tokens and their pages; false without memory, then nothing has changed. */
@@ -250,6 +248,17 @@ void realm_seq_keep_pages(realm_page_pool *p, realm_seq *s, uint32_t n);
 void realm_seq_truncate(realm_page_pool *p, realm_seq *s, uint32_t n_tokens);
 /* A page more: pinned if it has a slot here. There must be room. */
 void realm_seq_add_page(realm_seq *s, realm_page *page, bool pinned);
+/* A new pinned page behind the others; there must be room. Engine's thread. */
+realm_page_result realm_seq_take_page(realm_page_pool *p, realm_page_owner *o, realm_seq *s);
+/* Engine's thread: makes page `at` of a sequence, pinned, writable by it: a shared one is copied (copy on write), a
+ * findable one is forgotten. A guess may write where its context's sequence is the only other holder: behind what that
+ * has computed, and nobody else does while it is there. */
+realm_page_result realm_seq_own(realm_page_pool *p, realm_page_owner *o, realm_seq *s, uint32_t at);
+bool realm_seq_shares(realm_page_pool *p, const realm_seq *s,
+                      uint32_t at); /* engine's thread: own would do something */
+/* Makes the pages of `s` those of `from`, from the first one that differs on, unpinned; what `s` had there is let go.
+ * There must be room. Pinned pages: engine's thread. */
+void realm_seq_share_pages(realm_page_pool *p, realm_seq *s, const realm_seq *from);
 void realm_seq_unpin(realm_page_pool *p, realm_seq *s); /* engine's thread */
 /* Pages that must become pinned to hold n_tokens: those of other running sequences are already. */
 uint32_t realm_seq_pages_wanted(realm_page_pool *p, const realm_seq *s, uint64_t n_tokens);

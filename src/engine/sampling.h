@@ -112,7 +112,8 @@ typedef struct realm_sample_job {
     bool logprob;
     uint32_t n_top;
     float *copy_to; /* forward pass: draw nothing, copy the row */
-    bool lent;      /* the row itself was lent instead: nothing to do */
+    bool lent;      /* the row itself was lent instead */
+    bool look;      /* copied or lent: say the most likely token all the same; id is -1 without one */
     /* results */
     uint64_t took_ns;    /* its thread, by the clock */
     realm_status status; /* REALM_E_FORMAT: no finite logit to choose; else what a stage failed with */

@@ -176,9 +176,10 @@ static void sweep_parked(realm_engine *e, uint64_t now) {
 
 void realm_schedule_sweep(realm_engine *e, uint64_t now) {
     e->next_wake_ns = 0;
+    realm_guess_sweep(e, now);
     sweep_parked(e, now);
     for (uint32_t i = 0; i < e->n_running;)
-        if (!sweep_one(e, e->running[i], now)) i++;
+        if (e->running[i]->guess || !sweep_one(e, e->running[i], now)) i++;
     for (uint32_t i = 0; i < e->n_ring;) {
         realm_account *a = e->ring[i];
         for (realm_generation *g = a->queue_head, *next; g; g = next) {
@@ -317,6 +318,15 @@ static fit pages_allow(realm_engine *e, realm_generation *g) {
     return (uint64_t)want + promised <= realm_pool_available(&e->pool) ? FITS : WAITS_FOR_POOL;
 }
 
+void realm_schedule_start_guess(realm_engine *e, realm_generation *guess) {
+    guess->seq = ++e->next_seq;
+    guess->state = REALM_GEN_RUNNING;
+    e->running[e->n_running++] = guess;
+    guess->account->n_running++;
+    ring_add(e, guess->account);
+    e->progress = true;
+}
+
 void realm_schedule_admit(realm_engine *e, uint64_t now) {
     for (uint32_t i = 0; i < e->n_ring; i++) e->ring[i]->skip = false;
     for (;;) {
@@ -325,7 +335,7 @@ void realm_schedule_admit(realm_engine *e, uint64_t now) {
         realm_account *a = next_account(e, &g, &at);
         if (!a) return;
         if (e->n_running == e->config.max_generations) {
-            if (!preempt_stalled(e, now) && !make_place(e, a)) return;
+            if (!realm_guess_drop_all(e, NULL) && !preempt_stalled(e, now) && !make_place(e, a)) return;
             continue;
         }
         switch (pages_allow(e, g)) {
@@ -333,9 +343,9 @@ void realm_schedule_admit(realm_engine *e, uint64_t now) {
             e->admit_turn = at + 1;
             start(e, g);
             break;
-        case WAITS_FOR_ACCOUNT: a->skip = true; break;
+        case WAITS_FOR_ACCOUNT: a->skip = !realm_guess_drop_all(e, a); break;
         case WAITS_FOR_POOL:
-            if (!preempt_stalled(e, now) && !make_place(e, a)) return;
+            if (!realm_guess_drop_all(e, NULL) && !preempt_stalled(e, now) && !make_place(e, a)) return;
             break;
         case ENDED: break;
         }
@@ -386,15 +396,14 @@ static uint32_t own_written(builder *b, realm_generation *g, uint32_t want) {
     realm_seq *s = g->s;
     for (uint32_t at = s->n_past / REALM_KV_PAGE_TOKENS;
          at < s->n_pages && (uint64_t)at * REALM_KV_PAGE_TOKENS < (uint64_t)s->n_past + want; at++) {
-        if (!realm_page_is_shared(&b->e->pool, s->pages[at])) continue;
-        realm_page_result r = g->seq <= b->starved_seq ? realm_page_own(&b->e->pool, &g->account->owner, &s->pages[at])
-                                                       : REALM_PAGE_NONE_FREE;
+        if (!realm_seq_shares(&b->e->pool, s, at)) continue;
+        realm_page_result r =
+            g->seq <= b->starved_seq ? realm_seq_own(&b->e->pool, &g->account->owner, s, at) : REALM_PAGE_NONE_FREE;
         if (r != REALM_PAGE_OK) {
             (void)refused(b, g, r);
             uint32_t start = at * REALM_KV_PAGE_TOKENS;
             return start > s->n_past ? start - s->n_past : 0;
         }
-        s->slots[at] = s->pages[at]->slot;
     }
     return want;
 }
@@ -404,13 +413,9 @@ static uint32_t cover(builder *b, realm_generation *g, uint32_t want) {
     realm_seq *s = g->s;
     want = own_written(b, g, want);
     while (g->blocked == REALM_PAGE_OK && (uint64_t)s->n_pages * REALM_KV_PAGE_TOKENS < (uint64_t)s->n_past + want) {
-        realm_page *page;
         realm_page_result r =
-            g->seq <= b->starved_seq ? realm_page_take(&b->e->pool, &g->account->owner, &page) : REALM_PAGE_NONE_FREE;
-        if (r == REALM_PAGE_OK)
-            realm_seq_add_page(s, page, true);
-        else
-            (void)refused(b, g, r);
+            g->seq <= b->starved_seq ? realm_seq_take_page(&b->e->pool, &g->account->owner, s) : REALM_PAGE_NONE_FREE;
+        if (r != REALM_PAGE_OK) (void)refused(b, g, r);
     }
     uint32_t room = s->n_pages * REALM_KV_PAGE_TOKENS - s->n_past;
     return REALM_MIN(want, room);
@@ -528,6 +533,7 @@ static bool relieve(realm_engine *e, realm_account *a, realm_page_result why) {
         if (g->blocked == why && !needy) needy = g;
     }
     if (!needy) return false;
+    if (realm_guess_drop_all(e, a)) return true;
     for (uint32_t i = 0; i < e->n_running; i++) { /* the youngest, one with a slow reader before others */
         realm_generation *g = e->running[i];
         if ((a && g->account != a) || g == needy || g->s->n_pages == g->s->n_unpinned) continue;
@@ -547,6 +553,11 @@ static bool relieve(realm_engine *e, realm_account *a, realm_page_result why) {
 
 static bool relieve_all(builder *b) {
     realm_engine *e = b->e;
+    for (uint32_t i = 0; i < e->n_running;) /* a guess waits for nothing */
+        if (e->running[i]->guess && e->running[i]->blocked != REALM_PAGE_OK)
+            realm_guess_drop(e, e->running[i]);
+        else
+            i++;
     if (b->n_rows == 0 && relieve(e, NULL, REALM_PAGE_NONE_FREE)) return true;
     for (uint32_t i = 0; i < e->n_ring; i++) {
         realm_account *a = e->ring[i];
@@ -581,11 +592,13 @@ static void lay_out(realm_engine *e, realm_generation *g) {
         job->copy_to = g->n_rows > 0 ? realm_logits_row(g->logits, pos + g->n_rows - s->n_tokens) : NULL;
         job->chain = g->chain;
         if (g->mask && target < 0) g->chain->ready = g->mask;
+        job->look = g->n_rows == 1 && realm_guess_looks(g);
         job->target = target;
         job->logprob = target >= 0 || g->logprobs;
         job->n_top = g->n_top;
     }
     g->n_jobs = e->n_jobs - g->first_job;
+    if (g->guess) return;
     if (g->n_jobs > 0 || (g->prompt_logprobs && g->prompt_events == 0)) realm_engine_touch(e, g);
 }
 

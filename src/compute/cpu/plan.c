@@ -319,6 +319,10 @@ static bool lay_out(realm_plan *p, size_t quantized, size_t *total) {
         uint32_t rows = p->values[i].rows == REALM_ROWS_BATCH ? p->max_rows : p->max_out;
         if (!take(&at, rows, p->values[i].cols, sizeof(float), &offset)) return false;
         if (p->map) p->data[i] = (float *)(void *)(p->map + offset);
+        if (i != p->logits) continue;
+        p->logits_at[0] = p->data[i];
+        if (!take(&at, rows, p->values[i].cols, sizeof(float), &offset)) return false;
+        if (p->map) p->logits_at[1] = (float *)(void *)(p->map + offset);
     }
     for (uint32_t i = 0; i < p->n_ropes; i++) {
         if (!take(&at, p->max_rows, p->ropes[i].dims, sizeof(float), &offset)) return false;

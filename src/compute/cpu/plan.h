@@ -94,7 +94,8 @@ struct realm_plan {
     realm_kv *kv;
     realm_residency residency; /* need is NULL: nothing is streamed */
     realm_value_desc *values;
-    float **data; /* (n_values) into `map` */
+    float **data;        /* (n_values) into `map` */
+    float *logits_at[2]; /* data[logits] of one run and of the next */
     plan_op *ops;
     rope_table *ropes;
     attention_schedule *schedules;

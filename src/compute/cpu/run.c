@@ -223,6 +223,7 @@ realm_status cpu_plan_run(realm_backend *b, realm_plan *p, const realm_batch *ba
     realm_status s = check_batch(p, batch, err);
     if (s != REALM_OK) return s;
     p->batch = batch;
+    p->data[p->logits] = p->logits_at[p->data[p->logits] == p->logits_at[0]];
     for (uint32_t i = 0; i < batch->n_seqs; i++) {
         const realm_batch_seq *seq = &batch->seqs[i];
         for (uint32_t r = 0; r < seq->n_rows; r++) {

@@ -33,9 +33,7 @@ realm_call_result host_forward(realm_call *call, const uint64_t *args, int32_t *
 typedef struct row {
     const host_model *model;
     realm_logits *logits;
-    size_t at;
-    float *x; /* (n) */
-    size_t n; /* vocabulary */
+    size_t at, n; /* vocabulary */
 } row;
 
 /* The row that a call is about; false with *result set. */
@@ -53,12 +51,11 @@ static bool find_row(realm_host *h, const uint64_t *args, const char *call, row 
         return false;
     }
     *out = (row){.model = own ? own->model : g->model, .logits = logits, .at = (size_t)args[1]};
-    out->x = realm_logits_row(logits, out->at);
     out->n = realm_tokenizer_vocab_size(host_tokenizer(out->model));
-    if (!out->x)
-        host_fail(h, result, REALM_E_RANGE, "%s: row %d of %zu", call, (int32_t)(uint32_t)args[1],
-                  realm_logits_rows(logits));
-    return out->x;
+    if (out->at < realm_logits_rows(logits)) return true;
+    host_fail(h, result, REALM_E_RANGE, "%s: row %d of %zu", call, (int32_t)(uint32_t)args[1],
+              realm_logits_rows(logits));
+    return false;
 }
 
 realm_call_result host_hidden_read(realm_call *call, const uint64_t *args, int32_t *result) {
@@ -76,8 +73,9 @@ realm_call_result host_logits_read(realm_call *call, const uint64_t *args, int32
     realm_host *h = host_of(call);
     row r;
     if (!find_row(h, args, "logits_read", &r, result)) return REALM_CALL_DONE;
-    if (r.n <= args[3] && host_charge_read(h, r.n * sizeof *r.x, "logits_read")) return host_failed(h, result);
-    return host_give(call, args[2], args[3], r.x, r.n * sizeof *r.x, sizeof *r.x, result);
+    if (r.n <= args[3] && host_charge_read(h, r.n * sizeof(float), "logits_read")) return host_failed(h, result);
+    const float *x = realm_logits_look(r.logits, r.at);
+    return host_give(call, args[2], args[3], x, r.n * sizeof *x, sizeof *x, result);
 }
 
 realm_call_result host_logits_sample(realm_call *call, const uint64_t *args, int32_t *result) {
@@ -126,9 +124,9 @@ realm_call_result host_logits_gather(realm_call *call, const uint64_t *args, int
     if (host_take_tokens(call, "logits_gather", r.model, args[2], args[3], &t)) {
         host_failed(h, result);
     } else {
-        float lse = realm_logits_log_sum_exp(r.logits, r.at);
+        const float *x = realm_logits_look(r.logits, r.at), lse = realm_logits_log_sum_exp(r.logits, r.at);
         for (size_t i = 0; i < t.len; i++) {
-            float p = r.x[t.ids[i]] - lse;
+            float p = x[t.ids[i]] - lse;
             memcpy(to + i * sizeof p, &p, sizeof p); /* may not be aligned */
         }
         *result = (int32_t)t.len;
@@ -165,6 +163,7 @@ realm_call_result host_logits_bias(realm_call *call, const uint64_t *args, int32
     const unsigned char *from = host_range(call, args[2], args[3] * sizeof(realm_bias), "logits_bias", result);
     if (!from) return REALM_CALL_DONE;
     realm_bias b;
+    float *x = args[3] > 0 ? realm_logits_row(r.logits, r.at) : NULL;
     for (int pass = 0; pass < 2; pass++) /* all are checked before the first counts */
         for (size_t i = 0; i < args[3]; i++) {
             memcpy(&b, from + i * sizeof b, sizeof b);
@@ -173,7 +172,7 @@ realm_call_result host_logits_bias(realm_call *call, const uint64_t *args, int32
             if (isnan(b.bias) || b.bias == INFINITY)
                 return host_fail(h, result, REALM_E_RANGE, "logits_bias: the bias of token %d is not a number to add",
                                  b.token);
-            if (pass) r.x[b.token] += b.bias;
+            if (pass) x[b.token] += b.bias;
         }
     return REALM_CALL_DONE;
 }
@@ -187,7 +186,8 @@ realm_call_result host_logits_mask(realm_call *call, const uint64_t *args, int32
                          (unsigned long long)args[3], (r.n + 7) / 8);
     const unsigned char *bits = host_range(call, args[2], args[3], "logits_mask", result);
     if (!bits) return REALM_CALL_DONE;
+    float *x = realm_logits_row(r.logits, r.at);
     for (size_t t = 0; t < r.n; t++)
-        if (!(bits[t / 8] >> t % 8 & 1)) r.x[t] = -INFINITY;
+        if (!(bits[t / 8] >> t % 8 & 1)) x[t] = -INFINITY;
     return REALM_CALL_DONE;
 }

@@ -126,7 +126,7 @@ static void whose_pages_go(void **state) {
     /* Written to by one of two holders: the other's stays as it was. */
     realm_pages_ref(&f.p, &own.pages[1], 1);
     realm_page *kept = own.pages[1];
-    assert_int_equal(realm_page_own(&f.p, &f.a, &own.pages[1]), REALM_PAGE_OK);
+    assert_int_equal(realm_seq_own(&f.p, &f.a, &own, 1), REALM_PAGE_OK);
     assert_ptr_not_equal(own.pages[1], kept);
     own.slots[1] = own.pages[1]->slot;
     realm_pages_unref(&f.p, &kept, 1);
