@@ -360,8 +360,11 @@ static void make_calls_aside(void *user) {
     realm_cond_signal(&e->called);
     realm_mutex_unlock(&e->mu);
     if (!lent) return;
+    const uint64_t start = realm_clock_ns();
     e->config.aside.run(e->config.aside.user);
+    const uint64_t took = realm_clock_ns() - start;
     realm_mutex_lock(&e->mu);
+    e->stats.aside_ns += took;
     end_lending(e, &e->lending_aside);
     realm_mutex_unlock(&e->mu);
 }
@@ -398,6 +401,8 @@ static void publish(realm_engine *e) {
     }
     st->notify_ns = e->notify_ns;
     st->lent_ns = e->lent_ns;
+    st->guesses = e->n_guesses;
+    st->guesses_right = e->n_guesses_right;
     st->ended += e->n_ended;
     st->cancelled += e->n_cancelled;
     st->failed += e->n_failed;

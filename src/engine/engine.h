@@ -131,11 +131,13 @@ void realm_engine_counts(realm_engine *e, realm_token_counts *total, realm_accou
                          realm_token_counts *each);
 
 typedef struct realm_engine_stats {
-    uint64_t steps, rows;     /* since start */
-    uint64_t step_ns;         /* time spent in steps */
-    uint64_t notify_ns;       /* time spent handing events to consumers, on_ready included, as of the step before */
-    uint64_t lent_ns;         /* time in config.idle.run, as of the step before */
-    uint32_t running, queued; /* generations now */
+    uint64_t steps, rows; /* since start */
+    uint64_t step_ns;     /* time spent in steps */
+    uint64_t notify_ns;   /* time spent handing events to consumers, on_ready included, as of the step before */
+    uint64_t lent_ns;     /* time in config.idle.run, as of the step before */
+    uint64_t aside_ns;    /* time in config.aside.run, beside the steps */
+    uint64_t guesses, guesses_right; /* passes computed before they were asked for; and then asked for */
+    uint32_t running, queued;        /* generations now */
     uint32_t kv_pages, kv_pages_used;
     uint64_t kv_page_bytes, weight_bytes;
     uint64_t ended, cancelled, failed; /* generations since start, each in one of the three */

@@ -181,6 +181,7 @@ void realm_guess_commit(realm_engine *e, realm_generation *guess) {
     guess->state = REALM_GEN_GUESSED;
     guess->deadline_ns = realm_clock_ns() + KEEP_NS;
     guess->step_rows = guess->n_jobs = 0;
+    e->n_guesses++;
 }
 
 /* What its context's account does next is told from what it did last. */
@@ -215,6 +216,7 @@ static void take_over(realm_engine *e, realm_generation *g, realm_generation *gu
     if (s->n_past % REALM_KV_PAGE_TOKENS == 0) realm_prefix_note(&e->pool, &g->account->owner, s);
     g->logits = guess->logits;
     guess->logits = rows;
+    e->n_guesses_right++;
     g->seq = ++e->next_seq;
     g->prompt_charged = g->n_charge;
     g->account->delta.prompt += g->n_charge;

@@ -375,6 +375,7 @@ struct realm_engine {
     bool progress;                           /* this iteration changed something */
     uint64_t next_wake_ns;                   /* earliest time that needs a look; 0: none */
     uint64_t n_ended, n_cancelled, n_failed; /* in this iteration */
+    uint64_t n_guesses, n_guesses_right;     /* since start */
     uint64_t step_ns, notify_ns, lent_ns;    /* of this step; since start, both */
     uint64_t n_runs;                         /* of the plan */
 

@@ -1,0 +1,324 @@
+/* Passes that are computed before they are asked for: whatever a program then asks, its rows are the oracle's, its
+ * tokens are counted once, and nothing stays behind. */
+#include <string.h>
+
+#include "base/alloc.h"
+#include "support/oracle.h"
+#include "support/random.h"
+
+#define CONTEXTS 5u
+#define LEN_MAX 400u
+
+static oracle truth;
+
+typedef struct sequence { /* what a context should be */
+    realm_context *c;
+    realm_token tokens[512];
+    uint32_t n;
+} sequence;
+
+static uint64_t asked; /* tokens of all passes of the test */
+
+/* One pass over `n` more tokens; checks its row, and returns its most likely token. */
+static realm_token pass(engine_run *r, sequence *s, const realm_token *more, uint32_t n) {
+    static consumer k;
+    realm_token best;
+    realm_error err = {0};
+    realm_generation_params p = greedy(r->a, more, n, 1);
+    p.context = s->c;
+    p.forward = true;
+    p.n_rows = 1;
+    if (consumer_submit(&k, r->e, &p, &err) != REALM_OK) model_run_fail("submit", &err);
+    memcpy(s->tokens + s->n, more, n * sizeof *more);
+    s->n += n;
+    consumer_wait(&k);
+    assert_int_equal(k.finish, REALM_FINISH_STOP);
+    asked += k.prompt_tokens;
+    realm_logits *l = realm_generation_take_logits(k.g);
+    assert_int_equal(realm_logits_sample(l, 0, NULL, &best, NULL, NULL), REALM_OK);
+    assert_int_equal(best, oracle_next(&truth, s->tokens, s->n));
+    if (random_below(2))
+        assert_memory_equal(realm_logits_look(l, 0), oracle_logits(&truth, s->tokens, s->n),
+                            TINY_VOCAB * sizeof(float));
+    realm_logits_row(l, 0)[7] = 1e9f;
+    realm_token changed;
+    assert_int_equal(realm_logits_sample(l, 0, NULL, &changed, NULL, NULL), REALM_OK);
+    assert_int_equal(changed, 7);
+    consumer_close(&k);
+    realm_logits_release(l);
+    return best;
+}
+
+static void begin(engine_run *r, sequence *s, uint32_t n, unsigned salt) {
+    realm_token prompt[64];
+    s->n = 0;
+    fill_prompt(prompt, n, salt);
+    assert_int_equal(realm_context_open(r->e, r->a, &s->c, NULL), REALM_OK);
+    (void)pass(r, s, prompt, n);
+}
+
+static realm_token most_likely(const sequence *s) { return oracle_next(&truth, s->tokens, s->n); }
+
+static realm_token unlikely(const sequence *s, unsigned k) {
+    return (realm_token)(((unsigned)most_likely(s) + k) % TINY_VOCAB);
+}
+
+static realm_engine_stats stats(engine_run *r) {
+    realm_engine_stats st;
+    realm_engine_get_stats(r->e, &st);
+    return st;
+}
+
+/* The engine drops a guess after its context has gone. */
+static void wait_for_no_pages(engine_run *r) {
+    for (unsigned i = 0; i < 20000 && stats(r).kv_pages_used > 0; i++) usleep(500);
+    assert_int_equal(stats(r).kv_pages_used, 0);
+}
+
+static void open_all(engine_run *r, const realm_engine_config *config, uint64_t seed) {
+    rng = seed;
+    asked = 0;
+    engine_run_open(r, &tiny_llama, config);
+    oracle_open_tiny(&truth, r->file);
+}
+
+static void close_all(engine_run *r) {
+    oracle_close(&truth);
+    engine_run_close(r);
+}
+
+/* Follows the most likely token for n passes. */
+static void follow(engine_run *r, sequence *s, uint32_t n) {
+    realm_token next = most_likely(s);
+    for (uint32_t i = 0; i < n; i++) next = pass(r, s, &next, 1);
+}
+
+static void comes_true(void **state) {
+    (void)state;
+    engine_run r;
+    static sequence s, t;
+    realm_token_counts counts;
+    open_all(&r, NULL, 1);
+    begin(&r, &s, 20, 1);
+    follow(&r, &s, 15);
+    assert_int_equal(stats(&r).guesses, 0);
+    follow(&r, &s, 120);
+    const realm_engine_stats st = stats(&r);
+    assert_in_range(st.guesses_right, 60, 119); /* all, unless this thread was kept from asking for long */
+    assert_true(st.guesses >= st.guesses_right);
+    realm_account_counts(r.a, &counts);
+    assert_int_equal(counts.prompt, 20 + 135);
+    assert_int_equal(counts.prompt, asked);
+    assert_int_equal(counts.completion, 0);
+    begin(&r, &t, 9, 2); /* another context is trusted from its first pass on */
+    follow(&r, &t, 10);
+    assert_in_range(stats(&r).guesses_right - st.guesses_right, 5, 11);
+    realm_context_release(s.c);
+    realm_context_release(t.c);
+    wait_for_no_pages(&r);
+    assert_false(realm_account_is_busy(r.a));
+    close_all(&r);
+}
+
+/* After so many wrong ones nothing is guessed any more for long. */
+static void comes_to_nothing(void **state) {
+    (void)state;
+    engine_run r;
+    static sequence s;
+    open_all(&r, NULL, 2);
+    begin(&r, &s, 5, 3);
+    uint64_t wrong = 0;
+    for (unsigned round = 0; round < 4; round++) {
+        follow(&r, &s, 20);
+        const uint64_t before = stats(&r).guesses;
+        realm_token other = unlikely(&s, 1);
+        (void)pass(&r, &s, &other, 1);
+        wrong += stats(&r).guesses > before || round == 0;
+        assert_int_equal(realm_context_truncate(s.c, s.n -= 2, NULL), REALM_OK);
+    }
+    assert_int_equal(wrong, 1); /* the second time 32 in a row would have been needed */
+    realm_context_release(s.c);
+    wait_for_no_pages(&r);
+    close_all(&r);
+}
+
+/* Pages of a context whose next pass is there already: shared with nobody as far as can be seen, forked as ever. */
+static void forks(void **state) {
+    (void)state;
+    engine_run r;
+    static sequence s, f;
+    realm_context_info info;
+    open_all(&r, NULL, 3);
+    begin(&r, &s, 40, 4);
+    follow(&r, &s, 30);
+    for (unsigned i = 0; i < 40; i++) {
+        realm_context_get_info(s.c, &info);
+        assert_int_equal(info.shared_pages, 0);
+        assert_int_equal(info.n_computed, s.n);
+        assert_false(info.busy);
+        f = s;
+        assert_int_equal(realm_context_fork(s.c, &f.c, NULL), REALM_OK);
+        realm_context_get_info(s.c, &info);
+        assert_int_equal(info.shared_pages, info.pages);
+        realm_token other = unlikely(&f, 1 + i % 3);
+        if (i % 2) (void)pass(&r, &f, &other, 1);
+        follow(&r, &s, 1);
+        if (i % 4 > 1) follow(&r, &f, 2);
+        realm_context_release(f.c);
+    }
+    assert_true(stats(&r).guesses_right >= 14 + 20);
+    realm_context_release(s.c);
+    wait_for_no_pages(&r);
+    close_all(&r);
+}
+
+/* Whoever needs the pages gets them. */
+static void gives_way(void **state) {
+    (void)state;
+    engine_run r;
+    static sequence s;
+    static consumer k;
+    static realm_token prompt[6 * REALM_KV_PAGE_TOKENS];
+    const uint64_t bytes = page_bytes_of(&tiny_llama);
+    open_all(&r, &(realm_engine_config){.kv_bytes = 8 * bytes, .spill_bytes = 8 * bytes}, 4);
+    begin(&r, &s, 60, 5);
+    follow(&r, &s, 60);
+    fill_prompt(prompt, REALM_ARRAY_LEN(prompt), 6);
+    for (unsigned i = 0; i < 3; i++) {
+        assert_true(stats(&r).guesses_right > 0);
+        realm_generation_params p = greedy(r.a, prompt, REALM_ARRAY_LEN(prompt), 8);
+        assert_int_equal(consumer_submit(&k, r.e, &p, NULL), REALM_OK);
+        consumer_wait(&k);
+        assert_int_equal(k.finish, REALM_FINISH_LENGTH);
+        consumer_close(&k);
+        follow(&r, &s, 10);
+    }
+    assert_true(stats(&r).suspends > 0);
+    realm_context_release(s.c);
+    wait_for_no_pages(&r);
+    close_all(&r);
+}
+
+/* A generation that goes on beside them: then guesses are cheap, and many are made. */
+static void keep_running(engine_run *r, consumer *k) {
+    static const realm_token prompt[] = {1, 2, 3};
+    realm_generation_params p = greedy(r->a, prompt, REALM_ARRAY_LEN(prompt), 0);
+    if (k->g) {
+        (void)consumer_poll(k);
+        if (k->finish == REALM_FINISH_NONE) {
+            if (k->n_ids > 900) k->n_ids = k->n_events = k->text_len = 0;
+            return;
+        }
+        consumer_close(k);
+    }
+    assert_int_equal(consumer_submit(k, r->e, &p, NULL), REALM_OK);
+}
+
+static void random_programs(void **state) {
+    (void)state;
+    static sequence s[CONTEXTS];
+    static consumer other;
+    uint64_t right = 0, wrong = 0;
+    for (unsigned seed = 1; seed <= 3; seed++) {
+        engine_run r;
+        const uint64_t bytes = page_bytes_of(&tiny_llama);
+        realm_token_counts counts;
+        memset(s, 0, sizeof s);
+        memset(&other, 0, sizeof other);
+        open_all(&r, &(realm_engine_config){.kv_bytes = (seed == 3 ? 40 : 400) * bytes, .spill_bytes = 40 * bytes},
+                 seed * 31);
+        for (unsigned i = 0; i < 900; i++) {
+            sequence *x = &s[random_below(CONTEXTS)], *y = &s[random_below(CONTEXTS)];
+            realm_token more[40];
+            if (seed > 1) keep_running(&r, &other);
+            if (!x->c) {
+                begin(&r, x, 1 + random_below(60), random_below(4));
+                continue;
+            }
+            if (x->n > LEN_MAX) {
+                realm_context_release(x->c);
+                x->c = NULL;
+                continue;
+            }
+            switch (random_below(16)) {
+            case 0:
+                if (y->c) break;
+                *y = *x;
+                assert_int_equal(realm_context_fork(x->c, &y->c, NULL), REALM_OK);
+                break;
+            case 1:
+                x->n -= random_below(REALM_MIN(x->n, 40));
+                assert_int_equal(realm_context_truncate(x->c, x->n, NULL), REALM_OK);
+                break;
+            case 2:
+                fill_prompt(more, 3, i);
+                assert_int_equal(realm_context_append(x->c, more, 3, NULL), REALM_OK);
+                memcpy(x->tokens + x->n, more, 3 * sizeof *more);
+                x->n += 3;
+                (void)pass(&r, x, NULL, 0);
+                break;
+            case 3:
+                realm_context_release(x->c);
+                x->c = NULL;
+                break;
+            case 4:
+                fill_prompt(more, 40, i);
+                (void)pass(&r, x, more, 1 + random_below(39));
+                break;
+            case 5: /* what was most likely, but not from where it was */
+                more[0] = most_likely(x);
+                x->n--;
+                assert_int_equal(realm_context_truncate(x->c, x->n, NULL), REALM_OK);
+                assert_int_equal(realm_context_append(x->c, x->tokens + x->n, 1, NULL), REALM_OK);
+                x->n++;
+                (void)pass(&r, x, more, 1);
+                break;
+            default: more[0] = random_below(8) ? most_likely(x) : unlikely(x, 1); (void)pass(&r, x, more, 1);
+            }
+        }
+        const realm_engine_stats st = stats(&r);
+        right += st.guesses_right;
+        wrong += st.guesses - st.guesses_right;
+        if (seed == 1) {
+            realm_account_counts(r.a, &counts);
+            assert_int_equal(counts.prompt, asked);
+        } else {
+            consumer_close(&other);
+        }
+        for (unsigned i = 0; i < CONTEXTS; i++) realm_context_release(s[i].c);
+        wait_for_no_pages(&r);
+        close_all(&r);
+    }
+    print_message("%llu guesses were right, %llu wrong\n", (unsigned long long)right, (unsigned long long)wrong);
+    assert_true(right > 100 && wrong > 10);
+}
+
+/* It is dropped with the engine; and where nobody asks, so that idle pages can be moved again. */
+static void is_let_go(void **state) {
+    (void)state;
+    engine_run r;
+    static sequence s;
+    realm_context_info info;
+    open_all(&r, NULL, 5);
+    begin(&r, &s, 10, 7);
+    follow(&r, &s, 2 * REALM_KV_PAGE_TOKENS - 10);
+    for (unsigned i = 0; i < 20000 && stats(&r).guesses == stats(&r).guesses_right; i++) usleep(500);
+    assert_true(stats(&r).guesses > stats(&r).guesses_right);
+    realm_context_get_info(s.c, &info);
+    assert_int_equal(info.pages, 2); /* and the guess has a third */
+    for (unsigned i = 0; i < 20000 && stats(&r).kv_pages_used > 2; i++) usleep(500);
+    assert_int_equal(stats(&r).kv_pages_used, 2);
+    const uint64_t right = stats(&r).guesses_right;
+    follow(&r, &s, 10);
+    assert_true(stats(&r).guesses_right > right);
+    realm_context_release(s.c);
+    close_all(&r);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(comes_true), cmocka_unit_test(comes_to_nothing), cmocka_unit_test(forks),
+        cmocka_unit_test(gives_way),  cmocka_unit_test(random_programs),  cmocka_unit_test(is_let_go),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
