@@ -177,6 +177,39 @@ static void bench_modes(bench *b, realm_account *a) {
     client_release(&c);
 }
 
+/* A program in lockstep while another tenant's generation makes steps anyway: how many of them a token takes. */
+static void bench_beside(bench *b) {
+    static samples steps;
+    client stream, c;
+    realm_engine_stats before, after;
+    realm_tenant *other = tenant_open(b, "stream", NULL), *t = tenant_open(b, "beside", "bench/guest/lockstep.wasm");
+    client_init(&stream);
+    client_init(&c);
+    for (unsigned r = 0; r < MANY_ROUNDS; r++) {
+        client_begin(&stream, other, 4 * MANY_TOKENS);
+        while (stream.n_tokens == 0) {
+            client_wait(&stream);
+            (void)client_poll(&stream);
+        }
+        client_begin(&c, t, MANY_TOKENS);
+        while (c.n_tokens < ENDS) {
+            client_wait(&c);
+            (void)client_poll(&c);
+        }
+        const uint32_t first = c.n_tokens;
+        realm_engine_get_stats(b->engine, &before);
+        client_finish(&c);
+        realm_engine_get_stats(b->engine, &after);
+        sample_add(&steps, (double)(after.steps - before.steps) / (c.n_tokens - first));
+        client_finish(&stream);
+    }
+    report("in lockstep beside another tenant's stream", "steps a token", median(&steps), NAN, NAN, false);
+    realm_tenant_release(other);
+    realm_tenant_release(t);
+    client_release(&stream);
+    client_release(&c);
+}
+
 /* Sixteen tenants at once: seconds for all, and the engine's path per token. */
 static double many_at_once(bench *b, realm_tenant *const *t, client *c, double *path_us) {
     realm_engine_stats before, after;
@@ -186,7 +219,7 @@ static double many_at_once(bench *b, realm_tenant *const *t, client *c, double *
     for (unsigned i = 0; i < MANY; i++) client_begin(&c[i], t[i], MANY_TOKENS);
     for (unsigned i = 0; i < MANY; i++) {
         client_finish(&c[i]);
-        n += c[i].completion_tokens;
+        n += c[i].n_tokens;
     }
     const uint64_t ended = realm_clock_ns();
     realm_engine_get_stats(b->engine, &after);
@@ -194,41 +227,45 @@ static double many_at_once(bench *b, realm_tenant *const *t, client *c, double *
     return (double)n * 1e9 / (double)(ended - begun);
 }
 
+enum { IN_PIPE, IN_PROGRAMS, IN_LOCKSTEP, N_KINDS };
+
 static void bench_sixteen(bench *b) {
     static client c[MANY];
-    realm_tenant *with[MANY], *pipe[MANY];
-    static samples ratio, speed, plain, path_with, path_pipe;
+    realm_tenant *t[N_KINDS][MANY];
+    static samples ratio[N_KINDS], speed[N_KINDS], path[N_KINDS];
     char name[32], program[64];
+    double us;
     for (unsigned i = 0; i < MANY; i++) {
         client_init(&c[i]);
+        snprintf(name, sizeof name, "plain%u", i);
+        t[IN_PIPE][i] = tenant_open(b, name, NULL);
         snprintf(name, sizeof name, "with%u", i);
         snprintf(program, sizeof program, "bench/guest/reader%u.wasm", i);
-        with[i] = tenant_open(b, name, program);
-        snprintf(name, sizeof name, "plain%u", i);
-        pipe[i] = tenant_open(b, name, NULL);
+        t[IN_PROGRAMS][i] = tenant_open(b, name, program);
+        snprintf(name, sizeof name, "lockstep%u", i);
+        t[IN_LOCKSTEP][i] = tenant_open(b, name, "bench/guest/lockstep.wasm");
     }
-    double path;
-    (void)many_at_once(b, with, c, &path);
-    (void)many_at_once(b, pipe, c, &path);
+    for (unsigned k = 0; k < N_KINDS; k++) (void)many_at_once(b, t[k], c, &us);
     for (unsigned r = 0; r < MANY_ROUNDS; r++) {
-        double v[2];
-        for (unsigned k = 0; k < 2; k++) {
-            bool programs = (r + k) % 2;
-            v[programs] = many_at_once(b, programs ? with : pipe, c, &path);
-            sample_add(programs ? &path_with : &path_pipe, path);
+        double v[N_KINDS];
+        for (unsigned i = 0; i < N_KINDS; i++) {
+            const unsigned k = (r + i) % N_KINDS;
+            sample_add(&speed[k], v[k] = many_at_once(b, t[k], c, &us));
+            sample_add(&path[k], us);
         }
-        sample_add(&speed, v[1]);
-        sample_add(&plain, v[0]);
-        sample_add(&ratio, v[1] / v[0]);
+        for (unsigned k = 0; k < N_KINDS; k++) sample_add(&ratio[k], v[k] / v[IN_PIPE]);
     }
-    report("tokens/s of 16 tenants, 16 programs (without: in pipe mode)", "t/s", median(&speed), median(&plain), NAN,
-           true);
-    report("the same as a ratio, of the same round", "x", median(&ratio), NAN, 0.98, true);
-    report("on the engine's path with 16 (without: in pipe mode)", "us a token", median(&path_with), median(&path_pipe),
+    const double plain = median(&speed[IN_PIPE]), plain_path = median(&path[IN_PIPE]);
+    report("tokens/s of 16 tenants, 16 programs (without: in pipe mode)", "t/s", median(&speed[IN_PROGRAMS]), plain,
+           NAN, true);
+    report("the same as a ratio, of the same round", "x", median(&ratio[IN_PROGRAMS]), NAN, 0.98, true);
+    report("on the engine's path with 16 (without: in pipe mode)", "us a token", median(&path[IN_PROGRAMS]), plain_path,
            2, false);
+    report("tokens/s of 16 tenants, all in lockstep (without: in pipe mode)", "t/s", median(&speed[IN_LOCKSTEP]), plain,
+           NAN, true);
+    report("the same as a ratio, of the same round", "x", median(&ratio[IN_LOCKSTEP]), NAN, NAN, true);
     for (unsigned i = 0; i < MANY; i++) {
-        realm_tenant_release(with[i]);
-        realm_tenant_release(pipe[i]);
+        for (unsigned k = 0; k < N_KINDS; k++) realm_tenant_release(t[k][i]);
         client_release(&c[i]);
     }
 }
@@ -239,6 +276,7 @@ void bench_tokens(bench *b) {
     if (realm_account_open(b->engine, NULL, NULL, &a, &err)) die("account", &err);
     report_note("a program in the loop, SmolLM2");
     bench_modes(b, a);
+    bench_beside(b);
     bench_sixteen(b);
     realm_account_close(a);
 }

@@ -443,6 +443,7 @@ static void *engine_main(void *arg) {
         if (e->batch.n_rows > 0) run_step(e);
         publish(e);
     }
+    (void)realm_guess_drop_all(e, NULL);
     realm_logits_keep(e, e->n_runs);
     realm_mutex_lock(&e->mu);
     await_calls(e);

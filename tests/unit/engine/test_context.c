@@ -397,7 +397,8 @@ static void lockstep(void **state) {
     }
     uint64_t took = realm_clock_ns() - start;
     realm_engine_get_stats(r.e, &after);
-    assert_int_equal(after.steps - before.steps, N_NEW);
+    const uint64_t unasked = after.guesses - after.guesses_right; /* at the end */
+    assert_int_equal(after.steps - before.steps, N_NEW + unasked);
     print_message("one forward pass in lockstep: %.1f us, of which the step %.1f us\n", (double)took / 1000 / N_NEW,
                   (double)(after.step_ns - before.step_ns) / 1000 / N_NEW);
     realm_context_release(c);

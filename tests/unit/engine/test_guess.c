@@ -29,8 +29,7 @@ static realm_token pass(engine_run *r, sequence *s, const realm_token *more, uin
     p.forward = true;
     p.n_rows = 1;
     if (consumer_submit(&k, r->e, &p, &err) != REALM_OK) model_run_fail("submit", &err);
-    memcpy(s->tokens + s->n, more, n * sizeof *more);
-    s->n += n;
+    for (uint32_t i = 0; i < n; i++) s->tokens[s->n++] = more[i];
     consumer_wait(&k);
     assert_int_equal(k.finish, REALM_FINISH_STOP);
     asked += k.prompt_tokens;
