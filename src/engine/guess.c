@@ -167,7 +167,8 @@ void realm_guess_next(realm_engine *e, realm_context *c, realm_token best) {
     f->at = best >= 0 ? c->seq.n_tokens : 0;
     f->best = best;
     const bool likely = others_run(e) ? f->streak > 0 && f->rate >= RATE_BESIDE : f->streak >= f->need;
-    if (best >= 0 && likely && !e->stopping && has_room(e, c))
+    const bool ends = best < 0 || realm_tokenizer_is_end(e->tokenizer, best); /* behind it programs seldom go on */
+    if (likely && !ends && !e->stopping && has_room(e, c))
         begin(e, c, best);
     else if (c->guess)
         realm_guess_drop(e, c->guess);
