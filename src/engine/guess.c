@@ -19,8 +19,8 @@
  *
  * Whether to guess. A wrong guess in a step that others need anyway costs a column; where the step is for guesses
  * alone, the program waits for it to end. So beside others half of the last passes have to have been foreseeable;
- * alone, so many in a row, twice as many after each wrong guess. A new context begins with what its account's others
- * were like.
+ * alone, where a wrong guess costs a step and a right one saves some hundredths of one, nearly all of the last hundred
+ * and the last few without exception. A new context begins with what its account's others were like.
  */
 #include <string.h>
 
@@ -29,12 +29,12 @@
 
 #define KEEP_NS (100 * REALM_NS_PER_MS)
 #define STREAK_ALONE 16u
-#define STREAK_MOST 4096u
-#define RATE_BESIDE 0.5f
-#define RATE_LOOK 0.25f /* below it the most likely token is looked for in one of LOOK_EVERY passes */
+#define ALONE 0.985f
+#define BESIDE 0.5f
+#define LOOK 0.25f /* below it the most likely token is looked for in one of LOOK_EVERY passes */
 #define LOOK_EVERY 8u
 
-void realm_foresight_init(realm_foresight *f) { *f = (realm_foresight){.rate = RATE_BESIDE, .need = STREAK_ALONE}; }
+void realm_foresight_init(realm_foresight *f) { *f = (realm_foresight){.lately = BESIDE, .long_run = ALONE}; }
 
 bool realm_guess_looks(realm_generation *g) {
     if (g->guess) return true;
@@ -42,7 +42,7 @@ bool realm_guess_looks(realm_generation *g) {
     realm_foresight *f = &g->context->foresight;
     if (f->n_passes == 0) *f = g->account->foresight;
     f->n_passes++;
-    return f->rate >= RATE_LOOK || f->n_passes % LOOK_EVERY == 1;
+    return f->lately >= LOOK || f->n_passes % LOOK_EVERY == 1;
 }
 
 /* ---- life -------------------------------------------------------------------------------------------------------- */
@@ -166,7 +166,8 @@ void realm_guess_next(realm_engine *e, realm_context *c, realm_token best) {
     realm_foresight *f = &c->foresight;
     f->at = best >= 0 ? c->seq.n_tokens : 0;
     f->best = best;
-    const bool likely = others_run(e) ? f->streak > 0 && f->rate >= RATE_BESIDE : f->streak >= f->need;
+    const bool likely =
+        others_run(e) ? f->streak > 0 && f->lately >= BESIDE : f->streak >= STREAK_ALONE && f->long_run >= ALONE;
     const bool ends = best < 0 || realm_tokenizer_is_end(e->tokenizer, best); /* behind it programs seldom go on */
     if (likely && !ends && !e->stopping && has_room(e, c))
         begin(e, c, best);
@@ -186,17 +187,18 @@ void realm_guess_commit(realm_engine *e, realm_generation *guess) {
 }
 
 /* What its context's account does next is told from what it did last. */
-static void learn(realm_foresight *f, const realm_generation *g, bool guessed) {
+static void learn(realm_foresight *f, const realm_generation *g) {
     if (f->at == 0) return;
     const bool right = g->n_rows == 1 && g->n_prompt == f->at + 1 && g->s->tokens[f->at] == f->best;
     f->at = 0;
-    f->streak = right ? f->streak + 1 : 0;
-    f->rate += ((right ? 1.0f : 0.0f) - f->rate) / 8;
-    if (guessed && !right) f->need = REALM_MIN(2 * f->need, STREAK_MOST);
     realm_foresight *of_all = &g->account->foresight;
+    const float was = right ? 1.0f : 0.0f;
+    f->streak = right ? f->streak + 1 : 0;
+    f->lately += (was - f->lately) / 8;
+    f->long_run += (was - f->long_run) / 128;
     of_all->streak = right ? of_all->streak + 1 : 0;
-    of_all->rate = f->rate;
-    of_all->need = f->need;
+    of_all->lately += (was - of_all->lately) / 8;
+    of_all->long_run += (was - of_all->long_run) / 128;
 }
 
 /* Whether what was computed is what it wants. */
@@ -231,7 +233,7 @@ bool realm_guess_settle(realm_engine *e) {
         next = g->next_parked;
         realm_context *c = g->context;
         realm_generation *guess = c->guess;
-        learn(&c->foresight, g, guess);
+        learn(&c->foresight, g);
         if (!guess) continue;
         if (comes_true(guess, g) && !e->stopping) {
             take_over(e, g, guess);

@@ -42,9 +42,9 @@
 typedef struct realm_foresight { /* guess.c: how well passes can be told beforehand */
     uint32_t at;                 /* tokens before the one that `best` is a guess for; 0: there is no guess */
     realm_token best;
-    uint32_t streak, need; /* passes in a row that it was right for; how many there have to be */
-    float rate;            /* of the last eight or so */
-    uint32_t n_passes;     /* whose most likely token might have been looked for */
+    uint32_t streak;        /* passes in a row that it was right for */
+    float lately, long_run; /* of how many: about of the last 8, of the last 128 */
+    uint32_t n_passes;      /* whose most likely token might have been looked for */
 } realm_foresight;
 
 /* ---- accounts, account.c ---------------------------------------------------------------------------------------- */
