@@ -4,8 +4,8 @@
  * it goes, whether the client reads its END or leaves; so it does when the runtime is closed meanwhile.
  *
  * Nothing moves while a test looks, because it has the device's turn: the engine stands before it with a step in its
- * hands. That is no place to wait for a program in, where the engine is held inside a consumer's callback (`held` in
- * support/engine_run.h): its thread may be promised to the program then, which no worker runs. */
+ * hands, and programs go on. That is not so where the engine is held inside a consumer's callback (`held` in
+ * support/engine_run.h): its thread may be promised to a program then, which no worker runs meanwhile. */
 #include "support/engine_run.h"
 #include "tenant/client.h"
 #include "tenant/internal.h"
