@@ -53,8 +53,8 @@ size_t realm_generation_poll(realm_generation *g, realm_event_batch *b) {
     realm_buf_reset(&b->text);
     realm_mutex_lock(&g->mu);
     if (!batch_fits(b, g)) {
-        realm_mutex_unlock(&g->mu);
         b->status = realm_error_set(&b->error, REALM_E_NOMEM, "no memory to take %u events", g->n_events);
+        realm_mutex_unlock(&g->mu);
         realm_buf_reset(&b->text);
         return 0;
     }
