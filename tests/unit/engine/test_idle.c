@@ -1,5 +1,6 @@
 /* The engine's thread while it has nothing to compute: when it is lent, and that it comes back. And the compute thread
  * that tells consumers: it is lent too, and no step waits for it. */
+#include "support/cores.h"
 #include "support/engine_run.h"
 
 /* What config.idle points to: the part of whoever runs programs. */
@@ -298,7 +299,7 @@ static void test_tells_aside(void **state) {
     const realm_engine_config config = {.idle = {&a, note_thread, ignore, ignore},
                                         .aside = {&a, expect_aside, run_aside, note_recall}};
     (void)state;
-    if (sysconf(_SC_NPROCESSORS_ONLN) < 2) skip(); /* nobody spins there */
+    if (usable_cores() < 2) skip(); /* nobody spins there */
     engine_run_open(&r, &tiny_llama, &config);
     a.e = r.e;
     /* On a busy machine a thread that spins for the next step may not be there for long. */
