@@ -291,6 +291,36 @@ static void while_the_engine_stands(void **state) {
         }
 }
 
+/* Of several choices one computes the prompt, the others wait for it. */
+static void while_choices_share_a_prompt(void **state) {
+    (void)state;
+    enum { N = 3 };
+    realm_error err = {0};
+    realm_request *r;
+    realm_run *runs[N];
+    const realm_run_params p = with_text("pipe");
+    realm_tenant *t = tenant_with("choices", TEST_WASM "/guest", "leaver");
+    const int64_t id = t->id;
+    faults(true);
+    assert_int_equal(request_on(t, "tiny", NULL, &r, &err), REALM_OK);
+    realm_request_expect_runs(r, N);
+    hold_device();
+    for (int i = 0; i < N; i++) assert_int_equal(realm_run_start(r, &p, &runs[i], &err), REALM_OK);
+    await_at_device();
+    for (int i = 0; i < N; i++) realm_run_release(runs[i]);
+    realm_request_close(r);
+    delete ("choices");
+    realm_tenant_release(t);
+    stays(id, true);
+    let_go_device();
+    goes(id);
+    const realm_usage u = usage_of("choices");
+    assert_int_equal(u.requests, 1);
+    assert_int_equal(u.aborted_requests, 1);
+    assert_true(u.prompt_tokens > 0 && u.completion_tokens > 0);
+    nothing_of_it_is_left();
+}
+
 static void while_its_job_waits(void **state) {
     (void)state;
     static const struct form JOBS[] = {{.name = "quick job"}, {.name = "heavy job"}};
@@ -437,6 +467,7 @@ int main(int argc, char **argv) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_teardown(while_the_engine_stands, let_go),
         cmocka_unit_test_teardown(while_the_engine_is_held, let_go),
+        cmocka_unit_test_teardown(while_choices_share_a_prompt, let_go),
         cmocka_unit_test_teardown(while_its_job_waits, let_go),
         cmocka_unit_test_teardown(while_its_program_is_opened, let_go),
         cmocka_unit_test_teardown(while_the_runtime_closes, let_go),
