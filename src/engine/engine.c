@@ -522,7 +522,7 @@ static realm_status allocate(realm_engine *e, realm_error *err) {
     e->max_rows = c->max_generations + REALM_FEW_ROWS + c->chunk_tokens;
     e->max_out = c->max_generations + REALM_EXTRA_OUT_ROWS;
     e->n_samplers = REALM_MAX(e->backend->n_threads, 1u);
-    e->ring = realm_calloc(e->cap_ring, sizeof *e->ring);
+    e->ring = realm_calloc(e->cap_ring + c->max_generations, sizeof *e->ring); /* guesses' accounts too */
     e->touched = realm_calloc(e->cap_ring, sizeof *e->touched);
     e->calls = realm_calloc(e->cap_ring, sizeof *e->calls);
     e->running = realm_calloc(c->max_generations, sizeof *e->running);

@@ -22,6 +22,7 @@
  * alone, where a wrong guess costs a step and a right one saves some hundredths of one, nearly all of the last hundred
  * and the last few without exception. A new context begins with what its account's others were like.
  */
+#include <assert.h>
 #include <string.h>
 
 #include "base/alloc.h"
@@ -178,6 +179,7 @@ void realm_guess_next(realm_engine *e, realm_context *c, realm_token best) {
 /* ---- its step, and what became of it ----------------------------------------------------------------------------- */
 
 void realm_guess_commit(realm_engine *e, realm_generation *guess) {
+    assert(guess->n_jobs == 1 && guess->own.n_past == guess->own.n_tokens);
     guess->logits->best = e->jobs[guess->first_job].id;
     realm_schedule_unlink(e, guess);
     guess->state = REALM_GEN_GUESSED;

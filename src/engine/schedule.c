@@ -35,7 +35,7 @@
 
 static void ring_add(realm_engine *e, realm_account *a) {
     if (a->in_ring) return;
-    assert(e->n_ring < e->cap_ring);
+    assert(e->n_ring < e->cap_ring + e->config.max_generations);
     e->ring[e->n_ring++] = a;
     a->in_ring = true;
 }
@@ -622,6 +622,7 @@ void realm_schedule_build(realm_engine *e, uint64_t now) {
     for (uint32_t i = 0; i < e->n_wants; i++) {
         realm_generation *g = e->running[i];
         const uint32_t end = g->s->n_past + g->step_rows;
+        assert(g->step_rows <= e->wants[i].granted);
         e->wants[i].used = g->step_rows;
         if (end <= g->n_priced) continue; /* computed again after a preemption */
         e->wants[i].charged = REALM_MIN(end - g->n_priced, g->step_rows);

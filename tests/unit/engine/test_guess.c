@@ -1,5 +1,6 @@
 /* Passes that are computed before they are asked for: whatever a program then asks, its rows are the oracle's, its
  * tokens are counted once, and nothing stays behind. */
+#include <stdatomic.h>
 #include <string.h>
 
 #include "base/alloc.h"
@@ -9,7 +10,7 @@
 #define CONTEXTS 5u
 #define LEN_MAX 400u
 
-static oracle truth;
+static _Thread_local oracle truth;
 
 typedef struct sequence { /* what a context should be */
     realm_context *c;
@@ -17,11 +18,11 @@ typedef struct sequence { /* what a context should be */
     uint32_t n;
 } sequence;
 
-static uint64_t asked; /* tokens of all passes of the test */
+static _Thread_local uint64_t asked; /* tokens of all passes of the test */
 
 /* One pass over `n` more tokens; checks its row, and returns its most likely token. */
 static realm_token pass(engine_run *r, sequence *s, const realm_token *more, uint32_t n) {
-    static consumer k;
+    static _Thread_local consumer k;
     realm_token best;
     realm_error err = {0};
     realm_generation_params p = greedy(r->a, more, n, 1);
@@ -317,10 +318,252 @@ static void is_let_go(void **state) {
     close_all(&r);
 }
 
+/* ---- more of everything than there is room for --------------------------------------------------------------------
+ */
+
+/* Called on the engine's thread at the end of a pass, when the next one is in its list already: all that may wait comes
+ * now, each of an account of its own. */
+typedef struct crowd {
+    engine_run *r;
+    realm_account *a[2];
+    consumer k[2];
+    sem_t there;
+} crowd;
+
+static void crowd_in(void *user) {
+    static const realm_token prompt[] = {4, 5, 6};
+    crowd *c = user;
+    for (unsigned i = 0; i < REALM_ARRAY_LEN(c->a); i++) {
+        realm_generation_params p = greedy(c->a[i], prompt, REALM_ARRAY_LEN(prompt), 5);
+        assert_int_equal(consumer_submit(&c->k[i], c->r->e, &p, NULL), REALM_OK);
+    }
+    sem_post(&c->there);
+}
+
+static void is_one_too_many(void **state) {
+    (void)state;
+    static struct realm_backend_vtable plain;
+    static crowd c;
+    static sequence s;
+    engine_run r;
+    open_all(&r, &(realm_engine_config){.max_generations = 1, .max_queued = 1}, 6);
+    plain = *r.b->v;
+    plain.aside = NULL;
+    r.b->v = &plain; /* before the first step */
+    c.r = &r;
+    sem_init(&c.there, 0, 0);
+    for (unsigned i = 0; i < REALM_ARRAY_LEN(c.a); i++)
+        assert_int_equal(realm_account_open(r.e, NULL, NULL, &c.a[i], NULL), REALM_OK);
+    begin(&r, &s, 10, 8);
+    follow(&r, &s, 30);
+    assert_true(stats(&r).guesses_right > 0);
+    assert_int_equal(realm_context_truncate(s.c, s.n, NULL), REALM_OK); /* what was guessed is for before this */
+    realm_token next = most_likely(&s);
+    realm_generation_params p = greedy(r.a, &next, 1, 1);
+    realm_generation *g;
+    p.context = s.c;
+    p.forward = true;
+    p.n_rows = 1;
+    p.on_ready = crowd_in;
+    p.user = &c;
+    assert_int_equal(realm_generation_submit(r.e, &p, &g, NULL), REALM_OK);
+    s.tokens[s.n++] = next;
+    while (sem_wait(&c.there) != 0) continue;
+    realm_generation_release(g);
+    for (unsigned i = 0; i < REALM_ARRAY_LEN(c.a); i++) {
+        consumer_wait(&c.k[i]);
+        assert_int_equal(c.k[i].finish, REALM_FINISH_LENGTH);
+        consumer_close(&c.k[i]);
+        realm_account_close(c.a[i]);
+    }
+    follow(&r, &s, 20);
+    realm_context_release(s.c);
+    wait_for_no_pages(&r);
+    sem_destroy(&c.there);
+    close_all(&r);
+}
+
+/* Programs that follow the most likely token, mostly; one that forks, cuts and lets go of their contexts at any moment;
+ * and generations that need nearly all pages. */
+#define PROGRAMS 4u
+#define PASSES 500u
+
+typedef struct shared_context {
+    pthread_mutex_t mu; /* held while a pass is submitted, so that it is known over which tokens */
+    realm_context *c;
+} shared_context;
+
+static struct {
+    engine_run r;
+    realm_account *a[2];
+    shared_context s[PROGRAMS];
+    atomic_uint at_work;
+    atomic_ullong asked[2];
+} town;
+
+/* A pass over what the context has and `more`; sets *s to it all. */
+static void shared_pass(shared_context *c, unsigned owner, const realm_token *more, uint32_t n, sequence *s) {
+    static _Thread_local consumer k;
+    realm_token best;
+    realm_error err = {0};
+    realm_generation_params p = greedy(town.a[owner], more, n, 1);
+    pthread_mutex_lock(&c->mu);
+    p.context = s->c = c->c;
+    p.forward = true;
+    p.n_rows = 1;
+    if (consumer_submit(&k, town.r.e, &p, &err) != REALM_OK) model_run_fail("submit", &err);
+    s->n = (uint32_t)realm_context_get_tokens(s->c, 0, s->tokens, 512);
+    pthread_mutex_unlock(&c->mu);
+    consumer_wait(&k);
+    if (k.status != REALM_OK) print_error("%s\n", k.batch.error.text);
+    assert_int_equal(k.finish, REALM_FINISH_STOP);
+    atomic_fetch_add(&town.asked[owner], k.prompt_tokens);
+    realm_logits *l = realm_generation_take_logits(k.g);
+    if (random_below(3) == 0) usleep(random_below(300)); /* others' steps */
+    assert_memory_equal(realm_logits_look(l, 0), oracle_logits(&truth, s->tokens, s->n), TINY_VOCAB * sizeof(float));
+    assert_int_equal(realm_logits_sample(l, 0, NULL, &best, NULL, NULL), REALM_OK);
+    assert_int_equal(best, most_likely(s));
+    consumer_close(&k);
+    realm_logits_release(l);
+}
+
+static realm_context *new_context(unsigned owner) {
+    realm_context *c;
+    realm_token prompt[64];
+    const uint32_t n = 1 + random_below(60);
+    fill_prompt(prompt, n, random_below(4));
+    assert_int_equal(realm_context_open(town.r.e, town.a[owner], &c, NULL), REALM_OK);
+    assert_int_equal(realm_context_append(c, prompt, n, NULL), REALM_OK);
+    return c;
+}
+
+static void *program_main(void *arg) {
+    shared_context *c = arg;
+    const unsigned at = (unsigned)(c - town.s), owner = at % 2;
+    static _Thread_local sequence s;
+    oracle_open_tiny(&truth, town.r.file);
+    rng = at + 1;
+    shared_pass(c, owner, NULL, 0, &s);
+    for (unsigned i = 0; i < PASSES; i++) {
+        const unsigned k = random_below(40);
+        realm_token next = k == 0 ? unlikely(&s, 1) : most_likely(&s);
+        shared_pass(c, owner, &next, 1, &s);
+        if (k != 1 && s.n < 220) continue;
+        pthread_mutex_lock(&c->mu); /* right after the pass: while what may come next is computed */
+        realm_context_release(c->c);
+        c->c = new_context(owner);
+        pthread_mutex_unlock(&c->mu);
+        shared_pass(c, owner, NULL, 0, &s);
+    }
+    oracle_close(&truth);
+    atomic_fetch_sub(&town.at_work, 1);
+    return NULL;
+}
+
+/* What others do to a program's context. */
+static void *meddler_main(void *arg) {
+    static _Thread_local shared_context f = {.mu = PTHREAD_MUTEX_INITIALIZER};
+    static _Thread_local sequence s;
+    realm_context_info info;
+    (void)arg;
+    oracle_open_tiny(&truth, town.r.file);
+    rng = 99;
+    while (atomic_load(&town.at_work) > 0) {
+        const unsigned at = random_below(PROGRAMS), owner = at % 2;
+        shared_context *c = &town.s[at];
+        bool forked = false;
+        pthread_mutex_lock(&c->mu);
+        realm_context_get_info(c->c, &info);
+        assert_true(info.shared_pages <= info.pages);
+        switch (random_below(3)) {
+        case 0: forked = realm_context_fork(c->c, &f.c, NULL) == REALM_OK; break;
+        case 1:
+            if (info.n_tokens > 4 &&
+                realm_context_truncate(c->c, info.n_tokens - 1 - random_below(3), NULL) != REALM_OK)
+                assert_true(info.busy);
+            break;
+        default: break;
+        }
+        pthread_mutex_unlock(&c->mu);
+        if (forked) {
+            if (random_below(2)) realm_context_get_info(f.c, &info);
+            if (info.n_tokens > 0) shared_pass(&f, owner, NULL, 0, &s);
+            for (unsigned i = random_below(4); i > 0 && s.n < 240; i--) {
+                realm_token next = most_likely(&s);
+                shared_pass(&f, owner, &next, 1, &s);
+            }
+            realm_context_release(f.c);
+        }
+        usleep(random_below(400));
+    }
+    oracle_close(&truth);
+    return NULL;
+}
+
+static void is_safe_in_a_crowd(void **state) {
+    (void)state;
+    static consumer k;
+    static realm_token prompt[512];
+    const uint64_t bytes = page_bytes_of(&tiny_llama);
+    for (unsigned round = 0; round < 3; round++) {
+        pthread_t threads[PROGRAMS], meddler;
+        realm_token_counts total, counts[2];
+        memset(&town, 0, sizeof town);
+        open_all(&town.r,
+                 &(realm_engine_config){.kv_bytes = (round == 0 ? 300 : 22) * bytes,
+                                        .spill_bytes = round == 1 ? 3 * bytes : 0,
+                                        .chunk_tokens = 32,
+                                        .max_generations = 4 + round},
+                 9 + round);
+        for (unsigned i = 0; i < 2; i++)
+            assert_int_equal(realm_account_open(town.r.e, NULL, NULL, &town.a[i], NULL), REALM_OK);
+        for (unsigned i = 0; i < PROGRAMS; i++) {
+            pthread_mutex_init(&town.s[i].mu, NULL);
+            town.s[i].c = new_context(i % 2);
+        }
+        atomic_store(&town.at_work, PROGRAMS);
+        for (unsigned i = 0; i < PROGRAMS; i++)
+            assert_int_equal(pthread_create(&threads[i], NULL, program_main, &town.s[i]), 0);
+        assert_int_equal(pthread_create(&meddler, NULL, meddler_main, NULL), 0);
+        uint64_t completion = 0, prompts = 0;
+        while (atomic_load(&town.at_work) > 0) {
+            const uint32_t n = 1 + random_below(400), n_new = 1 + random_below(80);
+            fill_prompt(prompt, n, random_below(5));
+            realm_generation_params p = greedy(town.r.a, prompt, n, n_new);
+            assert_int_equal(consumer_submit(&k, town.r.e, &p, NULL), REALM_OK);
+            consumer_wait(&k);
+            assert_int_equal(k.finish, REALM_FINISH_LENGTH);
+            oracle_continue(&truth, prompt, n, n_new);
+            assert_memory_equal(k.ids, prompt + n, n_new * sizeof *k.ids);
+            prompts += n;
+            completion += n_new;
+            consumer_close(&k);
+        }
+        for (unsigned i = 0; i < PROGRAMS; i++) pthread_join(threads[i], NULL);
+        pthread_join(meddler, NULL);
+        const realm_engine_stats st = stats(&town.r);
+        print_message("%llu of %llu guesses were right, %llu pages lost\n", (unsigned long long)st.guesses_right,
+                      (unsigned long long)st.guesses, (unsigned long long)st.dropped);
+        assert_true(st.guesses_right > 0);
+        realm_engine_counts(town.r.e, &total, town.a, 2, counts);
+        for (unsigned i = 0; i < 2; i++) assert_int_equal(counts[i].prompt, atomic_load(&town.asked[i]));
+        assert_int_equal(total.prompt, counts[0].prompt + counts[1].prompt + prompts);
+        assert_int_equal(total.completion, completion);
+        for (unsigned i = 0; i < PROGRAMS; i++) {
+            realm_context_release(town.s[i].c);
+            pthread_mutex_destroy(&town.s[i].mu);
+        }
+        wait_for_no_pages(&town.r);
+        for (unsigned i = 0; i < 2; i++) realm_account_close(town.a[i]);
+        close_all(&town.r);
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(comes_true), cmocka_unit_test(comes_to_nothing), cmocka_unit_test(forks),
-        cmocka_unit_test(gives_way),  cmocka_unit_test(random_programs),  cmocka_unit_test(is_let_go),
+        cmocka_unit_test(comes_true),      cmocka_unit_test(comes_to_nothing),   cmocka_unit_test(forks),
+        cmocka_unit_test(gives_way),       cmocka_unit_test(random_programs),    cmocka_unit_test(is_let_go),
+        cmocka_unit_test(is_one_too_many), cmocka_unit_test(is_safe_in_a_crowd),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

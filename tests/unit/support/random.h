@@ -1,12 +1,13 @@
 /* support/random.h - numbers for test data, the same in every run: a linear congruential generator modulo 2^64 with
- * Knuth's constants, of which the upper bits are used. A test sets `rng` where it wants to begin anew.
+ * Knuth's constants, of which the upper bits are used. A test sets `rng`, each thread its own, where it wants to begin
+ * anew.
  */
 #ifndef TESTS_UNIT_SUPPORT_RANDOM_H
 #define TESTS_UNIT_SUPPORT_RANDOM_H
 
 #include <stdint.h>
 
-static uint64_t rng = 1;
+static _Thread_local uint64_t rng = 1;
 
 static inline uint64_t random_next(void) {
     return rng = rng * UINT64_C(6364136223846793005) + UINT64_C(1442695040888963407);
