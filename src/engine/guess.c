@@ -116,6 +116,7 @@ static realm_generation *guess_new(realm_engine *e, realm_context *c) {
     memcpy(g->own.tokens, c->seq.tokens, c->seq.n_tokens * sizeof *g->own.tokens);
     g->own.n_tokens = c->seq.n_tokens;
     realm_seq_share_pages(&e->pool, &g->own, &c->seq);
+    realm_seq_pin_present(&e->pool, &g->own); /* all, as the context ran: none is lost before the guess's step */
     g->own.n_past = c->seq.n_past;
     g->foresees = c;
     g->next_parked = e->guesses;

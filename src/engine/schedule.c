@@ -533,7 +533,6 @@ static bool relieve(realm_engine *e, realm_account *a, realm_page_result why) {
         if (g->blocked == why && !needy) needy = g;
     }
     if (!needy) return false;
-    if (realm_guess_drop_all(e, a)) return true;
     for (uint32_t i = 0; i < e->n_running; i++) { /* the youngest, one with a slow reader before others */
         realm_generation *g = e->running[i];
         if ((a && g->account != a) || g == needy || g->s->n_pages == g->s->n_unpinned) continue;
@@ -551,13 +550,24 @@ static bool relieve(realm_engine *e, realm_account *a, realm_page_result why) {
     return true;
 }
 
+/* A guess waits for no page, and nobody for one that a guess holds. True: some were dropped. */
+static bool drop_guesses(realm_engine *e) {
+    for (uint32_t i = 0; i < e->n_running; i++) {
+        realm_generation *g = e->running[i];
+        if (g->guess && g->blocked != REALM_PAGE_OK) {
+            realm_guess_drop(e, g);
+            return true;
+        }
+        if (g->blocked == REALM_PAGE_NONE_FREE && realm_guess_drop_all(e, NULL)) return true;
+        if (g->blocked == REALM_PAGE_OWNER_LIMIT && realm_guess_drop_all(e, g->account)) return true;
+    }
+    return false;
+}
+
+/* True: what was planned is to be planned again. */
 static bool relieve_all(builder *b) {
     realm_engine *e = b->e;
-    for (uint32_t i = 0; i < e->n_running;) /* a guess waits for nothing */
-        if (e->running[i]->guess && e->running[i]->blocked != REALM_PAGE_OK)
-            realm_guess_drop(e, e->running[i]);
-        else
-            i++;
+    if (drop_guesses(e)) return true;
     if (b->n_rows == 0 && relieve(e, NULL, REALM_PAGE_NONE_FREE)) return true;
     for (uint32_t i = 0; i < e->n_ring; i++) {
         realm_account *a = e->ring[i];
@@ -622,7 +632,7 @@ void realm_schedule_build(realm_engine *e, uint64_t now) {
     for (uint32_t i = 0; i < e->n_wants; i++) {
         realm_generation *g = e->running[i];
         const uint32_t end = g->s->n_past + g->step_rows;
-        assert(g->step_rows <= e->wants[i].granted);
+        assert(e->wants[i].share == &g->account->share && g->step_rows <= e->wants[i].granted);
         e->wants[i].used = g->step_rows;
         if (end <= g->n_priced) continue; /* computed again after a preemption */
         e->wants[i].charged = REALM_MIN(end - g->n_priced, g->step_rows);

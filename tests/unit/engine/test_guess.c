@@ -510,7 +510,7 @@ static void is_safe_in_a_crowd(void **state) {
         realm_token_counts total, counts[2];
         memset(&town, 0, sizeof town);
         open_all(&town.r,
-                 &(realm_engine_config){.kv_bytes = (round == 0 ? 300 : 22) * bytes,
+                 &(realm_engine_config){.kv_bytes = (round == 0 ? 300 : 16) * bytes,
                                         .spill_bytes = round == 1 ? 3 * bytes : 0,
                                         .chunk_tokens = 32,
                                         .max_generations = 4 + round},
