@@ -28,6 +28,7 @@
 #include "base/alloc.h"
 #include "engine/internal.h"
 
+/* How long a computed one waits to be asked for; of all no more do than generations may run, the oldest go. */
 #define KEEP_NS (100 * REALM_NS_PER_MS)
 #define STREAK_ALONE 16u
 #define ALONE 0.985f
@@ -74,12 +75,14 @@ bool realm_guess_drop_all(realm_engine *e, const realm_account *a) {
 }
 
 void realm_guess_sweep(realm_engine *e, uint64_t now_ns) {
+    uint32_t n = 0;
+    realm_mutex_lock(&e->mu);
+    for (realm_generation *g = e->guesses; g; g = g->next_parked)
+        if (!g->foresees) g->deadline_ns = 0;
+    realm_mutex_unlock(&e->mu);
     for (realm_generation *g = e->guesses, *next; g; g = next) {
         next = g->next_parked;
-        realm_mutex_lock(&e->mu);
-        const bool orphan = !g->foresees;
-        realm_mutex_unlock(&e->mu);
-        if (e->stopping || orphan || now_ns >= g->deadline_ns)
+        if (e->stopping || now_ns >= g->deadline_ns || ++n > e->config.max_generations)
             realm_guess_drop(e, g);
         else if (g->state == REALM_GEN_GUESSED && (e->next_wake_ns == 0 || g->deadline_ns < e->next_wake_ns))
             e->next_wake_ns = g->deadline_ns;
