@@ -467,6 +467,7 @@ static void is_one_too_many(void **state) {
  * and generations that need nearly all pages. */
 #define PROGRAMS 4u
 #define PASSES 500u
+#define STREAMS 3u
 
 typedef struct shared_context {
     pthread_mutex_t mu; /* held while a pass is submitted, so that it is known over which tokens */
@@ -494,10 +495,15 @@ static void shared_pass(shared_context *c, unsigned owner, const realm_token *mo
     if (consumer_submit(&k, town.r.e, &p, &err) != REALM_OK) model_run_fail("submit", &err);
     s->n = (uint32_t)realm_context_get_tokens(s->c, 0, s->tokens, 512);
     pthread_mutex_unlock(&c->mu);
+    if (random_below(30) == 0) realm_generation_cancel(k.g);
     consumer_wait(&k);
-    if (k.status != REALM_OK) print_error("%s\n", k.batch.error.text);
-    assert_int_equal(k.finish, REALM_FINISH_STOP);
     atomic_fetch_add(&town.asked[owner], k.prompt_tokens);
+    if (k.finish == REALM_FINISH_CANCELLED) {
+        consumer_close(&k);
+        shared_pass(c, owner, NULL, 0, s);
+        return;
+    }
+    assert_int_equal(k.finish, REALM_FINISH_STOP);
     realm_logits *l = realm_generation_take_logits(k.g);
     if (random_below(3) == 0) usleep(random_below(300)); /* others' steps */
     assert_memory_equal(realm_logits_look(l, 0), oracle_logits(&truth, s->tokens, s->n), TINY_VOCAB * sizeof(float));
@@ -582,8 +588,9 @@ static void *meddler_main(void *arg) {
 
 static void is_safe_in_a_crowd(void **state) {
     (void)state;
-    static consumer k;
-    static realm_token prompt[512];
+    static consumer k[STREAMS];
+    static realm_token prompt[STREAMS][512];
+    uint32_t n[STREAMS], n_new[STREAMS];
     const uint64_t bytes = page_bytes_of(&tiny_llama);
     uint64_t right = 0;
     for (unsigned round = 0; round < 3; round++) {
@@ -608,17 +615,22 @@ static void is_safe_in_a_crowd(void **state) {
         assert_int_equal(pthread_create(&meddler, NULL, meddler_main, NULL), 0);
         uint64_t completion = 0, prompts = 0;
         while (atomic_load(&town.at_work) > 0) {
-            const uint32_t n = 1 + random_below(400), n_new = 1 + random_below(80);
-            fill_prompt(prompt, n, random_below(5));
-            realm_generation_params p = greedy(town.r.a, prompt, n, n_new);
-            assert_int_equal(consumer_submit(&k, town.r.e, &p, NULL), REALM_OK);
-            consumer_wait(&k);
-            assert_int_equal(k.finish, REALM_FINISH_LENGTH);
-            oracle_continue(&truth, prompt, n, n_new);
-            assert_memory_equal(k.ids, prompt + n, n_new * sizeof *k.ids);
-            prompts += n;
-            completion += n_new;
-            consumer_close(&k);
+            for (unsigned i = 0; i < STREAMS; i++) {
+                n[i] = 1 + random_below(400);
+                n_new[i] = 1 + random_below(80);
+                fill_prompt(prompt[i], n[i], random_below(5));
+                realm_generation_params p = greedy(town.r.a, prompt[i], n[i], n_new[i]);
+                assert_int_equal(consumer_submit(&k[i], town.r.e, &p, NULL), REALM_OK);
+            }
+            for (unsigned i = 0; i < STREAMS; i++) {
+                consumer_wait(&k[i]);
+                assert_int_equal(k[i].finish, REALM_FINISH_LENGTH);
+                oracle_continue(&truth, prompt[i], n[i], n_new[i]);
+                assert_memory_equal(k[i].ids, prompt[i] + n[i], n_new[i] * sizeof *k[i].ids);
+                prompts += n[i];
+                completion += n_new[i];
+                consumer_close(&k[i]);
+            }
         }
         for (unsigned i = 0; i < PROGRAMS; i++) pthread_join(threads[i], NULL);
         pthread_join(meddler, NULL);
