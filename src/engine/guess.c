@@ -82,7 +82,8 @@ void realm_guess_sweep(realm_engine *e, uint64_t now_ns) {
     realm_mutex_unlock(&e->mu);
     for (realm_generation *g = e->guesses, *next; g; g = next) {
         next = g->next_parked;
-        if (e->stopping || now_ns >= g->deadline_ns || ++n > e->config.max_generations)
+        const bool blocked = g->state == REALM_GEN_RUNNING && g->blocked != REALM_PAGE_OK;
+        if (e->stopping || blocked || now_ns >= g->deadline_ns || ++n > e->config.max_generations)
             realm_guess_drop(e, g);
         else if (g->state == REALM_GEN_GUESSED && (e->next_wake_ns == 0 || g->deadline_ns < e->next_wake_ns))
             e->next_wake_ns = g->deadline_ns;
@@ -144,6 +145,8 @@ static bool has_room(realm_engine *e, const realm_context *c) {
     const realm_seq *s = &c->seq;
     uint32_t n = e->n_running + 1;
     for (uint32_t i = 0; i < e->n_ring; i++) n += e->ring[i]->n_queued;
+    for (uint32_t i = 0; i < e->n_running; i++)
+        if (e->running[i]->blocked != REALM_PAGE_OK) return false;
     if (n > e->config.max_generations || s->n_tokens >= e->n_ctx || s->n_past != s->n_tokens) return false;
     if (c->account->share.tokens_per_second > 0) return false;
     if (s->n_tokens < s->n_pages * REALM_KV_PAGE_TOKENS) return true;
@@ -192,19 +195,20 @@ void realm_guess_commit(realm_engine *e, realm_generation *guess) {
     e->n_guesses++;
 }
 
+static void note(realm_foresight *f, bool right) {
+    const float was = right ? 1.0f : 0.0f;
+    f->streak = right ? f->streak + 1 : 0;
+    f->lately += (was - f->lately) / 8;
+    f->long_run += (was - f->long_run) / 128;
+}
+
 /* What its context's account does next is told from what it did last. */
 static void learn(realm_foresight *f, const realm_generation *g) {
     if (f->at == 0) return;
     const bool right = g->n_rows == 1 && g->n_prompt == f->at + 1 && g->s->tokens[f->at] == f->best;
     f->at = 0;
-    realm_foresight *of_all = &g->account->foresight;
-    const float was = right ? 1.0f : 0.0f;
-    f->streak = right ? f->streak + 1 : 0;
-    f->lately += (was - f->lately) / 8;
-    f->long_run += (was - f->long_run) / 128;
-    of_all->streak = right ? of_all->streak + 1 : 0;
-    of_all->lately += (was - of_all->lately) / 8;
-    of_all->long_run += (was - of_all->long_run) / 128;
+    note(f, right);
+    note(&g->account->foresight, right);
 }
 
 /* Whether what was computed is what it wants. */

@@ -362,7 +362,10 @@ typedef struct builder {
 
 static realm_page_result refused(builder *b, realm_generation *g, realm_page_result r) {
     g->blocked = r;
-    if (r == REALM_PAGE_NONE_FREE && g->seq < b->starved_seq) b->starved_seq = g->seq;
+    if (g->guess)
+        b->e->progress = true; /* it waits for no page: the next sweep drops it */
+    else if (r == REALM_PAGE_NONE_FREE && g->seq < b->starved_seq)
+        b->starved_seq = g->seq;
     return r;
 }
 
@@ -528,7 +531,7 @@ static bool relieve(realm_engine *e, realm_account *a, realm_page_result why) {
     realm_generation *needy = NULL, *victim = NULL;
     for (uint32_t i = 0; i < e->n_running; i++) {
         realm_generation *g = e->running[i];
-        if (a && g->account != a) continue;
+        if (g->guess || (a && g->account != a)) continue;
         if (g->blocked == REALM_PAGE_LATER) return false; /* pages are on their way */
         if (g->blocked == why && !needy) needy = g;
     }
@@ -550,14 +553,11 @@ static bool relieve(realm_engine *e, realm_account *a, realm_page_result why) {
     return true;
 }
 
-/* A guess waits for no page, and nobody for one that a guess holds. True: some were dropped. */
+/* Nobody waits for a page that a guess holds. True: some were dropped. */
 static bool drop_guesses(realm_engine *e) {
     for (uint32_t i = 0; i < e->n_running; i++) {
-        realm_generation *g = e->running[i];
-        if (g->guess && g->blocked != REALM_PAGE_OK) {
-            realm_guess_drop(e, g);
-            return true;
-        }
+        const realm_generation *g = e->running[i];
+        if (g->guess) continue;
         if (g->blocked == REALM_PAGE_NONE_FREE && realm_guess_drop_all(e, NULL)) return true;
         if (g->blocked == REALM_PAGE_OWNER_LIMIT && realm_guess_drop_all(e, g->account)) return true;
     }
