@@ -56,7 +56,10 @@ void realm_context_release(realm_context *c) {
     bool had_pages = c->seq.n_pages > 0;
     realm_seq_release(&e->pool, &c->seq);
     realm_mutex_lock(&e->mu);
-    if (c->guess) c->guess->foresees = NULL; /* the engine drops it */
+    if (c->guess) {
+        c->guess->foresees = NULL; /* the engine drops it */
+        had_pages = true;
+    }
     realm_account_unref_locked(c->account);
     e->n_contexts--;
     realm_mutex_unlock(&e->mu);
