@@ -172,7 +172,6 @@ static void bench_modes(bench *b, realm_account *a) {
     const double lent = median(&modes[LOCKSTEP].lent), by_hand = median(&modes[HOST].lent);
     report("at work for a token, lockstep (without: in the host)", "us a token", lent, by_hand, NAN, false);
     report("what the sandbox is of that", "us a token", lent - by_hand, NAN, NAN, false);
-    report("the same", "% of a step", 100 * (lent - by_hand) / token, NAN, 1, false);
     native_close(host);
     client_release(&c);
 }
