@@ -126,7 +126,7 @@ static void *sweep(void *arg) {
 static void sweeping_takes_nothing_away(void **state) {
     (void)state;
     enum { N = 300 };
-    char path[SCRATCH_MAX + 32], name[16];
+    char path[SCRATCH_MAX + 32], name[24];
     atomic_bool stop = false;
     pthread_t thread;
     realm_error err = {0};
