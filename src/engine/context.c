@@ -139,8 +139,7 @@ realm_status realm_context_fork(realm_context *c, realm_context **out, realm_err
         s = realm_error_set(err, REALM_E_NOMEM, "no memory for a context of %u tokens", from->n_tokens);
     } else {
         append(f, from->tokens, from->n_tokens);
-        realm_pages_ref(&c->e->pool, from->pages, from->n_pages);
-        for (uint32_t i = 0; i < from->n_pages; i++) realm_seq_add_page(&f->seq, from->pages[i], false);
+        realm_seq_share_pages(&c->e->pool, &f->seq, from);
         f->seq.n_past = from->n_past;
     }
     realm_mutex_unlock(&c->mu);
